@@ -149,6 +149,8 @@ class FrameCipher:
         if length < 0:
             raise FrameCorrupt(pos)
         try:
-            return self._decrypt_into(view[:NONCE], view[NONCE:], self.segment_id + _POSITION(pos, length), out)
+            return self._decrypt_into(
+                view[:NONCE], view[NONCE:], self.segment_id + _POSITION(pos, length), out
+            )
         except InvalidTag:
             raise FrameCorrupt(pos) from None
