@@ -1,0 +1,330 @@
+"""The group commit of meta.db (decision record 1): one writer thread, fed by the loop."""
+
+import contextlib
+import errno
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import apsw
+import trio
+
+from storjfs.store.batch import Values, run_rows
+from storjfs.store.database import StoreError, open_database
+from storjfs.store.schema import META_SCHEMA, META_VERSION
+
+Statement = tuple[str, Sequence[Values]]
+
+MAX_AGE = 5.0  # seconds from the first change of a group until it closes by itself
+MAX_CHANGES = 20_000  # changes after which a group closes by itself
+WAL_PAGES = 6_000  # pages of log (24 MiB) after which it is copied into the database
+FINISH_PAGES = 400  # what of a checkpoint may be left to the writer thread
+
+
+class Participant(Protocol):
+    """Keeps uncommitted changes in memory and hands them over when a group closes.
+
+    All three are called on the loop and must not wait. Between `freeze` and `committed` the overlay still
+    answers reads, for the database does not know the changes yet. After a failed commit `freeze` is called
+    again for the next group without a `committed` between: the store keeps the statements it was given and
+    puts the later ones after them; `committed(g)` then covers every group up to g.
+    """
+
+    def freeze(self) -> Sequence[Statement]:
+        """The changes since the last freeze, which form the group `MetaStore.group`."""
+
+    def before_commit(self) -> Callable[[], None] | None:
+        """What the commit thread must do (and may block for) before these changes may be committed.
+
+        Called right after `freeze`. The callable may be called again after a failure. An OSError with ENOSPC
+        or EDQUOT leads to another attempt later; any other error ends all writing.
+        """
+
+    def committed(self, group: int) -> None:
+        """Everything frozen for groups up to `group` is durable."""
+
+
+class _Outcome:
+    """Where those who wait for a group learn how it ended."""
+
+    __slots__ = ("error", "event")
+
+    def __init__(self) -> None:
+        self.event = trio.Event()
+        self.error: StoreError | None = None
+
+
+class _Job:
+    __slots__ = ("group", "prepare", "statements")
+
+    def __init__(self, group: int, prepare: list[Callable[[], None]], statements: list[Statement]) -> None:
+        self.group = group
+        self.prepare = prepare
+        self.statements = statements
+
+
+class MetaStore:
+    """meta.db of one volume.
+
+    All methods belong to the loop's thread. `run` must be running for anything to be committed.
+
+    `group` numbers the group that gathers changes now; it counts from 1 in each process. `failure` is the
+    error of the last commit, None while all is well; while it is set, changing anything further only grows
+    what cannot be written.
+    """
+
+    def __init__(self, path: Path, key: bytes | None) -> None:
+        self._path = path
+        self._key = key
+        self._writer = self._connect(cache_kib=16 << 10)
+        self._reader = self._connect(cache_kib=32 << 10)
+        self._read_cursor = self._reader.cursor()
+        self.group = 1
+        self.failure: StoreError | None = None
+        self._participants: list[Participant] = []
+        self._loose: list[Statement] = []
+        self._changes = 0
+        self._dirty_since = 0.0
+        self._wake = trio.Event()
+        self._outcomes: dict[int, _Outcome] = {}
+        self._flying: _Job | None = None
+        self._failed: _Job | None = None
+        self._again = False
+        self._jobs: queue.SimpleQueue[_Job | Callable[[], None] | None] = queue.SimpleQueue()
+        self._checkpoints: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._checkpointing = False
+        self._wal_pages = 0
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._writer.set_wal_hook(self._note_wal)
+
+    @classmethod
+    def open(cls, path: Path, key: bytes | None) -> "MetaStore":
+        """Open or create the database at `path`. Raises StoreError."""
+        return cls(path, key)
+
+    def _connect(self, cache_kib: int) -> apsw.Connection:
+        return open_database(
+            self._path, self._key, META_SCHEMA, version=META_VERSION, autocheckpoint=0, cache_kib=cache_kib
+        )
+
+    # --- reading ---
+
+    def read(self, sql: str, args: Values = ()) -> list[Any]:
+        """Rows of a query on what is committed. Give it bounds: it runs on the loop."""
+        return self._read_cursor.execute(sql, args).fetchall()
+
+    # --- changing ---
+
+    def join(self, participant: Participant) -> None:
+        """Ask `participant` for its changes from now on; earlier participants' statements run first."""
+        self._participants.append(participant)
+
+    def changed(self, count: int = 1) -> None:
+        """A participant has `count` new changes: the group closes MAX_AGE later at the latest."""
+        if not self._changes:
+            self._dirty_since = trio.current_time()
+            self._wake.set()
+        self._changes += count
+        if self._changes > MAX_CHANGES:
+            self._close_group()
+
+    def write(self, sql: str, rows: Sequence[Values]) -> None:
+        """Add a statement to the current group, after those of its participants."""
+        self._loose.append((sql, rows))
+        self.changed(len(rows))
+
+    def request_commit(self) -> None:
+        """Close the group now, or as soon as the one before is committed; do not wait for it."""
+        if self._changes:
+            self._close_group()
+
+    async def sync(self) -> None:
+        """Return when every change made until now is durable.
+
+        Concurrent calls share a commit. Raises StoreError if the commit failed: then nothing is lost but
+        nothing is durable either. A cancelled call leaves the commit under way.
+        """
+        if self._changes:
+            group = self.group
+            self._close_group()
+        elif self._flying is not None:
+            group = self._flying.group
+        else:
+            await trio.lowlevel.checkpoint()
+            if self.failure is not None:
+                raise self.failure
+            return
+        outcome = self._outcomes.get(group)
+        if outcome is None:
+            outcome = self._outcomes[group] = _Outcome()
+        await outcome.event.wait()
+        if outcome.error is not None:
+            raise outcome.error
+
+    def _close_group(self) -> None:
+        if self._flying is not None:
+            self._again = True
+            return
+        if self.failure is not None and self.failure.permanent:
+            self._finish_waiters(self.group, self.failure)
+            return
+        statements: list[Statement] = []
+        prepare: list[Callable[[], None]] = []
+        if self._failed is not None:
+            statements, prepare = self._failed.statements, self._failed.prepare
+            self._failed = None
+        for participant in self._participants:
+            statements += participant.freeze()
+            wait = participant.before_commit()
+            if wait is not None:
+                prepare.append(wait)
+        statements += self._loose
+        self._loose = []
+        self._changes = 0
+        self._again = False
+        self._wake = trio.Event()
+        self._flying = _Job(self.group, prepare, statements)
+        self.group += 1
+        self._jobs.put(self._flying)
+
+    def _finished(self, job: _Job, error: StoreError | None) -> None:
+        self._flying = None
+        self.failure = error
+        if error is None:
+            for participant in self._participants:
+                participant.committed(job.group)
+        else:
+            self._failed = job
+            self._changes += 1
+            self._dirty_since = trio.current_time()
+            self._wake.set()
+        self._finish_waiters(job.group, error)
+        if self._again:
+            self._close_group()
+
+    def _finish_waiters(self, group: int, error: StoreError | None) -> None:
+        for waited in [g for g in self._outcomes if g <= group]:
+            outcome = self._outcomes.pop(waited)
+            outcome.error = error
+            outcome.event.set()
+
+    # --- running ---
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Commit groups until cancelled; then let the one under way end, and close the database.
+
+        Changes made after the last `sync` are lost by cancelling, as in a crash.
+        """
+        self._token = trio.lowlevel.current_trio_token()
+        threads = [
+            threading.Thread(target=self._commit_jobs, name="storjfs commit"),
+            threading.Thread(target=self._checkpoint_log, name="storjfs checkpoint"),
+        ]
+        for thread in threads:
+            thread.start()
+        task_status.started()
+        try:
+            while True:
+                await self._wake.wait()
+                await trio.sleep_until(self._dirty_since + MAX_AGE)
+                if self._changes and trio.current_time() >= self._dirty_since + MAX_AGE:
+                    self._close_group()
+                    if self._changes:  # the group before is not committed yet, or none ever will be
+                        await trio.sleep(MAX_AGE)
+        finally:
+            self._jobs.put(None)
+            self._checkpoints.put(False)
+            with trio.CancelScope(shield=True):
+                for thread in threads:
+                    await trio.to_thread.run_sync(thread.join)
+            self._read_cursor.close()
+            self._reader.close()
+            self._writer.close()
+
+    # --- the commit thread ---
+
+    def _commit_jobs(self) -> None:
+        assert self._token is not None
+        while (job := self._jobs.get()) is not None:
+            if not isinstance(job, _Job):
+                job()
+                continue
+            error = self._commit(job)
+            try:
+                self._token.run_sync_soon(self._finished, job, error)
+            except trio.RunFinishedError:
+                return
+            if self._wal_pages > WAL_PAGES and not self._checkpointing:
+                self._checkpointing = True
+                self._checkpoints.put(True)
+
+    def _commit(self, job: _Job) -> StoreError | None:
+        cursor = self._writer.cursor()
+        try:
+            for wait in job.prepare:
+                wait()
+            if job.statements:
+                cursor.execute("BEGIN IMMEDIATE")
+                for sql, rows in job.statements:
+                    run_rows(cursor, sql, rows)
+                cursor.execute("COMMIT")
+        # Whatever went wrong, the waiters must learn it: fsync may not claim success.
+        except Exception as error:
+            if not self._writer.get_autocommit():
+                self._writer.execute("ROLLBACK")
+            return _commit_error(error)
+        finally:
+            cursor.close()
+        return None
+
+    def _note_wal(self, connection: apsw.Connection, database: str, pages: int) -> int:
+        self._wal_pages = pages
+        return apsw.SQLITE_OK
+
+    # --- the checkpoint thread ---
+
+    def _checkpoint_log(self) -> None:
+        """Copy the log into the database beside the commits; leave the last pages to the commit thread.
+
+        Only between two commits can a checkpoint reach the log's end, and only then does the log start anew.
+        """
+        connection = self._connect(cache_kib=256)
+        try:
+            while self._checkpoints.get():
+                for _ in range(4):
+                    try:
+                        total, copied = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+                    except apsw.Error:
+                        break  # a full or failing disk shows at the next commit, where someone waits for it
+                    if total - copied < FINISH_PAGES:
+                        break
+                self._jobs.put(self._finish_checkpoint)
+        finally:
+            connection.close()
+
+    def _finish_checkpoint(self) -> None:
+        with contextlib.suppress(apsw.Error):  # as in _checkpoint_log
+            self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        self._checkpointing = False
+
+
+def _commit_error(error: Exception) -> StoreError:
+    """What waiters are told. A full disk may be emptied; after any other error nothing on it can be trusted:
+    an fsync that failed once may succeed the next time without having written anything."""
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, apsw.FullError) or number in (errno.ENOSPC, errno.EDQUOT):
+        result = StoreError(
+            "no space left for the volume's metadata and unsent data",
+            errno=number or errno.ENOSPC,
+            permanent=False,
+            hint="Free space on the disk that holds the volume; what was written is kept in memory.",
+        )
+    else:
+        result = StoreError(
+            f"the volume can no longer be written: {error}",
+            hint="Unmount and mount again; what fsync confirmed is safe.",
+        )
+    result.__cause__ = error
+    return result
