@@ -146,6 +146,8 @@ class MetaStore:
         Concurrent calls share a commit. Raises StoreError if the commit failed: then nothing is lost but
         nothing is durable either. A cancelled call leaves the commit under way.
         """
+        if self.failure is not None and self.failure.permanent:
+            raise self.failure
         if self._changes:
             group = self.group
             self._close_group()
@@ -168,7 +170,6 @@ class MetaStore:
             self._again = True
             return
         if self.failure is not None and self.failure.permanent:
-            self._finish_waiters(self.group, self.failure)
             return
         statements: list[Statement] = []
         prepare: list[Callable[[], None]] = []
@@ -200,7 +201,7 @@ class MetaStore:
             self._changes += 1
             self._dirty_since = trio.current_time()
             self._wake.set()
-        self._finish_waiters(job.group, error)
+        self._finish_waiters(job.group if error is None or not error.permanent else self.group, error)
         if self._again:
             self._close_group()
 
