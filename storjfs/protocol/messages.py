@@ -1,0 +1,243 @@
+"""Every request and its answer, on control and on data connections.
+
+A request class names its answer in its type (`Request[Answer]`) and its number in `METHODS`. Fields may be
+added at the end with a default; readers skip those they do not know. Signed values travel as exact bytes.
+"""
+
+import enum
+from typing import Annotated, Any, Generic, TypeVar
+
+from msgspec import Meta, Struct
+
+from storjfs.protocol.contracts import State
+from storjfs.protocol.ids import ContractIdField, LaneIdField, ShardIdField, ShortText, Unsigned
+from storjfs.protocol.receipts import MAX_SHARD, ShardLength
+from storjfs.protocol.signing import Signed
+from storjfs.protocol.terms import PROTOCOL_VERSION, Contract, Proposal, Terms
+
+A_co = TypeVar("A_co", covariant=True)
+
+MAX_VOUCHERS = 64
+
+
+class Request(Struct, Generic[A_co], frozen=True, array_like=True):
+    """Base of all requests; the type argument is the answer's type."""
+
+
+class Role(enum.StrEnum):
+    """What a peer is on this connection."""
+
+    RENTER = "renter"
+    FARMER = "farmer"
+    BRIDGE = "bridge"
+
+
+class Purpose(enum.StrEnum):
+    """What a connection is for."""
+
+    CONTROL = "control"
+    DATA = "data"
+
+
+Capabilities = Annotated[tuple[ShortText, ...], Meta(max_length=32)]
+Vouchers = Annotated[tuple[Signed, ...], Meta(max_length=MAX_VOUCHERS)]
+
+
+class Done(Struct, frozen=True, array_like=True):
+    """The answer that says nothing but that it was done."""
+
+
+class Failure(Struct, frozen=True, array_like=True):
+    """The answer that says why not: an `ErrorCode` and some words."""
+
+    code: Unsigned
+    detail: ShortText = ""
+
+
+class HelloAnswer(Struct, frozen=True, array_like=True):
+    """What the answering side is, and which version both will speak."""
+
+    version: Unsigned
+    role: Role
+    capabilities: Capabilities = ()
+    software: ShortText = ""
+    vouchers: Vouchers = ()
+    """The best voucher the farmer has from this peer, one per lane."""
+
+
+class Hello(Request[HelloAnswer], frozen=True, array_like=True):
+    """First request on every connection, by the side that dialled. Any other first request ends it."""
+
+    purpose: Purpose
+    role: Role
+    version_min: Unsigned = PROTOCOL_VERSION
+    version_max: Unsigned = PROTOCOL_VERSION
+    capabilities: Capabilities = ()
+    software: ShortText = ""
+    vouchers: Vouchers = ()
+    """The newest voucher the renter has signed for this farmer, one per lane."""
+
+
+class Ping(Request[Done], frozen=True, array_like=True):
+    """Asks for a sign of life."""
+
+
+class OfferAnswer(Struct, frozen=True, array_like=True):
+    """The farmer's newest offer, signed (`terms.open_offer`)."""
+
+    offer: Signed
+
+
+class GetOffer(Request[OfferAnswer], frozen=True, array_like=True):
+    """Asks for the farmer's offer."""
+
+
+class ProposeAnswer(Struct, frozen=True, array_like=True):
+    """Either the contract, or a counter-offer the farmer would accept; `reason` says why not as proposed."""
+
+    contract: Contract | None = None
+    counter: Terms | None = None
+    reason: ShortText = ""
+
+
+class Propose(Request[ProposeAnswer], frozen=True, array_like=True):
+    """A first contract or a revision. Repeated bytes get the same contract again."""
+
+    proposal: Proposal
+
+
+class ContractAnswer(Struct, frozen=True, array_like=True):
+    """A contract as the farmer sees it."""
+
+    contract: Contract
+    state: State
+    shards: Unsigned = 0
+    used: Unsigned = 0
+    """Sealed bytes held."""
+    unpaid_audits: Unsigned = 0
+    serving: bool = True
+    """False while the farmer waits for a voucher."""
+    voucher: Signed | None = None
+    """The best one the farmer has."""
+
+
+class FundNotice(Request[ContractAnswer], frozen=True, array_like=True):
+    """The lane is open and holds `deposit`. The farmer looks it up, reserves, and answers: active."""
+
+    contract_id: ContractIdField
+    lane: LaneIdField
+    deposit: Unsigned
+
+
+class GetContract(Request[ContractAnswer], frozen=True, array_like=True):
+    """Asks for a contract's state; only the renter it belongs to gets an answer."""
+
+    contract_id: ContractIdField
+
+
+class ContractList(Struct, frozen=True, array_like=True):
+    """Ids of contracts, in ascending order."""
+
+    contract_ids: Annotated[tuple[ContractIdField, ...], Meta(max_length=1024)]
+
+
+class ListContracts(Request[ContractList], frozen=True, array_like=True):
+    """Asks which contracts this renter has; ids above `after` only, so that a longer list can be paged."""
+
+    after: ContractIdField
+
+
+class AuditAnswer(Struct, frozen=True, array_like=True):
+    """The signed `audits.AuditReply`, and the best voucher the farmer has on the lane."""
+
+    reply: Signed
+    voucher: Signed | None = None
+
+
+class Audit(Request[AuditAnswer], frozen=True, array_like=True):
+    """A signed `audits.AuditRequest`, and the newest voucher of the lane."""
+
+    request: Signed
+    voucher: Signed | None = None
+
+
+class VoucherAnswer(Struct, frozen=True, array_like=True):
+    """The best voucher the farmer has on the lane, this one included if it is valid."""
+
+    voucher: Signed
+
+
+class Pay(Request[VoucherAnswer], frozen=True, array_like=True):
+    """A signed `vouchers.Voucher`."""
+
+    voucher: Signed
+
+
+class DeleteAnswer(Struct, frozen=True, array_like=True):
+    """None of the shards is held any more; `deleted` of them were until now."""
+
+    deleted: Unsigned
+
+
+class Delete(Request[DeleteAnswer], frozen=True, array_like=True):
+    """A signed `receipts.DeleteOrder`."""
+
+    order: Signed
+
+
+class End(Request[ContractAnswer], frozen=True, array_like=True):
+    """One side leaves the contract (`Event.GIVE_NOTICE`); either side may send it."""
+
+    contract_id: ContractIdField
+    reason: ShortText = ""
+
+
+class PutAnswer(Struct, frozen=True, array_like=True):
+    """The farmer's signed `receipts.Receipt`."""
+
+    receipt: Signed
+
+
+class Put(Request[PutAnswer], frozen=True, array_like=True):
+    """On a data connection; `length` sealed bytes follow at once, whatever the answer will be."""
+
+    contract_id: ContractIdField
+    shard_id: ShardIdField
+    length: ShardLength
+
+
+class GetAnswer(Struct, frozen=True, array_like=True):
+    """On a data connection; `length` bytes follow: as many as were asked for."""
+
+    length: ShardLength
+
+
+class Get(Request[GetAnswer], frozen=True, array_like=True):
+    """On a data connection: `length` sealed bytes of a shard from `offset`."""
+
+    contract_id: ContractIdField
+    shard_id: ShardIdField
+    offset: Annotated[int, Meta(ge=0, le=MAX_SHARD)]
+    length: ShardLength
+
+
+METHODS: dict[type[Request[Any]], tuple[int, type[Struct]]] = {
+    Hello: (2, HelloAnswer),
+    Ping: (3, Done),
+    GetOffer: (4, OfferAnswer),
+    Propose: (5, ProposeAnswer),
+    FundNotice: (6, ContractAnswer),
+    GetContract: (7, ContractAnswer),
+    Audit: (8, AuditAnswer),
+    Pay: (9, VoucherAnswer),
+    Delete: (10, DeleteAnswer),
+    End: (11, ContractAnswer),
+    ListContracts: (12, ContractList),
+    Put: (32, PutAnswer),
+    Get: (33, GetAnswer),
+}
+"""The number of each request on the wire, and the type of its answer. 0 and 1 are the answers themselves."""
+
+ANSWER = 0
+FAILURE = 1
+REQUESTS: dict[int, type[Request[Any]]] = {number: request for request, (number, _) in METHODS.items()}
