@@ -1,0 +1,118 @@
+"""The control socket: how commands talk to a running mount.
+
+A Unix stream socket, mode 0600, in the runtime directory. One request per connection, as a line of JSON with a
+member `do`; then lines with `progress` until the last one with `result` or `error`. The peer's user id is
+checked as well: the directory could be a shared one. Format: docs/reference/control-socket.md.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from .exit_codes import exit_code_of
+
+log = logging.getLogger(__name__)
+
+MAX_REQUEST = 64 * 1024
+
+Tell = Callable[[Mapping[str, Any]], Awaitable[None]]
+Action = Callable[[Mapping[str, Any], Tell], Awaitable[Any]]
+
+
+class ControlServer:
+    """Answers requests with the given actions, by name."""
+
+    def __init__(self, path: Path, actions: Mapping[str, Action]) -> None:
+        self._path = path
+        self._actions = actions
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen until cancelled; the socket file is gone afterwards.
+
+        A file left by a crash is replaced: the caller owns the volume's lock, so nobody else listens.
+        """
+        with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            self._path.unlink(missing_ok=True)
+            mask = os.umask(0o177)
+            try:
+                await listener.bind(str(self._path))
+            finally:
+                os.umask(mask)
+            listener.listen(16)
+            try:
+                task_status.started()
+                await trio.serve_listeners(self._serve, [trio.SocketListener(listener)])
+            finally:
+                self._path.unlink(missing_ok=True)
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        """One connection: one request. A client that goes away ends its own request only."""
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async with stream:
+                if not _trusted(stream):
+                    return
+                request = await _read_request(stream)
+                if request is not None:
+                    await self._answer(stream, request)
+
+    async def _answer(self, stream: trio.SocketStream, request: Mapping[str, Any]) -> None:
+        async def tell(progress: Mapping[str, Any]) -> None:
+            await _send(stream, {"progress": progress})
+
+        action = self._actions.get(str(request.get("do")))
+        if action is None:
+            await _send(stream, {"error": {"message": f"unknown request {request.get('do')!r}", "hint": "", "exit_code": 2}})
+            return
+        try:
+            result = await action(request, tell)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise
+        except Exception as error:
+            if not hasattr(error, "hint"):
+                log.exception("control request %s failed", request.get("do"))
+            await _send(stream, {"error": describe(error)})
+        else:
+            await _send(stream, {"result": result})
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """An error as it travels to a command: message, hint, exit code."""
+    if isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        return describe(error.exceptions[0])
+    said = str(error) or type(error).__name__
+    if not hasattr(error, "hint"):
+        said = f"unexpected: {type(error).__name__}: {said}"
+    return {"message": said, "hint": getattr(error, "hint", ""), "exit_code": exit_code_of(error)}
+
+
+def _trusted(stream: trio.SocketStream) -> bool:
+    """Whether the peer is our user or root."""
+    raw = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _, uid, _ = struct.unpack("3i", raw)
+    return uid in (0, os.geteuid())
+
+
+async def _read_request(stream: trio.SocketStream) -> Mapping[str, Any] | None:
+    received = bytearray()
+    while b"\n" not in received:
+        part = await stream.receive_some(4096)
+        if not part or len(received) > MAX_REQUEST:
+            return None
+        received += part
+    try:
+        request = json.loads(bytes(received).split(b"\n", 1)[0])
+    except ValueError:
+        return None
+    return request if isinstance(request, dict) else None
+
+
+async def _send(stream: trio.SocketStream, message: Mapping[str, Any]) -> None:
+    await stream.send_all(json.dumps(message, separators=(",", ":")).encode() + b"\n")

@@ -1,0 +1,65 @@
+"""Starting the mount process: in a session of its own, with its output in a log, watched until it is ready."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from .exit_codes import ExitCode, ReportedError
+from .request import MountRequest, Telling
+
+# Variables that say a passphrase, or where to get one; the mount process has it from the pipe.
+PASSPHRASE_VARIABLES = ("STORJFS_PASSPHRASE", "STORJFS_PASSPHRASE_FILE", "STORJFS_PASSPHRASE_COMMAND")
+
+
+def start_in_background(request: MountRequest, output: Path, note: Callable[[str], None]) -> int:
+    """Start a mount process and return its process id once its mount is usable.
+
+    output: file that receives what libraries print. note: gets each line meant for the person. Raises
+    ReportedError with the one line that says why there is no mount; the process has ended then.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    reading, writing = os.pipe()
+    with open(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "storjfs.daemon", str(writing)],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            pass_fds=(writing,),
+            cwd="/",
+            env=_environment(),
+            start_new_session=True,
+        )
+    os.close(writing)
+    assert process.stdin is not None
+    with process.stdin:
+        process.stdin.write(msgspec.json.encode(request))
+    with open(reading, "rb") as tellings:
+        for line in tellings:
+            telling = msgspec.json.decode(line, type=Telling)
+            if telling.event == "note":
+                note(telling.text)
+            elif telling.event == "ready":
+                process.returncode = 0  # it lives on by itself; there is nothing to wait for
+                return process.pid
+            else:
+                process.wait()
+                raise ReportedError(telling.text, telling.hint, telling.exit_code)
+    status = process.wait()
+    raise ReportedError(
+        f"the mount process ended while it was starting (status {status})",
+        f"its last words are in {output}",
+        ExitCode.FAILED,
+    )
+
+
+def _environment() -> dict[str, str]:
+    """Ours without passphrases. The package is found where this one was, whatever the working directory is."""
+    environment = {name: value for name, value in os.environ.items() if name not in PASSPHRASE_VARIABLES}
+    package = str(Path(__file__).resolve().parents[2])
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (package, environment.get("PYTHONPATH", ""))))
+    return environment

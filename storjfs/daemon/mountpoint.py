@@ -1,0 +1,150 @@
+"""The directory that becomes the mount: is it fit, is something on it, and how to take the mount off it."""
+
+import dataclasses
+import errno
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from storjfs.errors import StorjfsError
+
+FUSE_DEVICE = Path("/dev/fuse")
+OUR_TYPE = "fuse.storjfs"
+
+
+class MountpointError(StorjfsError):
+    """The directory cannot be mounted on."""
+
+
+class AlreadyMounted(StorjfsError):
+    """A storjfs mount is alive there."""
+
+
+class NoFuse(StorjfsError):
+    """This system cannot mount a FUSE filesystem."""
+
+
+class MountpointBusy(StorjfsError):
+    """Programs still use files under the mount point."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MountEntry:
+    """One line of /proc/self/mountinfo (proc(5)): where, which type, which source."""
+
+    target: Path
+    kind: str
+    source: str
+
+
+def parse_mountinfo(text: str) -> list[MountEntry]:
+    """All mounts of a mountinfo text, oldest first (a later one on the same directory hides the earlier)."""
+    entries = []
+    for line in text.splitlines():
+        before, _, after = line.partition(" - ")
+        fields, kinds = before.split(" "), after.split(" ")
+        if len(fields) > 4 and len(kinds) > 1:
+            entries.append(MountEntry(Path(_unescaped(fields[4])), kinds[0], _unescaped(kinds[1])))
+    return entries
+
+
+def _unescaped(field: str) -> str:
+    """Undo the kernel's \\040 for space, tab, newline and backslash; bytes that are no UTF-8 survive."""
+    raw = re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), os.fsencode(field))
+    return os.fsdecode(raw)
+
+
+def mounts() -> list[MountEntry]:
+    """What is mounted as this process sees it."""
+    return parse_mountinfo(Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
+
+
+def mounted_at(target: Path) -> MountEntry | None:
+    """The mount whose root is exactly `target` (an absolute path without links in its parents), if any."""
+    found = [entry for entry in mounts() if entry.target == target]
+    return found[-1] if found else None
+
+
+def canonical(given: str | Path) -> Path:
+    """The mount point as the kernel names it, without touching what may be mounted there (it may be dead)."""
+    path = Path(os.path.abspath(os.path.expanduser(given)))
+    if path.is_symlink():
+        path = path.parent / os.readlink(path)
+    return Path(os.path.realpath(path.parent)) / path.name if path.name else path
+
+
+def require_fuse() -> None:
+    """Raises NoFuse with what to do about it."""
+    if not FUSE_DEVICE.exists():
+        raise NoFuse(
+            f"{FUSE_DEVICE} does not exist, so nothing can be mounted here",
+            hint="load the kernel module (modprobe fuse); in a container, start it with --device /dev/fuse",
+        )
+    if os.geteuid() != 0 and shutil.which("fusermount3") is None:
+        raise NoFuse("the program fusermount3 is missing", hint="install the package fuse3")
+
+
+def prepare(target: Path, *, nonempty: bool = False) -> Path:
+    """Make `target` fit to be mounted on and return it; a dead mount of ours on it is taken off.
+
+    The directory is made if it does not exist. Raises AlreadyMounted or MountpointError.
+    """
+    entry = mounted_at(target)
+    if entry is not None and entry.kind == OUR_TYPE:
+        if _answers(target):
+            raise AlreadyMounted(f"{target} is already a storjfs mount", hint=f"storjfs umount {target}")
+        detach(target, lazy=True)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with os.scandir(target) as entries:
+            occupied = next(entries, None) is not None
+    except FileExistsError:
+        raise MountpointError(f"{target} is not a directory", hint="give a directory to mount on") from None
+    except OSError as error:
+        if error.errno == errno.ENOTDIR:
+            raise MountpointError(f"{target} is not a directory", hint="give a directory to mount on") from None
+        raise MountpointError(f"{target} cannot be mounted on: {error.strerror}") from None
+    if occupied and not nonempty:
+        raise MountpointError(
+            f"{target} is not empty; its files would be hidden by the mount",
+            hint="give an empty directory or one that does not exist yet",
+        )
+    return target
+
+
+def _answers(target: Path) -> bool:
+    """Whether somebody serves the mount; a mount whose process died says ENOTCONN."""
+    try:
+        os.stat(target)
+    except OSError as error:
+        return error.errno not in (errno.ENOTCONN, errno.ECONNABORTED)
+    return True
+
+
+def detach(target: Path, *, lazy: bool) -> None:
+    """Take the mount off `target`. Blocks until the kernel has sent all dirty pages to the mount process.
+
+    lazy: take the name away at once and leave open files to the kernel. Raises MountpointBusy, or
+    MountpointError with what the system said. Never call it on the thread that serves the mount.
+    """
+    tool = shutil.which("fusermount3") or shutil.which("fusermount")
+    command = [tool, "-u"] if tool else ["umount"]
+    if lazy:
+        command.append("-z" if tool else "-l")
+    done = subprocess.run([*command, "--", str(target)], capture_output=True, text=True, check=False, env=_plain())
+    if done.returncode == 0 or mounted_at(target) is None:
+        return
+    said = done.stderr.strip()
+    if "busy" in said.lower():
+        raise MountpointBusy(
+            f"{target} is in use: a program has a file open or its working directory there",
+            hint=f"close it (fuser -vm {target} shows which), or unmount with --lazy",
+        )
+    raise MountpointError(f"{target} could not be unmounted: {said}")
+
+
+def _plain() -> dict[str, str]:
+    """The environment for the system's tool: messages we can recognise, nothing that is not its business."""
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}

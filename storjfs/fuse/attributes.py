@@ -1,0 +1,36 @@
+"""Attributes of an inode as the kernel wants them."""
+
+from pyfuse3 import EntryAttributes, StatvfsData
+
+from storjfs.filesystem import Attributes, SpaceReport
+
+# We are the only writer of a volume, so what the kernel knows stays true until it changes it itself.
+TRUST_SECONDS = 3600.0
+
+
+def entry(attributes: Attributes) -> EntryAttributes:
+    """Attributes and a directory entry for them; called for each request, so kept flat."""
+    made = EntryAttributes()
+    made.entry_timeout = TRUST_SECONDS
+    made.attr_timeout = TRUST_SECONDS
+    made.st_ino = attributes.ino
+    made.st_mode = attributes.mode
+    made.st_nlink = attributes.nlink
+    made.st_uid = attributes.uid
+    made.st_gid = attributes.gid
+    made.st_rdev = attributes.rdev
+    size = attributes.size
+    made.st_size = size
+    made.st_blocks = (size + 511) >> 9
+    made.st_atime_ns = attributes.atime
+    made.st_mtime_ns = attributes.mtime
+    made.st_ctime_ns = attributes.ctime
+    return made
+
+
+def no_entry() -> EntryAttributes:
+    """The answer "there is no such name", which the kernel then remembers."""
+    made = EntryAttributes()
+    made.st_ino = 0  # type: ignore[assignment]
+    made.entry_timeout = TRUST_SECONDS
+    return made
