@@ -1,0 +1,268 @@
+"""Double entry in one SQLite file: accounts, transfers, the file itself. What lanes are, `ledger` adds."""
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import apsw
+from nacl.signing import SigningKey as _OperatorKey
+
+from storjfs.protocol.ids import LaneId, PublicKey
+from storjfs.settlement import schema
+from storjfs.settlement.interface import (
+    InsufficientBalance,
+    Movement,
+    NotAllowed,
+    OrderConflict,
+    SettlementError,
+)
+from storjfs.settlement.money import CREDIT, AmountError, Currency, Units, checked_amount
+
+BUSY_TIMEOUT_MS = 30_000
+_ISSUE_DOMAIN = b"storjfs/1 ledger issue\0"
+
+
+class Books:
+    """Accounts and the transfers between them, in the file at `path`, which is made if missing."""
+
+    currency: Currency = CREDIT
+
+    def __init__(self, path: Path, clock: Callable[[], int]) -> None:
+        self.path = Path(path)
+        self._clock = clock
+        self._lock = threading.Lock()
+        try:
+            self._connection = _connect(self.path)
+        except apsw.Error as error:
+            raise SettlementError(f"cannot open the ledger {self.path}: {error}") from error
+        try:
+            with self._writing():
+                self._ledger_id, self.operator = self._founded()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def close_file(self) -> None:
+        """Close the database. The object cannot be used any further."""
+        with self._lock:
+            self._connection.close()
+
+    @property
+    def name(self) -> str:
+        return f"ledger:{self._ledger_id.hex()}"
+
+    # --- accounts ---
+
+    def balance(self, account: PublicKey) -> Units:
+        row = self._read("SELECT balance FROM account WHERE kind = 'person' AND key = ?", account)
+        return Units(row[0][0] if row else 0)
+
+    def history(self, account: PublicKey, *, limit: int = 100, before: int | None = None) -> list[Movement]:
+        rows = self._read(
+            "SELECT t.transfer, t.time, t.kind, e.amount, t.lane, t.memo FROM entry AS e JOIN transfer AS t "
+            "USING (transfer) WHERE e.account = (SELECT account FROM account WHERE kind = 'person' AND "
+            "key = ?) AND e.transfer < ? ORDER BY e.transfer DESC LIMIT ?",
+            account,
+            before if before is not None else (1 << 62),
+            limit,
+        )
+        return [Movement(*row) for row in rows]
+
+    def issue(self, target: PublicKey, amount: int, *, memo: str = "", order: bytes | None = None) -> None:
+        """Bring `amount` units into being on the account `target`.
+
+        Raises NotAllowed unless the operator's seed can be read here (`<ledger>.operator`).
+        """
+        positive(amount)
+        operator = self._operator_key()
+        with self._writing():
+            if self._repeated(order, "issue", target, amount):
+                return
+            signed = _ISSUE_DOMAIN + self._ledger_id + target + amount.to_bytes(8, "big") + (order or b"")
+            source = self._account("issue", self.operator)
+            self._book(
+                "issue",
+                {source: -amount, self._account("person", target): amount},
+                order=order,
+                what=("issue", target, amount),
+                memo=memo,
+                evidence=bytes(operator.sign(signed).signature),
+            )
+
+    def transfer(
+        self, source: PublicKey, target: PublicKey, amount: int, *, memo: str = "", order: bytes | None = None
+    ) -> None:
+        positive(amount)
+        if source == target:
+            raise AmountError("an account cannot pay itself")
+        what = ("transfer", source, target, amount)
+        with self._writing():
+            if self._repeated(order, *what):
+                return
+            entries = {self._account("person", source): -amount, self._account("person", target): amount}
+            self._book("transfer", entries, order=order, what=what, memo=memo)
+
+    # --- the books ---
+
+    def check(self) -> list[str]:
+        """What is wrong with the books, in words; empty if nothing is. Reads everything, in one snapshot."""
+        with self._lock:
+            self._run("BEGIN")
+            try:
+                return [text for text, query in schema.INVARIANTS if self._run(query)]
+            finally:
+                self._run("ROLLBACK")
+
+    def _account(self, kind: str, key: bytes) -> int:
+        if len(key) != 32:
+            raise ValueError("an account's key has 32 bytes")
+        rows = self._run("SELECT account FROM account WHERE kind = ? AND key = ?", kind, key)
+        if not rows:
+            rows = self._run(
+                "INSERT INTO account(kind, key, balance) VALUES (?, ?, 0) RETURNING account", kind, key
+            )
+        return int(rows[0][0])
+
+    def _book(
+        self,
+        kind: str,
+        entries: dict[int, int],
+        *,
+        what: tuple[Any, ...],
+        order: bytes | None = None,
+        lane: LaneId | None = None,
+        memo: str = "",
+        evidence: bytes | None = None,
+    ) -> None:
+        """Write one transfer, whose entries (account -> amount) sum to zero. Raises InsufficientBalance."""
+        assert sum(entries.values()) == 0
+        rows = self._run(
+            "INSERT INTO transfer(time, kind, order_id, digest, lane, memo, evidence) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING transfer",
+            self._clock(),
+            kind,
+            order,
+            _digest(what),
+            lane,
+            memo,
+            evidence,
+        )
+        for account, amount in entries.items():
+            self._run("INSERT INTO entry VALUES (?, ?, ?)", rows[0][0], account, amount)
+            try:
+                self._run("UPDATE account SET balance = balance + ? WHERE account = ?", amount, account)
+            except apsw.ConstraintError:
+                raise InsufficientBalance(
+                    f"the account holds less than {self.currency.format(-amount)}",
+                    hint="Pay credits in, or choose a smaller amount.",
+                ) from None
+
+    def _repeated(self, order: bytes | None, *what: Any) -> bool:
+        """Whether this order was carried out before. Raises OrderConflict if it was another one."""
+        if order is None:
+            return False
+        if not 1 <= len(order) <= 64:
+            raise ValueError("an order id has 1 to 64 bytes")
+        rows = self._run("SELECT digest FROM transfer WHERE order_id = ?", order)
+        if rows and rows[0][0] != _digest(what):
+            raise OrderConflict("this order id was used for something else")
+        return bool(rows)
+
+    # --- the file ---
+
+    def _run(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        return self._connection.execute(sql, values).fetchall()
+
+    def _read(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._run(sql, *values)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One transaction: all of it durable on leaving, or none of it if the block raises."""
+        with self._lock:
+            try:
+                self._run("BEGIN IMMEDIATE")
+                try:
+                    yield
+                    self._run("COMMIT")
+                except BaseException:
+                    if self._connection.in_transaction:
+                        self._run("ROLLBACK")
+                    raise
+            except apsw.Error as error:
+                raise SettlementError(f"the ledger {self.path} cannot be written: {error}") from error
+
+    def _founded(self) -> tuple[bytes, PublicKey]:
+        """The ledger's id and operator; found it if nobody has. Within a transaction."""
+        (version,) = self._run("PRAGMA user_version")[0]
+        if version > schema.VERSION:
+            raise SettlementError(f"the ledger {self.path} has format {version}, known is {schema.VERSION}")
+        if version == 0:
+            if self._run("SELECT 1 FROM sqlite_schema LIMIT 1"):
+                raise SettlementError(f"{self.path} is not a ledger")
+            seed = os.urandom(32)
+            _write_seed(self._seed_path, seed)
+            self._connection.execute(schema.TABLES).fetchall()
+            operator = bytes(_OperatorKey(seed).verify_key)
+            self._run("INSERT INTO ledger VALUES (1, ?, ?)", operator, os.urandom(16))
+            self._run(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+            self._run(f"PRAGMA user_version = {schema.VERSION}")
+        if self._run("PRAGMA application_id")[0][0] != schema.APPLICATION_ID:
+            raise SettlementError(f"{self.path} is not a ledger")
+        ledger_id, operator = self._run("SELECT ledger_id, operator FROM ledger")[0]
+        return ledger_id, PublicKey(operator)
+
+    @property
+    def _seed_path(self) -> Path:
+        return self.path.with_name(self.path.name + ".operator")
+
+    def _operator_key(self) -> _OperatorKey:
+        try:
+            key = _OperatorKey(self._seed_path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise NotAllowed(
+                "only the ledger's operator can issue credits", hint=f"Its seed is kept in {self._seed_path}."
+            ) from error
+        if bytes(key.verify_key) != self.operator:
+            raise NotAllowed(f"{self._seed_path} is not the seed of this ledger's operator")
+        return key
+
+
+def _connect(path: Path) -> apsw.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    connection = apsw.Connection(str(path))
+    try:
+        connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _write_seed(path: Path, seed: bytes) -> None:
+    temporary = path.with_name(path.name + ".new")
+    file = os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(file, seed)
+        os.fsync(file)
+    finally:
+        os.close(file)
+    temporary.rename(path)
+
+
+def _digest(what: tuple[Any, ...]) -> bytes:
+    return hashlib.sha256(repr(what).encode()).digest()
+
+
+def positive(amount: int) -> None:
+    """Raise AmountError unless `amount` can be moved."""
+    if checked_amount(amount) == 0:
+        raise AmountError("an amount of nothing cannot be moved")
