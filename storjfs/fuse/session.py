@@ -12,6 +12,7 @@ import trio
 
 from storjfs.errors import StorjfsError
 
+from . import waiting
 from .adapter import Adapter
 from .options import MountOptions
 
@@ -40,6 +41,7 @@ async def serve(
     page. Cancelled, it cuts the connection: programs get ENOTCONN, and what the kernel had not yet sent is lost,
     as in a crash. Raises MountFailed. One per process (pyfuse3 keeps its session in globals).
     """
+    waiting.install()
     try:
         pyfuse3.init(adapter, str(mountpoint), set(options.for_kernel(volume)))
     except RuntimeError as error:

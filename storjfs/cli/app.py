@@ -1,0 +1,94 @@
+"""The command `storjfs`: finds the subcommand, imports only that one, and turns errors into one line."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+from storjfs import __version__
+from storjfs.daemon.exit_codes import ExitCode, ReportedError, exit_code_of
+from storjfs.errors import StorjfsError
+
+# name -> (module, function, one line for the overview)
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "mount": ("storjfs.cli.mount", "mount", "Mount the volume on a directory (makes one the first time)."),
+    "umount": ("storjfs.cli.mount", "umount", "Send everything to the farmers and unmount."),
+    "status": ("storjfs.cli.status", "status", "Show how the volume and its data are."),
+    "flush": ("storjfs.cli.upkeep", "flush", "Wait until all data is with the farmers."),
+    "init": ("storjfs.cli.volumes", "init", "Make a new volume, or one from a recovery phrase."),
+    "volumes": ("storjfs.cli.volumes", "volumes", "List the volumes on this machine."),
+    "passphrase": ("storjfs.cli.volumes", "passphrase", "Change the passphrase of a volume."),
+    "contracts": ("storjfs.cli.status", "contracts", "Show the contracts with farmers."),
+    "audit": ("storjfs.cli.upkeep", "audit", "Show the state of audits, or audit all shards now."),
+    "repair": ("storjfs.cli.upkeep", "repair", "Rebuild missing shards now."),
+    "farm": ("storjfs.farmer.command", "farm", "Be a farmer: share disk space and earn."),
+}
+
+
+class Commands(click.Group):
+    """A group whose members are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the table: what one needs first comes first."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of that command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, function, _ = COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(module), function)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The overview from the table, so that it imports nothing."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="storjfs")
+def storjfs() -> None:
+    """An encrypted drive kept by farmers: computers that prove they hold your data, and are paid for it.
+
+    \b
+    Start with:
+      storjfs mount ~/cloud     a directory any program can use
+      storjfs status            how it is
+      storjfs umount ~/cloud    send the rest to the farmers, unmount
+
+    Your data is encrypted on this machine, spread over several farmers so that some of them may vanish,
+    and audited again and again. `storjfs COMMAND --help` tells more.
+    """
+
+
+def complain(error: BaseException) -> None:
+    """What happened, and what to do about it: two lines at most, on standard error."""
+    click.echo(f"storjfs: {str(error) or type(error).__name__}", err=True)
+    hint = getattr(error, "hint", "")
+    if hint:
+        click.echo(f"         {hint}", err=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code (docs/reference/exit-codes.md)."""
+    try:
+        outcome = storjfs.main(args=arguments, prog_name="storjfs", standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("storjfs: interrupted", err=True)
+        sys.exit(ExitCode.INTERRUPTED)
+    except KeyboardInterrupt:
+        click.echo("storjfs: interrupted", err=True)
+        sys.exit(ExitCode.INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (StorjfsError, ReportedError) as error:
+        complain(error)
+        sys.exit(exit_code_of(error))
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(ExitCode.OK)
+    sys.exit(outcome if isinstance(outcome, int) else ExitCode.OK)

@@ -1,0 +1,63 @@
+"""Numbers as people read them: sizes, times, money, short ids."""
+
+CREDIT = 10**9
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def size(count: int | float) -> str:
+    """Bytes with three significant figures: 999 B, 1.50 MiB, 12.3 GiB."""
+    value = float(count)
+    for unit in _UNITS:
+        if abs(value) < 1000 or unit == _UNITS[-1]:
+            break
+        value /= 1024
+    if unit == "B":
+        return f"{int(value)} B"
+    return f"{value:.2f} {unit}" if value < 10 else f"{value:.1f} {unit}" if value < 100 else f"{value:.0f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """The two largest units of a length of time: 3 d 4 h, 12 min, 8 s."""
+    left = int(max(seconds, 0))
+    parts = []
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, length)
+        if count:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2]) or "0 s"
+
+
+def ago(moment: float | None, now: float) -> str:
+    """How long a moment is past; a dash where there is none."""
+    return "-" if moment is None else f"{duration(now - moment)} ago"
+
+
+def credits(nanocredits: int | None) -> str:
+    """Money with enough digits that small sums are not shown as nothing."""
+    if nanocredits is None:
+        return "-"
+    value = nanocredits / CREDIT
+    if value and abs(value) < 0.001:
+        return f"{value:.6f}"
+    return f"{value:.3f}"
+
+
+def short_id(identifier: str) -> str:
+    """Enough of a hexadecimal id to tell a handful of them apart."""
+    return identifier[:10]
+
+
+def parse_size(text: str) -> int:
+    """Bytes from 500M, 20GiB, 1.5 TB: decimal units are as said, a bare letter or "iB" is binary. Raises ValueError."""
+    said = text.strip().lower().replace(" ", "")
+    digits = said.rstrip("abcdefghijklmnopqrstuvwxyz")
+    unit = said[len(digits) :]
+    powers = {"": 0, "b": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
+    base = 1024
+    if unit.endswith("ib") and len(unit) == 3:
+        unit = unit[0]
+    elif unit.endswith("b") and len(unit) == 2:
+        unit, base = unit[0], 1000
+    if unit not in powers or not digits:
+        raise ValueError(f"{text!r} is not a size; try 500M, 20G or 1.5TB")
+    return int(float(digits) * base ** powers[unit])

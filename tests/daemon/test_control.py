@@ -1,0 +1,91 @@
+"""Commands reach a running mount over its control socket, and nobody else does."""
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from storjfs.daemon.client import NotMounted, request
+from storjfs.daemon.control import ControlServer, Tell
+from storjfs.daemon.exit_codes import ExitCode, ReportedError
+from storjfs.daemon.mountpoint import MountpointBusy
+
+
+async def echo(asked: Mapping[str, Any], tell: Tell) -> Any:
+    for step in range(3):
+        await tell({"step": step})
+    return {"said": asked["word"]}
+
+
+async def busy(asked: Mapping[str, Any], tell: Tell) -> Any:
+    raise MountpointBusy("somebody is in there", hint="ask them out")
+
+
+async def broken(asked: Mapping[str, Any], tell: Tell) -> Any:
+    raise KeyError("x")
+
+
+@pytest.fixture
+async def socket_path(tmp_path: Path, nursery: trio.Nursery) -> Path:
+    path = tmp_path / "control"
+    path.touch()  # as a crash leaves it
+    await nursery.start(ControlServer(path, {"echo": echo, "busy": busy, "broken": broken}).run)
+    return path
+
+
+async def ask(path: Path, do: str, **arguments: Any) -> Any:
+    return await trio.to_thread.run_sync(lambda: request(path, do, **arguments))
+
+
+async def test_a_request_gets_its_progress_and_its_result(socket_path: Path) -> None:
+    steps: list[Any] = []
+    assert await ask(socket_path, "echo", word="hello", progress=steps.append) == {"said": "hello"}
+    assert steps == [{"step": 0}, {"step": 1}, {"step": 2}]
+
+
+async def test_only_the_owner_may_connect(socket_path: Path) -> None:
+    assert stat.S_IMODE(os.stat(socket_path).st_mode) == 0o600
+
+
+async def test_an_error_arrives_with_its_hint_and_exit_code(socket_path: Path) -> None:
+    with pytest.raises(ReportedError, match="somebody is in there") as caught:
+        await ask(socket_path, "busy")
+    assert (caught.value.hint, caught.value.exit_code) == ("ask them out", ExitCode.BUSY)
+
+
+async def test_a_defect_in_one_request_leaves_the_others_alone(socket_path: Path) -> None:
+    with pytest.raises(ReportedError, match="KeyError"):
+        await ask(socket_path, "broken")
+    with pytest.raises(ReportedError, match="unknown request"):
+        await ask(socket_path, "dance")
+    assert await ask(socket_path, "echo", word=1) == {"said": 1}
+
+
+async def test_noise_is_ignored(socket_path: Path) -> None:
+    for noise in (b"\n", b"[1]\n", b"not json\n", b"\xff\xfe\n"):
+        async with await trio.open_unix_socket(socket_path) as stream:
+            await stream.send_all(noise)
+            assert await stream.receive_some(10) == b""
+    async with await trio.open_unix_socket(socket_path) as stream:
+        await stream.send_all(json.dumps({"do": "echo", "word": 2}).encode() + b"\n")
+        # and does not wait for the answer
+    assert await ask(socket_path, "echo", word=3) == {"said": 3}
+
+
+def test_without_a_mount_that_is_said(tmp_path: Path) -> None:
+    with pytest.raises(NotMounted):
+        request(tmp_path / "none", "status")
+
+
+async def test_the_socket_goes_away_with_the_server(tmp_path: Path) -> None:
+    path = tmp_path / "control"
+    async with trio.open_nursery() as nursery:
+        await nursery.start(ControlServer(path, {}).run)
+        assert path.exists()
+        nursery.cancel_scope.cancel()
+    assert not path.exists()

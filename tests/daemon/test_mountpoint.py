@@ -1,0 +1,72 @@
+"""Which directories can become a mount, and what is said of the others."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from storjfs.daemon import mountpoint
+from storjfs.daemon.mountpoint import MountpointError, NoFuse, canonical, parse_mountinfo, prepare
+
+MOUNTINFO = """\
+22 27 0:20 / /proc rw,relatime shared:5 - proc proc rw
+90 27 0:51 / /home/ann/my\\040cloud rw,nosuid,nodev,relatime shared:300 - fuse.storjfs storjfs:default rw,user_id=1000
+91 90 0:52 / /home/ann/my\\040cloud rw - tmpfs none rw
+92 27 0:53 / /mnt rw - ext4 /dev/sda\\0111 rw
+"""
+
+
+def test_mountinfo_names_target_type_and_source() -> None:
+    entries = parse_mountinfo(MOUNTINFO)
+    assert [(str(entry.target), entry.kind, entry.source) for entry in entries] == [
+        ("/proc", "proc", "proc"),
+        ("/home/ann/my cloud", "fuse.storjfs", "storjfs:default"),
+        ("/home/ann/my cloud", "tmpfs", "none"),
+        ("/mnt", "ext4", "/dev/sda\t1"),
+    ]
+
+
+def test_the_newest_mount_on_a_directory_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mountpoint, "mounts", lambda: parse_mountinfo(MOUNTINFO))
+    found = mountpoint.mounted_at(Path("/home/ann/my cloud"))
+    assert found is not None and found.kind == "tmpfs"
+    assert mountpoint.mounted_at(Path("/home/ann")) is None
+
+
+def test_a_missing_directory_is_made(tmp_path: Path) -> None:
+    assert prepare(tmp_path / "a" / "b").is_dir()
+
+
+def test_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(MountpointError, match="not a directory"):
+        prepare(tmp_path / "file")
+    with pytest.raises(MountpointError, match="not a directory"):
+        prepare(tmp_path / "file" / "below")
+
+
+def test_a_directory_with_files_is_refused_unless_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "precious").touch()
+    with pytest.raises(MountpointError, match="not empty"):
+        prepare(tmp_path)
+    assert prepare(tmp_path, nonempty=True) == tmp_path
+
+
+def test_a_link_to_a_directory_stands_for_it(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "parent").symlink_to(tmp_path)
+    assert canonical(tmp_path / "link") == tmp_path / "real"
+    assert canonical(tmp_path / "parent" / "real") == tmp_path / "real"
+
+
+def test_a_relative_path_and_a_trailing_slash_are_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert canonical("cloud/") == Path(os.path.realpath(tmp_path)) / "cloud"
+
+
+def test_without_the_fuse_device_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mountpoint, "FUSE_DEVICE", tmp_path / "fuse")
+    with pytest.raises(NoFuse) as caught:
+        mountpoint.require_fuse()
+    assert "modprobe" in caught.value.hint
