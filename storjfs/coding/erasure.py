@@ -1,9 +1,9 @@
 """The erasure code: any k of n shards give the rest back. zfec defines the bytes, ISA-L makes them fast.
 
-The code is systematic Reed-Solomon over GF(2^8) with the polynomial 0x11d. Row `i < k` is data block `i` itself;
-the coefficients of the others are read off zfec by encoding unit vectors. All blocks of one call have the same
-length, and since each byte of a block depends only on the same byte of the others, a byte range of shards is coded
-as if it were the whole.
+The code is systematic Reed-Solomon over GF(2^8) with the polynomial 0x11d. Row `i < k` is data block `i`
+itself; the coefficients of the others are read off zfec by encoding unit vectors. All blocks of one call have
+the same length, and since each byte of a block depends only on the same byte of the others, a byte range of
+shards is coded as if it were the whole.
 
 Both paths run without the GIL. ISA-L is loaded once per code and checked against zfec; where it is missing or
 differs, that is logged and zfec alone is used.
@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any, Final
 
-import zfec  # type: ignore[import-untyped]
+import zfec
 from cffi import FFI  # type: ignore[import-untyped]
 
 from storjfs.coding.buffers import Buffer
@@ -49,8 +49,9 @@ def _library() -> Any:
 class _Accelerator:
     """ISA-L with the matrix of one (k, n) code; knows nothing of zfec.
 
-    `matrix` has n rows of k bytes. Its objects are immutable after construction but for a bounded, thread-safe
-    memory of prepared tables: one per set of (rows at hand, rows wanted), as failures give few such sets.
+    `matrix` has n rows of k bytes. Its objects are immutable after construction but for a bounded,
+    thread-safe memory of prepared tables: one per set of (rows at hand, rows wanted), as failures give few
+    such sets.
     """
 
     def __init__(self, library: Any, k: int, matrix: bytes) -> None:
@@ -128,7 +129,7 @@ class ErasureCode:
         return self._accelerator is not None
 
     def encode(self, data: Sequence[Buffer]) -> list[bytearray]:
-        """The n - k parity blocks of the k blocks of `data`. Raises ValueError for a wrong number or lengths."""
+        """The n - k parity blocks of the k blocks of `data`. Raises ValueError for wrong lengths."""
         out = [bytearray(len(data[0]) if data else 0) for _ in range(self.n - self.k)]
         self.encode_into(data, out)
         return out
@@ -145,10 +146,10 @@ class ErasureCode:
             block[:] = made
 
     def reconstruct(self, available: Mapping[int, Buffer], wanted: Sequence[int]) -> dict[int, bytearray]:
-        """The blocks with the indices `wanted`, data or parity, from at least k of `available` (index -> block).
+        """The blocks `wanted`, data or parity, by index, from at least k of those `available`.
 
-        Always new buffers, also for indices that are available. Raises ValueError where there are too few blocks,
-        lengths differ, or an index is not in [0, n).
+        Always new buffers, also for indices that are available. Raises ValueError where there are too few
+        blocks, lengths differ, or an index is not in [0, n).
         """
         if any(not 0 <= index < self.n for index in (*available, *wanted)):
             raise ValueError(f"an index is not below {self.n}")
@@ -196,7 +197,7 @@ def generator_matrix(k: int, n: int) -> bytes:
 
 @cache
 def _checked_accelerator(k: int, n: int) -> _Accelerator | None:
-    """ISA-L for this code if it is there and makes the same bytes as zfec on random data; else None, logged."""
+    """ISA-L for this code if it is there and makes zfec's bytes of random data; else None, logged."""
     library = _library()
     if library is None:
         return None

@@ -1,9 +1,9 @@
 """Where frames lie in a segment and how long shards are: arithmetic on segment positions, nothing else.
 
-A *run* `(pos, length)` is `length` bytes of plaintext appended at once. It is sealed as consecutive frames: the
-first starts at segment position `pos` and fills at most the rest of its piece, each further one starts at a
-piece boundary and all but the last fill their piece. So a run's frames follow from `(pos, length)` alone, and no
-frame crosses a piece.
+A *run* `(pos, length)` is `length` bytes of plaintext appended at once. It is sealed as consecutive frames:
+the first starts at segment position `pos` and fills at most the rest of its piece, each further one starts at
+a piece boundary and all but the last fill their piece. So a run's frames follow from `(pos, length)` alone,
+and no frame crosses a piece.
 
 Positions and sizes are in bytes. A frame of `n` bytes of plaintext occupies `n + FRAME_OVERHEAD` bytes.
 """
@@ -87,8 +87,8 @@ def place_run(pos: int, length: int, capacity: int) -> tuple[int, int]:
 def frames_covering(pos: int, length: int, skip: int, count: int) -> list[tuple[int, int, int, int]]:
     """The frames of the run `(pos, length)` that hold its plaintext bytes `[skip, skip + count)`, in order.
 
-    Each is (position in the segment, plaintext length, from, to): the bytes `[from, to)` of the frame's plaintext
-    are wanted. Costs time in the frames touched only. The range has to lie within the run.
+    Each is (position in the segment, plaintext length, from, to): the bytes `[from, to)` of the frame's
+    plaintext are wanted. Costs time in the frames touched only. The range has to lie within the run.
     """
     if count <= 0:
         return []

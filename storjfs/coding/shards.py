@@ -1,9 +1,9 @@
 """The shard seal: each shard encrypted once more after erasure coding, piece by piece.
 
-A sealed piece is `ciphertext (65536) | tag (16)`. The nonce of piece `i` is `i` as 12 bytes, big-endian, which is
-sound because a shard key seals one shard once: a shard that is made again gets a new id and so a new key. The
-nonce is also what binds a piece to its place, so there are no associated data. How many pieces a shard has is not
-sealed; the receipt and the Merkle root carry the length.
+A sealed piece is `ciphertext (65536) | tag (16)`. The nonce of piece `i` is `i` as 12 bytes, big-endian,
+which is sound because a shard key seals one shard once: a shard that is made again gets a new id and so a new
+key. The nonce is also what binds a piece to its place, so there are no associated data. How many pieces a
+shard has is not sealed; the receipt and the Merkle root carry the length.
 """
 
 from collections.abc import Callable
