@@ -80,7 +80,7 @@ class VolumeKeys:
         self.volume_id = self._expand(_VOLUME_ID_LABEL)[:VOLUME_ID_BYTES]
 
     def content_key(self, segment_id: bytes, algorithm: int = AES_256_GCM) -> bytes:
-        """The key of a segment's frames, for the algorithm that the segment records. Never leaves the renter."""
+        """The key of a segment's frames, for the algorithm the segment records. Never leaves the renter."""
         return self._expand(_CONTENT_LABELS[algorithm], _checked(segment_id, SEGMENT_ID_BYTES))
 
     def shard_key(self, shard_id: bytes) -> bytes:

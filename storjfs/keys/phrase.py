@@ -21,7 +21,7 @@ _NUMBERED_WORD = re.compile(r"(?<!\S)(\d{1,2})[.):]\s+([^\W\d_]+)")
 
 
 class PhraseError(StorjfsError):
-    """These words are not a recovery phrase; the message says which one is wrong, never what the others are."""
+    """These words are not a recovery phrase; the message says which one is wrong and shows no other."""
 
 
 def new_entropy() -> bytes:

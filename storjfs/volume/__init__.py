@@ -1,0 +1,72 @@
+"""A volume on this machine: where its files lie, its settings, and how it is made, unlocked and locked.
+
+Nothing here opens a database or a connection.
+"""
+
+from storjfs.volume.errors import (
+    PassphraseUnreadable,
+    RuntimeDirectoryUnsafe,
+    SettingsError,
+    VolumeDamaged,
+    VolumeExists,
+    VolumeLocked,
+    VolumeNameError,
+    VolumeNotFound,
+)
+from storjfs.volume.life import (
+    change_passphrase,
+    create_volume,
+    is_sealed,
+    read_settings,
+    reset_passphrase,
+    unlock_volume,
+    write_settings,
+)
+from storjfs.volume.lock import VolumeLock, lock_volume
+from storjfs.volume.passphrase import (
+    FromCommand,
+    FromEnvironment,
+    FromFile,
+    FromPrompt,
+    PassphraseSource,
+    passphrase_source,
+)
+from storjfs.volume.paths import DEFAULT_NAME, VolumePaths, volume_names
+from storjfs.volume.settings import EmbeddedFarm, StaticFarmer, VolumeSettings, default_cache_size
+from storjfs.volume.units import parse_credits, parse_duration, parse_size
+
+__all__ = [
+    "DEFAULT_NAME",
+    "EmbeddedFarm",
+    "FromCommand",
+    "FromEnvironment",
+    "FromFile",
+    "FromPrompt",
+    "PassphraseSource",
+    "PassphraseUnreadable",
+    "RuntimeDirectoryUnsafe",
+    "SettingsError",
+    "StaticFarmer",
+    "VolumeDamaged",
+    "VolumeExists",
+    "VolumeLock",
+    "VolumeLocked",
+    "VolumeNameError",
+    "VolumeNotFound",
+    "VolumePaths",
+    "VolumeSettings",
+    "change_passphrase",
+    "create_volume",
+    "default_cache_size",
+    "is_sealed",
+    "lock_volume",
+    "parse_credits",
+    "parse_duration",
+    "parse_size",
+    "passphrase_source",
+    "read_settings",
+    "reset_passphrase",
+    "unlock_volume",
+    "volume_names",
+    "write_settings",
+]

@@ -1,0 +1,152 @@
+"""Making a volume, unlocking it, changing its passphrase and settings.
+
+The key file is written last when a volume is made, so a volume either exists whole or not at all.
+"""
+
+from storjfs.keys import (
+    MODERATE,
+    Hardness,
+    VolumeKeys,
+    needs_passphrase,
+    open_sealed,
+    plain_entropy,
+    seal_entropy,
+)
+from storjfs.volume.errors import SettingsError, VolumeDamaged, VolumeExists, VolumeNotFound
+from storjfs.volume.files import write_atomically
+from storjfs.volume.lock import lock_volume
+from storjfs.volume.passphrase import PassphraseSource
+from storjfs.volume.paths import VolumePaths
+from storjfs.volume.settings import VolumeSettings
+
+
+def create_volume(
+    paths: VolumePaths,
+    entropy: bytes,
+    settings: VolumeSettings,
+    passphrase: PassphraseSource | None,
+    hardness: Hardness = MODERATE,
+) -> VolumeKeys:
+    """Make a volume from `entropy` (new, or from a recovery phrase); on disk when this returns.
+
+    `passphrase` None leaves the key file plain, mode 0600. `settings.volume_id` must be that of the entropy.
+    Blocks for about a second with a passphrase. Raises VolumeExists, VolumeLocked, PassphraseUnreadable.
+    """
+    keys = VolumeKeys(entropy)
+    if settings.volume_id != keys.volume_id:
+        raise ValueError("the settings are those of another volume")
+    if paths.exists:
+        raise _exists(paths)
+    sealed = _key_file(entropy, passphrase, hardness)
+    paths.make_directories()
+    with lock_volume(paths):
+        if paths.exists:
+            raise _exists(paths)
+        write_settings(paths, settings)
+        write_atomically(paths.key_file, sealed)
+    return keys
+
+
+def unlock_volume(volume: VolumePaths | str, passphrase: PassphraseSource | None = None) -> VolumeKeys:
+    """The keys of a volume, by its paths or name. The source is asked only if the key file is sealed.
+
+    Blocks for about a second then. Raises VolumeNotFound, VolumeDamaged, PassphraseNeeded, WrongPassphrase,
+    PassphraseUnreadable, KeyFileDamaged, SettingsError.
+    """
+    paths = VolumePaths(volume) if isinstance(volume, str) else volume
+    keys = VolumeKeys(_entropy(paths, passphrase))
+    if read_settings(paths).volume_id != keys.volume_id:
+        raise VolumeDamaged(
+            f"{paths.key_file} and {paths.settings_file} belong to different volumes",
+            hint="Restore the one that was replaced from a backup.",
+        )
+    return keys
+
+
+def change_passphrase(
+    paths: VolumePaths,
+    old: PassphraseSource | None,
+    new: PassphraseSource | None,
+    hardness: Hardness = MODERATE,
+) -> None:
+    """Seal the key file anew, or leave it plain if `new` is None; no data changes. A mount may be running.
+
+    After a crash either the old or the new passphrase holds. Raises as `unlock_volume` does.
+    """
+    entropy = _entropy(paths, old)
+    write_atomically(paths.key_file, _key_file(entropy, new, hardness))
+
+
+def reset_passphrase(
+    paths: VolumePaths, entropy: bytes, new: PassphraseSource | None, hardness: Hardness = MODERATE
+) -> None:
+    """Write the key file anew from the recovery phrase's entropy, for who forgot the passphrase.
+
+    Raises VolumeDamaged, and changes nothing, if the phrase is another volume's; PassphraseUnreadable.
+    """
+    if read_settings(paths).volume_id != VolumeKeys(entropy).volume_id:
+        raise VolumeDamaged(
+            f"this is the recovery phrase of another volume than {paths.name}",
+            hint="`storjfs init --volume NAME --phrase-file FILE` makes a volume from it.",
+        )
+    write_atomically(paths.key_file, _key_file(entropy, new, hardness))
+
+
+def read_settings(paths: VolumePaths) -> VolumeSettings:
+    """The settings as they stand on disk. Raises VolumeNotFound or SettingsError that names the file."""
+    try:
+        return VolumeSettings.from_toml(paths.settings_file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if not paths.exists:
+            raise _not_found(paths) from None
+        raise SettingsError(
+            f"the settings file {paths.settings_file} is missing", hint="Restore it from a backup."
+        ) from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{paths.settings_file} is not UTF-8 text") from None
+    except SettingsError as error:
+        raise SettingsError(f"{paths.settings_file}: {error}", hint=error.hint) from None
+
+
+def write_settings(paths: VolumePaths, settings: VolumeSettings) -> None:
+    """Replace the settings file, atomically; what a person wrote into its comments is lost."""
+    write_atomically(paths.settings_file, settings.to_toml().encode())
+
+
+def is_sealed(paths: VolumePaths) -> bool:
+    """Whether unlocking needs a passphrase. Raises VolumeNotFound or KeyFileDamaged."""
+    return needs_passphrase(_read_key_file(paths))
+
+
+def _entropy(paths: VolumePaths, passphrase: PassphraseSource | None) -> bytes:
+    key_file = _read_key_file(paths)
+    if not needs_passphrase(key_file) or passphrase is None:
+        return open_sealed(key_file)
+    return open_sealed(key_file, passphrase.read())
+
+
+def _key_file(entropy: bytes, passphrase: PassphraseSource | None, hardness: Hardness) -> bytes:
+    if passphrase is None:
+        return plain_entropy(entropy)
+    return seal_entropy(entropy, passphrase.read(new=True), hardness)
+
+
+def _read_key_file(paths: VolumePaths) -> bytes:
+    try:
+        return paths.key_file.read_bytes()
+    except FileNotFoundError:
+        raise _not_found(paths) from None
+
+
+def _not_found(paths: VolumePaths) -> VolumeNotFound:
+    return VolumeNotFound(
+        f"there is no volume {paths.name} on this machine",
+        hint="`storjfs init` makes one; `storjfs mount DIR` makes one and mounts it.",
+    )
+
+
+def _exists(paths: VolumePaths) -> VolumeExists:
+    return VolumeExists(
+        f"there is a volume {paths.name} on this machine already",
+        hint=f"Choose another name with --volume. The existing one lies in {paths.data_dir}.",
+    )

@@ -1,0 +1,130 @@
+"""Where a passphrase comes from: a file, a command, the environment, or a person at the terminal."""
+
+import getpass
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from storjfs.volume.errors import PassphraseUnreadable
+
+VARIABLE = "STORJFS_PASSPHRASE"
+
+
+class PassphraseSource(Protocol):
+    """Something that gives a passphrase; may block on a person or a program."""
+
+    def read(self, *, new: bool = False) -> str:
+        """The passphrase, not empty; `new` if one is being chosen. Raises PassphraseUnreadable."""
+
+
+@dataclass(frozen=True, slots=True)
+class FromFile:
+    """The content of a file, without the newline at its end."""
+
+    path: Path
+
+    def read(self, *, new: bool = False) -> str:
+        """See PassphraseSource."""
+        try:
+            data = self.path.read_bytes()
+        except OSError as error:
+            raise PassphraseUnreadable(
+                f"the passphrase file {self.path} cannot be read: {error.strerror}"
+            ) from None
+        return _usable(data, f"the passphrase file {self.path}")
+
+
+@dataclass(frozen=True, slots=True)
+class FromCommand:
+    """What a command prints, without the newline at its end. It is split like a shell line, without a shell.
+
+    The command has our standard input and terminal, so it may ask the person itself.
+    """
+
+    command: str
+
+    def read(self, *, new: bool = False) -> str:
+        """See PassphraseSource."""
+        try:
+            done = subprocess.run(shlex.split(self.command), stdout=subprocess.PIPE, check=False)
+        except (OSError, ValueError, IndexError) as error:
+            raise PassphraseUnreadable(f"the passphrase command cannot be run: {error}") from None
+        if done.returncode != 0:
+            raise PassphraseUnreadable(f"the passphrase command failed with exit code {done.returncode}")
+        return _usable(done.stdout, "the passphrase command")
+
+
+@dataclass(frozen=True, slots=True)
+class FromEnvironment:
+    """The value of an environment variable."""
+
+    value: str
+
+    def read(self, *, new: bool = False) -> str:
+        """See PassphraseSource."""
+        return _usable(os.fsencode(self.value), f"the environment variable {VARIABLE}")
+
+    def __repr__(self) -> str:
+        return "FromEnvironment(...)"
+
+
+@dataclass(frozen=True, slots=True)
+class FromPrompt:
+    """A person at the terminal; a new passphrase is asked for twice."""
+
+    volume: str
+
+    def read(self, *, new: bool = False) -> str:
+        """See PassphraseSource."""
+        word = "New passphrase" if new else "Passphrase"
+        try:
+            first = getpass.getpass(f"{word} for the volume {self.volume}: ")
+            if new and getpass.getpass("The same once more: ") != first:
+                raise PassphraseUnreadable("the two passphrases differ; nothing was changed")
+        except (EOFError, KeyboardInterrupt):
+            raise PassphraseUnreadable("no passphrase was typed") from None
+        return _usable(os.fsencode(first), "the prompt")
+
+
+def passphrase_source(
+    volume: str,
+    *,
+    file: Path | None = None,
+    command: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    terminal: bool | None = None,
+) -> PassphraseSource | None:
+    """The source to use: file, command, STORJFS_PASSPHRASE, prompt, in this order; None without a terminal.
+
+    Raises PassphraseUnreadable if both a file and a command are given.
+    """
+    environ = os.environ if environ is None else environ
+    if file is not None and command is not None:
+        raise PassphraseUnreadable("give either a passphrase file or a passphrase command, not both")
+    if file is not None:
+        return FromFile(file)
+    if command is not None:
+        return FromCommand(command)
+    if VARIABLE in environ:
+        return FromEnvironment(environ[VARIABLE])
+    if sys.stdin.isatty() if terminal is None else terminal:
+        return FromPrompt(volume)
+    return None
+
+
+def _usable(data: bytes, whence: str) -> str:
+    data = data.removesuffix(b"\n").removesuffix(b"\r")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise PassphraseUnreadable(f"{whence} gave a passphrase that is not UTF-8 text") from None
+    if not text:
+        raise PassphraseUnreadable(
+            f"{whence} gave an empty passphrase", hint="To do without a passphrase, say --no-passphrase."
+        )
+    return text

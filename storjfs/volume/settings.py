@@ -1,0 +1,254 @@
+"""The settings of a volume: what a person may change, kept as commented TOML and read at each mount."""
+
+import re
+import shutil
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from storjfs.protocol.terms import CREDIT, Address
+from storjfs.volume.errors import SettingsError
+from storjfs.volume.units import (
+    parse_credits,
+    parse_duration,
+    parse_size,
+    show_credits,
+    show_duration,
+    show_size,
+)
+
+FORMAT_VERSION = 1
+MIB = 1 << 20
+GIB = 1 << 30
+DAY = 86400
+
+_LARGEST_DEFAULT_CACHE = 10 * GIB
+SMALLEST_CACHE = 256 * MIB
+MOST_SHARES = 256  # zfec computes in GF(2^8)
+_HOST = re.compile(r"[A-Za-z0-9._:%-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedFarm:
+    """The farmers are `count` real ones in a child process of the mount, on this machine."""
+
+    count: int = 6
+
+
+@dataclass(frozen=True, slots=True)
+class StaticFarmer:
+    """A farmer known by its address, and by its node id where that was given too."""
+
+    address: Address
+    node_id: bytes | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """`host:port` or `host:port/node id in hex`. Raises SettingsError."""
+        where, _, who = text.partition("/")
+        try:
+            address, node_id = Address.parse(where), bytes.fromhex(who)
+        except ValueError:
+            address, node_id = None, b""
+        if address is None or not _HOST.fullmatch(address.host) or len(node_id) not in (0, 32):
+            raise SettingsError(
+                f"{text!r} is not the address of a farmer",
+                hint="Write host:port, or host:port/node id with the 64 hex digits that the farmer shows.",
+            )
+        return cls(address, node_id or None)
+
+    def __str__(self) -> str:
+        return f"{self.address}/{self.node_id.hex()}" if self.node_id else str(self.address)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeSettings:
+    """Everything in the settings file. Sizes in bytes, times in seconds, money in nanocredits.
+
+    Values that contradict each other raise SettingsError when the object is made.
+    """
+
+    volume_id: bytes
+    """Tells whether a key file or a recovery phrase belongs to these settings (VolumeKeys.volume_id)."""
+    farmers: EmbeddedFarm | tuple[StaticFarmer, ...] = EmbeddedFarm()
+    code: tuple[int, int] | None = None
+    """(k, n), or None: by the number of usable farmers."""
+    cache_size: int = _LARGEST_DEFAULT_CACHE
+    capacity: int = 64 * GIB
+    """What to contract with each farmer, in sealed bytes; less where a farmer offers less."""
+    audit_period: int = DAY
+    term: int = 90 * DAY
+    """How long a new contract lasts, within the farmer's bounds."""
+    price_max: int = CREDIT // 100
+    """Per GiB and month; dearer farmers are not used."""
+    egress_price_max: int = CREDIT // 20
+    """Per GiB fetched."""
+    play_balance: int = 1000 * CREDIT
+    """What the embedded ledger issues to a new volume."""
+
+    def __post_init__(self) -> None:
+        if len(self.volume_id) != 16:
+            raise SettingsError("volume_id must have 32 hex digits")
+        if isinstance(self.farmers, EmbeddedFarm):
+            _check(1 <= self.farmers.count <= 64, "there can be 1 to 64 embedded farmers")
+        else:
+            _check(bool(self.farmers), "the list of farmers' addresses is empty")
+        if self.code is not None:
+            k, n = self.code
+            _check(
+                1 <= k < n <= MOST_SHARES,
+                f"a code of {k}/{n} is impossible: k must be under n, n at most 256",
+            )
+        _check(self.cache_size >= SMALLEST_CACHE, f"cache_size must be at least {show_size(SMALLEST_CACHE)}")
+        _check(self.capacity >= GIB, "capacity must be at least 1 GiB")
+        _check(1 <= self.audit_period <= 8 * 7 * DAY, "audit_period must lie between 1 s and 8 weeks")
+        _check(self.term >= 2 * self.audit_period, "term must be at least two audit periods")
+
+    @classmethod
+    def from_toml(cls, text: str) -> Self:
+        """Read the text of a settings file. Raises SettingsError that names what is wrong.
+
+        What is left out has its default; a key that does not exist is an error, for it is a typing mistake.
+        """
+        try:
+            document = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise SettingsError(f"the settings are not valid TOML: {error}") from None
+        version = document.pop("version", None)
+        if version != FORMAT_VERSION:
+            raise SettingsError(
+                f"the settings have format version {version}; this storjfs knows {FORMAT_VERSION}"
+            )
+        farmers = document.pop("farmers", {})
+        known = {field.name for field in fields(cls)} - {"farmers"}
+        for key in document:
+            _check(key in known, f"there is no setting {key!r}")
+        _check("volume_id" in document, "the setting volume_id is missing")
+        values = {key: _read(key, _READERS[key], value) for key, value in document.items()}
+        return cls(farmers=_farmers(farmers), **values)
+
+    def to_toml(self) -> str:
+        """The text of the settings file, with comments; `from_toml` gives an equal object back."""
+        if isinstance(self.farmers, EmbeddedFarm):
+            farmers = f'embedded = {self.farmers.count}\n# addresses = ["farm.example.org:7420"]'
+        else:
+            addresses = "".join(f'    "{farmer}",\n' for farmer in self.farmers)
+            farmers = f"addresses = [\n{addresses}]"
+        return _TEMPLATE.format(
+            version=FORMAT_VERSION,
+            volume_id=self.volume_id.hex(),
+            cache_size=show_size(self.cache_size),
+            code="auto" if self.code is None else f"{self.code[0]}/{self.code[1]}",
+            capacity=show_size(self.capacity),
+            audit_period=show_duration(self.audit_period),
+            term=show_duration(self.term),
+            price_max=show_credits(self.price_max),
+            egress_price_max=show_credits(self.egress_price_max),
+            play_balance=show_credits(self.play_balance),
+            farmers=farmers,
+        )
+
+
+def default_cache_size(directory: Path) -> int:
+    """10 GiB, or a tenth of what is free on the disk of `directory` (it need not exist) if that is less."""
+    while not directory.exists():
+        directory = directory.parent
+    tenth = shutil.disk_usage(directory).free // 10 // MIB * MIB
+    return max(SMALLEST_CACHE, min(_LARGEST_DEFAULT_CACHE, tenth))
+
+
+def parse_code(text: str) -> tuple[int, int] | None:
+    """(k, n) from `k/n`, None from `auto`. Raises SettingsError."""
+    if text == "auto":
+        return None
+    found = re.fullmatch(r"(\d{1,3})/(\d{1,3})", text)
+    if not found:
+        raise SettingsError(f"{text!r} is not an erasure code", hint='Write "auto", or k/n as in "3/5".')
+    return int(found[1]), int(found[2])
+
+
+def _parse_volume_id(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise SettingsError(f"{text!r} has characters that are no hex digits") from None
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "volume_id": _parse_volume_id,
+    "code": parse_code,
+    "cache_size": parse_size,
+    "capacity": parse_size,
+    "audit_period": parse_duration,
+    "term": parse_duration,
+    "price_max": parse_credits,
+    "egress_price_max": parse_credits,
+    "play_balance": parse_credits,
+}
+
+
+def _read(key: str, reader: Callable[[Any], Any], value: object) -> Any:
+    # bool is an int to Python, not to a person.
+    number = (
+        isinstance(value, int | float) and not isinstance(value, bool) and key not in ("volume_id", "code")
+    )
+    if not (isinstance(value, str) or number):
+        raise SettingsError(f"setting {key}: {value!r} is not what belongs there")
+    try:
+        return reader(value)
+    except SettingsError as error:
+        raise SettingsError(f"setting {key}: {error}", hint=error.hint) from None
+
+
+def _farmers(table: object) -> EmbeddedFarm | tuple[StaticFarmer, ...]:
+    match table:
+        case {"addresses": list(addresses), **rest} if not rest and all(
+            isinstance(a, str) for a in addresses
+        ):
+            return tuple(StaticFarmer.parse(address) for address in addresses)
+        case {"embedded": int(count), **rest} if not rest and not isinstance(count, bool):
+            return EmbeddedFarm(count)
+        case dict() if not table:
+            return EmbeddedFarm()
+    raise SettingsError(
+        "setting farmers: it must say either embedded = a number, or addresses = a list of texts",
+    )
+
+
+def _check(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise SettingsError(otherwise)
+
+
+_TEMPLATE = """\
+# Settings of a storjfs volume, read at each mount. What is left out has its default.
+version = {version}
+
+# Which volume these settings belong to; do not change it.
+volume_id = "{volume_id}"
+
+# Local disk space for data that the farmers hold too, so that reading it again is fast.
+cache_size = "{cache_size}"
+
+# The erasure code: "auto" chooses by the number of farmers, "3/5" means that any 3 of 5 shards suffice.
+code = "{code}"
+
+# Space to contract with each farmer, how often each shard is audited, and how long a contract lasts.
+capacity = "{capacity}"
+audit_period = "{audit_period}"
+term = "{term}"
+
+# The most to pay, in credits: per GiB and month stored, and per GiB fetched.
+price_max = "{price_max}"
+egress_price_max = "{egress_price_max}"
+
+# Play money that the embedded ledger gives to a new volume.
+play_balance = "{play_balance}"
+
+# Who keeps the data: farmers embedded in the mount on this machine, or the addresses of others
+# (host:port, or host:port/node id).
+[farmers]
+{farmers}
+"""

@@ -1,0 +1,89 @@
+"""Sizes, durations and amounts as people write them in settings and on the command line."""
+
+import re
+from decimal import Decimal
+from fractions import Fraction
+
+from storjfs.protocol.terms import CREDIT
+from storjfs.volume.errors import SettingsError
+
+_SIZES = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "k": 1 << 10,
+    "m": 1 << 20,
+    "g": 1 << 30,
+    "t": 1 << 40,
+    "kib": 1 << 10,
+    "mib": 1 << 20,
+    "gib": 1 << 30,
+    "tib": 1 << 40,
+}
+_DURATIONS = {
+    "": 1,
+    "s": 1,
+    "min": 60,
+    "h": 3600,
+    "d": 86400,
+    "day": 86400,
+    "days": 86400,
+    "week": 7 * 86400,
+    "weeks": 7 * 86400,
+}
+_SHOWN_SIZES = ("TiB", "GiB", "MiB", "KiB")
+_SHOWN_DURATIONS = ("days", "h", "min", "s")
+_QUANTITY = re.compile(r"\s*(\d{1,18}(?:\.\d{1,9})?)\s*([A-Za-z]*)\s*", re.ASCII)
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes from `10 GiB`, `500MB`, `4k` (1024) or a plain number. Raises SettingsError."""
+    return _quantity(text, _SIZES, "a size", "10 GiB")
+
+
+def parse_duration(text: str | int) -> int:
+    """Seconds from `90 days`, `24 h`, `10min` or a plain number. Raises SettingsError."""
+    return _quantity(text, _DURATIONS, "a duration", "24 h")
+
+
+def parse_credits(text: str | int) -> int:
+    """Nanocredits from an exact decimal number of credits. Raises SettingsError."""
+    nanocredits = Fraction(str(text)) * CREDIT if re.fullmatch(r"\d{1,18}(\.\d{1,9})?", str(text)) else None
+    if nanocredits is None:
+        raise SettingsError(f"{text!r} is not an amount of credits", hint='Write it as in "0.005".')
+    return int(nanocredits)
+
+
+def show_size(size: int) -> str:
+    """The shortest text from which `parse_size` gives exactly `size` back."""
+    return _shown(size, _SHOWN_SIZES, _SIZES, "B")
+
+
+def show_duration(seconds: int) -> str:
+    """The shortest text from which `parse_duration` gives exactly `seconds` back."""
+    return _shown(seconds, _SHOWN_DURATIONS, _DURATIONS, "s")
+
+
+def show_credits(nanocredits: int) -> str:
+    """The decimal number of credits, exactly."""
+    text = f"{Decimal(nanocredits) / CREDIT:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _quantity(text: str | int, units: dict[str, int], what: str, example: str) -> int:
+    found = _QUANTITY.fullmatch(str(text))
+    unit = units.get(found[2].lower()) if found else None
+    if found is None or unit is None:
+        raise SettingsError(f"{text!r} is not {what}", hint=f'Write it as in "{example}".')
+    return int(Fraction(found[1]) * unit)
+
+
+def _shown(number: int, names: tuple[str, ...], units: dict[str, int], smallest: str) -> str:
+    for name in names:
+        unit = units[name.lower()]
+        if number and number % unit == 0:
+            return f"{number // unit} {name}"
+    return f"{number} {smallest}"
