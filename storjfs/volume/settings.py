@@ -163,7 +163,7 @@ def parse_code(text: str) -> tuple[int, int] | None:
     """(k, n) from `k/n`, None from `auto`. Raises SettingsError."""
     if text == "auto":
         return None
-    found = re.fullmatch(r"(\d{1,3})/(\d{1,3})", text)
+    found = re.fullmatch(r"([0-9]{1,3})/([0-9]{1,3})", text)
     if not found:
         raise SettingsError(f"{text!r} is not an erasure code", hint='Write "auto", or k/n as in "3/5".')
     return int(found[1]), int(found[2])

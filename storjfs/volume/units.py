@@ -35,7 +35,7 @@ _DURATIONS = {
     "weeks": 7 * 86400,
 }
 _SHOWN_SIZES = ("TiB", "GiB", "MiB", "KiB")
-_SHOWN_DURATIONS = ("days", "h", "min", "s")
+_SHOWN_DURATIONS = ("d", "h", "min", "s")
 _QUANTITY = re.compile(r"\s*(\d{1,18}(?:\.\d{1,9})?)\s*([A-Za-z]*)\s*", re.ASCII)
 
 
@@ -51,7 +51,9 @@ def parse_duration(text: str | int) -> int:
 
 def parse_credits(text: str | int) -> int:
     """Nanocredits from an exact decimal number of credits. Raises SettingsError."""
-    nanocredits = Fraction(str(text)) * CREDIT if re.fullmatch(r"\d{1,18}(\.\d{1,9})?", str(text)) else None
+    nanocredits = (
+        Fraction(str(text)) * CREDIT if re.fullmatch(r"[0-9]{1,18}(\.[0-9]{1,9})?", str(text)) else None
+    )
     if nanocredits is None:
         raise SettingsError(f"{text!r} is not an amount of credits", hint='Write it as in "0.005".')
     return int(nanocredits)
