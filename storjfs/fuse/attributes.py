@@ -1,8 +1,10 @@
 """Attributes of an inode as the kernel wants them."""
 
-from pyfuse3 import EntryAttributes, StatvfsData
+import stat
 
-from storjfs.filesystem import Attributes, SpaceReport
+from pyfuse3 import EntryAttributes
+
+from storjfs.filesystem import Attributes
 
 # We are the only writer of a volume, so what the kernel knows stays true until it changes it itself.
 TRUST_SECONDS = 3600.0
@@ -19,9 +21,8 @@ def entry(attributes: Attributes) -> EntryAttributes:
     made.st_uid = attributes.uid
     made.st_gid = attributes.gid
     made.st_rdev = attributes.rdev
-    size = attributes.size
-    made.st_size = size
-    made.st_blocks = (size + 511) >> 9
+    made.st_size = attributes.size
+    made.st_blocks = (attributes.stored + 511) >> 9
     made.st_atime_ns = attributes.atime
     made.st_mtime_ns = attributes.mtime
     made.st_ctime_ns = attributes.ctime
@@ -31,6 +32,14 @@ def entry(attributes: Attributes) -> EntryAttributes:
 def no_entry() -> EntryAttributes:
     """The answer "there is no such name", which the kernel then remembers."""
     made = EntryAttributes()
-    made.st_ino = 0  # type: ignore[assignment]
+    made.st_ino = 0
     made.entry_timeout = TRUST_SECONDS
+    return made
+
+
+def dot_entry(ino: int) -> EntryAttributes:
+    """For "." and ".." in a listing, of which the kernel takes number and type only."""
+    made = EntryAttributes()
+    made.st_ino = ino
+    made.st_mode = stat.S_IFDIR | 0o755
     return made

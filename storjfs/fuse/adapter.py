@@ -1,0 +1,248 @@
+"""Requests of the kernel, one handler each, as calls on a Filesystem.
+
+Handlers never tell the kernel to invalidate anything: with a dirty page that waits for itself.
+"""
+
+import errno
+from collections.abc import Sequence
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
+
+from storjfs.errors import FilesystemError
+from storjfs.filesystem import Filesystem
+
+from .attributes import dot_entry, entry, no_entry
+from .errors import answered
+
+# Entries asked for at a time in a listing; a page of the kernel's takes about 25.
+LISTING_STEP = 32
+# The cookies of "." and ".."; the filesystem's own ones follow.
+DOTS = 2
+
+_NO_ENTRY = no_entry()
+
+
+class Adapter(pyfuse3.Operations):
+    """The handlers of one mount. Permission checks are the kernel's (default_permissions)."""
+
+    enable_writeback_cache = True
+    supports_dot_lookup = True
+
+    def __init__(self, filesystem: Filesystem) -> None:
+        super().__init__()
+        self._filesystem = filesystem
+        self._listed: dict[int, int] = {}
+
+    @answered
+    async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        """A name that does not exist is remembered by the kernel as well."""
+        try:
+            return entry(await self._filesystem.lookup(parent_inode, name))
+        except FilesystemError as error:
+            if error.errno == errno.ENOENT:
+                return _NO_ENTRY
+            raise
+
+    def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:  # type: ignore[override]
+        """Not a coroutine: pyfuse3 awaits only what is not None."""
+        self._filesystem.forget(inode_list)
+
+    @answered
+    async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        """See Filesystem.getattr."""
+        return entry(await self._filesystem.getattr(inode))
+
+    @answered
+    async def setattr(
+        self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
+    ) -> EntryAttributes:
+        """With the writeback cache the kernel keeps mtime and ctime itself and sends them here."""
+        return entry(
+            await self._filesystem.setattr(
+                inode,
+                mode=attr.st_mode if fields.update_mode else None,
+                uid=attr.st_uid if fields.update_uid else None,
+                gid=attr.st_gid if fields.update_gid else None,
+                size=attr.st_size if fields.update_size else None,
+                atime=attr.st_atime_ns if fields.update_atime else None,
+                mtime=attr.st_mtime_ns if fields.update_mtime else None,
+                ctime=attr.st_ctime_ns if fields.update_ctime else None,
+            )
+        )
+
+    @answered
+    async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+        """See Filesystem.readlink."""
+        return await self._filesystem.readlink(inode)
+
+    @answered
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        """See Filesystem.mknod; the kernel has applied the umask."""
+        return entry(await self._filesystem.mknod(parent_inode, name, mode, rdev, ctx.uid, ctx.gid))
+
+    @answered
+    async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
+        """See Filesystem.mkdir."""
+        return entry(await self._filesystem.mkdir(parent_inode, name, mode, ctx.uid, ctx.gid))
+
+    @answered
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        """See Filesystem.symlink."""
+        return entry(await self._filesystem.symlink(parent_inode, name, target, ctx.uid, ctx.gid))
+
+    @answered
+    async def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        """See Filesystem.link."""
+        return entry(await self._filesystem.link(inode, new_parent_inode, new_name))
+
+    @answered
+    async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        """See Filesystem.unlink."""
+        await self._filesystem.unlink(parent_inode, name)
+
+    @answered
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        """See Filesystem.rmdir."""
+        await self._filesystem.rmdir(parent_inode, name)
+
+    @answered
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: RequestContext,
+    ) -> None:
+        """See Filesystem.rename."""
+        await self._filesystem.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
+
+    @answered
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        """See Filesystem.create."""
+        handle, attributes = await self._filesystem.create(parent_inode, name, mode, ctx.uid, ctx.gid, flags)
+        return FileInfo(fh=handle, keep_cache=True), entry(attributes)
+
+    @answered
+    async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+        """The kernel may keep what it has cached of the file: nobody else changes it."""
+        return FileInfo(fh=await self._filesystem.open(inode, flags), keep_cache=True)
+
+    @answered
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        """See Filesystem.read."""
+        return await self._filesystem.read(fh, off, size)
+
+    @answered
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        """See Filesystem.write."""
+        return await self._filesystem.write(fh, off, buf)
+
+    async def flush(self, fh: int) -> None:
+        """close(2) promises nothing here that the kernel does not do: it has sent all dirty pages.
+
+        ENOSYS makes it not ask again, which saves a request per file.
+        """
+        raise FUSEError(errno.ENOSYS)
+
+    @answered
+    async def release(self, fh: int) -> None:
+        """See Filesystem.release."""
+        await self._filesystem.release(fh)
+
+    @answered
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        """See Filesystem.fsync."""
+        await self._filesystem.fsync(fh)
+
+    @answered
+    async def opendir(self, inode: int, ctx: RequestContext) -> int:
+        """See Filesystem.opendir."""
+        handle = await self._filesystem.opendir(inode)
+        self._listed[handle] = inode
+        return handle
+
+    @answered
+    async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
+        """Entries with their attributes, as many as the kernel takes; each taken one counts as a lookup."""
+        if start_id < DOTS and not await self._reply_dots(fh, start_id, token):
+            return
+        filesystem, reply = self._filesystem, pyfuse3.readdir_reply
+        cookie = max(start_id - DOTS, 0)
+        while True:
+            step = await filesystem.readdir(fh, cookie, LISTING_STEP)
+            for name, attributes, cookie in step:
+                if not reply(token, name, entry(attributes), cookie + DOTS):
+                    return
+                filesystem.remember(attributes.ino)
+            if len(step) < LISTING_STEP:
+                return
+
+    async def _reply_dots(self, fh: int, start_id: int, token: ReaddirToken) -> bool:
+        """The entries "." and ".."; False when the kernel takes no more."""
+        here = self._listed[fh]
+        if start_id == 0 and not pyfuse3.readdir_reply(token, b".", dot_entry(here), 1):
+            return False
+        above = (await self._filesystem.lookup(here, b"..")).ino
+        self._filesystem.forget([(above, 1)])
+        return pyfuse3.readdir_reply(token, b"..", dot_entry(above), DOTS)
+
+    @answered
+    async def releasedir(self, fh: int) -> None:
+        """See Filesystem.releasedir."""
+        self._listed.pop(fh, None)
+        await self._filesystem.releasedir(fh)
+
+    @answered
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        """See Filesystem.fsyncdir."""
+        await self._filesystem.fsyncdir(fh)
+
+    @answered
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        """See Filesystem.statfs."""
+        capacity = await self._filesystem.statfs()
+        made = StatvfsData()
+        made.f_bsize = made.f_frsize = capacity.block_size
+        made.f_blocks = capacity.blocks
+        made.f_bfree = made.f_bavail = capacity.free_blocks
+        made.f_files = capacity.files
+        made.f_ffree = made.f_favail = capacity.free_files
+        made.f_namemax = capacity.name_max
+        return made
+
+    @answered
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        """pyfuse3 has checked XATTR_CREATE and XATTR_REPLACE by asking getxattr."""
+        if name.startswith(b"system."):
+            raise FUSEError(errno.EOPNOTSUPP)
+        await self._filesystem.setxattr(inode, name, value, 0)
+
+    @answered
+    async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        """Asked by the kernel before many a write (security.capability), so quick where there is none."""
+        if name.startswith(b"system."):
+            raise FUSEError(errno.EOPNOTSUPP)
+        return await self._filesystem.getxattr(inode, name)
+
+    @answered
+    async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
+        """See Filesystem.listxattr."""
+        return await self._filesystem.listxattr(inode)
+
+    @answered
+    async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
+        """See Filesystem.removexattr."""
+        if name.startswith(b"system."):
+            raise FUSEError(errno.EOPNOTSUPP)
+        await self._filesystem.removexattr(inode, name)
