@@ -1,0 +1,110 @@
+"""Placement: who gets the shards of a segment."""
+
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storjfs.renter.placement import Candidate, choose, code_for
+
+GIB = 1 << 30
+
+
+def farmer(number: int, **changes: Any) -> Candidate:
+    values: dict[str, Any] = {
+        "contract": number,
+        "node_id": number.to_bytes(32, "big"),
+        "operator": "",
+        "capacity": GIB,
+        "used": 0,
+        "waiting": 0,
+        "score": 1.0,
+        "passed": 1000,
+    }
+    return Candidate(**(values | changes))
+
+
+@given(st.integers(0, 300))
+def test_a_code_never_needs_more_farmers_than_there_are(farmers: int) -> None:
+    k, n = code_for(farmers)
+    assert 1 <= k <= n <= max(farmers, 1)
+
+
+@pytest.mark.parametrize(
+    ("farmers", "code"),
+    [(1, (1, 1)), (2, (1, 2)), (3, (2, 3)), (4, (2, 4)), (5, (3, 5)), (6, (3, 5)), (11, (3, 5)),
+     (12, (3, 10)), (17, (5, 15)), (22, (8, 20)), (52, (20, 50)), (500, (20, 50))],
+)  # fmt: skip
+def test_the_code_follows_the_number_of_farmers(farmers: int, code: tuple[int, int]) -> None:
+    assert code_for(farmers) == code
+
+
+@given(
+    st.lists(
+        st.builds(
+            farmer,
+            st.integers(1, 40),
+            operator=st.sampled_from(["", "a", "b"]),
+            used=st.integers(0, GIB),
+            score=st.floats(0, 1),
+            passed=st.integers(0, 40),
+            resting=st.booleans(),
+            online=st.booleans(),
+        ),
+        unique_by=lambda one: one.contract,
+    ),
+    st.integers(0, 12),
+    st.sets(st.integers(1, 40)),
+    st.integers(),
+)
+def test_choice_is_distinct_fits_and_takes_as_many_as_it_can(
+    farmers: list[Candidate], count: int, exclude: set[int], seed: int
+) -> None:
+    size = 4 << 20
+    chosen = choose(farmers, count, size, exclude, rng=random.Random(seed))
+    able = {
+        one.contract
+        for one in farmers
+        if one.free >= size and not one.resting and one.contract not in exclude
+    }
+    assert len(set(chosen)) == len(chosen) == min(count, len(able))
+    assert set(chosen) <= able
+
+
+def test_two_contracts_of_one_farmer_never_hold_one_segment() -> None:
+    twins = [farmer(1), farmer(2, node_id=farmer(1).node_id)]
+    assert len(choose(twins, 2, 1, rng=random.Random(0))) == 1
+
+
+def test_an_operator_group_gets_a_second_shard_only_where_groups_run_out() -> None:
+    farmers = [farmer(1, operator="x"), farmer(2, operator="x"), farmer(3, operator="y"), farmer(4)]
+    rng = random.Random(0)
+    for _ in range(50):
+        assert {1, 2} - set(choose(farmers, 3, 1, rng=rng))
+    assert sorted(choose(farmers, 4, 1, rng=rng)) == [1, 2, 3, 4]
+    assert all(choose(farmers, 1, 1, [1], taken_groups=["x"], rng=rng)[0] != 2 for _ in range(50))
+
+
+def test_new_farmers_get_a_small_share_while_known_ones_are_left() -> None:
+    farmers = [farmer(n) for n in range(1, 11)] + [farmer(n, passed=0) for n in range(11, 31)]
+    rng = random.Random(0)
+    for _ in range(50):
+        assert sum(number > 10 for number in choose(farmers, 5, 1, rng=rng)) <= 1
+
+
+def test_a_bad_score_is_the_last_choice_but_better_than_nobody() -> None:
+    farmers = [farmer(n) for n in range(1, 5)] + [farmer(5, score=0.1), farmer(6, online=False)]
+    rng = random.Random(0)
+    assert all(set(choose(farmers, 4, 1, rng=rng)) == {1, 2, 3, 4} for _ in range(20))
+    assert set(choose(farmers, 5, 1, rng=rng)) == {1, 2, 3, 4, 5}
+    assert set(choose(farmers, 6, 1, rng=rng)) == {1, 2, 3, 4, 5, 6}
+
+
+def test_load_goes_where_there_is_room() -> None:
+    farmers = [farmer(1, used=GIB * 9 // 10), farmer(2)]
+    rng = random.Random(0)
+    first = Counter(choose(farmers, 1, 1, rng=rng)[0] for _ in range(1000))
+    assert first[2] > 5 * first[1]
