@@ -99,6 +99,7 @@ CREATE TABLE shard (
 ) WITHOUT ROWID;
 CREATE INDEX shard_by_segment ON shard (seg, idx);
 CREATE INDEX shard_by_contract ON shard (contract);
+CREATE INDEX shard_unwell ON shard (seg) WHERE state IN (0, 3);  -- what start-up and repair look for
 
 CREATE TABLE doomed (                      -- shards whose deletion a farmer has yet to confirm
     shard_id    BLOB NOT NULL PRIMARY KEY,
