@@ -1,0 +1,497 @@
+"""What is known of segments and shards: meta.db's rows, and on top of them the changes not yet committed.
+
+A segment in memory is the truth about itself; one that is not in memory has no uncommitted change, so its rows
+are. Memory holds what is unsent, changed or pinned, and a bounded number of others.
+"""
+
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from storjfs.coding.frames import Algorithm, FrameCipher, preferred_algorithm
+from storjfs.keys import VolumeKeys
+from storjfs.renter.repair_policy import Health, health
+from storjfs.segments.values import SegmentUnreadable, ShardState, State
+from storjfs.store import MetaStore, Statement
+
+REMEMBERED: Final = 1024
+"""Segments kept in memory besides those that have to be."""
+
+NOBODY: Final = 0
+"""Stands for the contract of a shard that was never placed; contracts count from 1."""
+
+SegmentRow = tuple[int, bytes, int, int, int, int, int, int, int]
+ShardRow = tuple[bytes, int, int, int, bytes, bytes, int, int]
+RunRow = tuple[int, int, int, int, int]
+
+_SEGMENT_COLUMNS: Final = "seg, segment_id, state, algorithm, k, n, size, live, created"
+_SHARD_COLUMNS: Final = "shard_id, seg, idx, contract, root, checksum, length, state"
+_TALLY_KEYS: Final = {
+    Health.LOST: "segments_lost",
+    Health.AT_RISK: "segments_at_risk",
+    Health.DEGRADED: "segments_degraded",
+    Health.FULL: "segments_full",
+}
+_STORED_BYTES: Final = "segments_stored_bytes"
+_SMALL: Final = "segments_small"
+
+
+class Shard:
+    """One row of the shard table."""
+
+    __slots__ = ("checksum", "contract", "idx", "length", "root", "seg", "shard_id", "state")
+
+    def __init__(self, row: ShardRow) -> None:
+        self.shard_id, self.seg, self.idx, self.contract, self.root, self.checksum, self.length, state = row
+        self.state = ShardState(state)
+
+    def row(self) -> ShardRow:
+        return (
+            self.shard_id,
+            self.seg,
+            self.idx,
+            self.contract,
+            self.root,
+            self.checksum,
+            self.length,
+            int(self.state),
+        )
+
+    @property
+    def held(self) -> bool:
+        return self.state is ShardState.HELD or self.state is ShardState.SUSPECT
+
+
+class Segment:
+    """One segment. `live` counts plaintext bytes that extents point to; `size` sealed bytes.
+
+    `pins` keeps its data from being deleted while somebody reads; change it only through `Catalogue.pinned`.
+    """
+
+    __slots__ = (
+        "_cipher",
+        "_key",
+        "algorithm",
+        "created",
+        "dirty",
+        "flying",
+        "k",
+        "live",
+        "n",
+        "pins",
+        "seg",
+        "segment_id",
+        "shards",
+        "size",
+        "state",
+    )
+
+    def __init__(self, row: SegmentRow, key: Callable[[bytes, int], bytes]) -> None:
+        self.seg, self.segment_id, state, algorithm, self.k, self.n, self.size, self.live, self.created = row
+        self.state = State(state)
+        self.algorithm = Algorithm(algorithm)
+        self._key = key
+        self._cipher: FrameCipher | None = None
+        self.shards: list[Shard] | None = None
+        self.dirty = False
+        self.flying = False
+        self.pins = 0
+
+    @property
+    def cipher(self) -> FrameCipher:
+        if self._cipher is None:
+            key = self._key(self.segment_id, int(self.algorithm))
+            self._cipher = FrameCipher(key, self.segment_id, self.algorithm)
+        return self._cipher
+
+    @property
+    def unsent(self) -> bool:
+        return self.state is State.OPEN or self.state is State.CLOSED
+
+    @property
+    def needed(self) -> int:
+        """Receipts from which on the segment survives the loss of this machine: k + ceil((n - k) / 2)."""
+        return self.k + (self.n - self.k + 1) // 2
+
+    def row(self) -> SegmentRow:
+        return (
+            self.seg,
+            self.segment_id,
+            int(self.state),
+            int(self.algorithm),
+            self.k,
+            self.n,
+            self.size,
+            self.live,
+            self.created,
+        )
+
+
+class Catalogue:
+    """The tables segment, shard, run and doomed. All methods belong to the loop's thread and do not wait.
+
+    A participant of the group commit: `MetaStore` calls freeze, before_commit and committed. `barrier` makes what
+    the commit thread has to wait for. `emptied` is called for a closed segment whose last live byte went.
+    """
+
+    def __init__(self, store: MetaStore, keys: VolumeKeys) -> None:
+        self._store = store
+        self._content_key = keys.content_key
+        self._loaded: OrderedDict[int, Segment] = OrderedDict()
+        self.unsent: dict[int, Segment] = {}
+        self.runs: list[RunRow] = []
+        """Runs appended since the last freeze; the journal adds to it."""
+        self._dirty: list[Segment] = []
+        self._flying: list[Segment] = []
+        self._shard_changes: dict[bytes, ShardRow | None] = {}
+        self._doomed_changes: dict[bytes, int | None] = {}
+        self._dropped: list[int] = []
+        self._gone: set[int] = set()
+        self._when_frozen: list[Callable[[], None]] = []
+        self._when_committed: list[tuple[int, Callable[[], None]]] = []
+        self.barrier: Callable[[], Callable[[], None] | None] = lambda: None
+        self.emptied: Callable[[Segment], None] = lambda segment: None
+        self.hurt: Callable[[Segment], None] = lambda segment: None
+        """Called for a stored segment that lost a shard."""
+        counters = dict(store.read("SELECT key, value FROM counters"))
+        self._next = int(counters.get("next_seg", 1))
+        self._tally = {kind: int(counters.get(key, 0)) for kind, key in _TALLY_KEYS.items()}
+        self.stored_bytes = int(counters.get(_STORED_BYTES, 0))
+        self.small = int(counters.get(_SMALL, 0))
+        self._counters_changed = False
+        for row in store.read(f"SELECT {_SEGMENT_COLUMNS} FROM segment WHERE state IN (0, 1)"):
+            segment = self._remember(Segment(row, self._content_key))
+            self.unsent[segment.seg] = segment
+        store.join(self)
+
+    # --- the group commit ---
+
+    def freeze(self) -> Sequence[Statement]:
+        statements: list[Statement] = []
+        if self._dropped:
+            gone = [(seg,) for seg in self._dropped]
+            statements.append(("DELETE FROM run WHERE (seg) IN (VALUES (?))", gone))
+            statements.append(("DELETE FROM segment WHERE (seg) IN (VALUES (?))", gone))
+            self._dropped = []
+        rows = []
+        for segment in self._dirty:
+            segment.dirty = False
+            if segment.seg not in self._gone:
+                segment.flying = True
+                self._flying.append(segment)
+                rows.append(segment.row())
+        self._dirty = []
+        if rows:
+            statements.append(("REPLACE INTO segment VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows))
+        if self.runs:
+            statements.append(("REPLACE INTO run VALUES (?, ?, ?, ?, ?)", self.runs))
+            self.runs = []
+        statements += self._frozen_shards()
+        if self._counters_changed:
+            self._counters_changed = False
+            pairs = [(key, self._tally[kind]) for kind, key in _TALLY_KEYS.items()]
+            pairs += [("next_seg", self._next), (_STORED_BYTES, self.stored_bytes), (_SMALL, self.small)]
+            statements.append(("REPLACE INTO counters VALUES (?, ?)", pairs))
+        group = self._store.group
+        self._when_committed += [(group, call) for call in self._when_frozen]
+        self._when_frozen = []
+        return statements
+
+    def _frozen_shards(self) -> Iterator[Statement]:
+        changes, self._shard_changes = self._shard_changes, {}
+        doomed, self._doomed_changes = self._doomed_changes, {}
+        put = [row for row in changes.values() if row is not None]
+        removed = [(shard_id,) for shard_id, row in changes.items() if row is None]
+        if removed:
+            yield "DELETE FROM shard WHERE (shard_id) IN (VALUES (?))", removed
+        if put:
+            yield "REPLACE INTO shard VALUES (?, ?, ?, ?, ?, ?, ?, ?)", put
+        ids = [(shard_id, contract) for shard_id, contract in doomed.items() if contract is not None]
+        confirmed = [(shard_id,) for shard_id, contract in doomed.items() if contract is None]
+        if ids:
+            yield "REPLACE INTO doomed VALUES (?, ?)", ids
+        if confirmed:
+            yield "DELETE FROM doomed WHERE (shard_id) IN (VALUES (?))", confirmed
+
+    def before_commit(self) -> Callable[[], None] | None:
+        return self.barrier()
+
+    def committed(self, group: int) -> None:
+        for segment in self._flying:
+            segment.flying = False
+        self._flying = []
+        due = [call for number, call in self._when_committed if number <= group]
+        self._when_committed = [entry for entry in self._when_committed if entry[0] > group]
+        for call in due:
+            call()
+        self._forget_some()
+
+    def when_committed(self, call: Callable[[], None]) -> None:
+        """Call `call` on the loop once the changes made until now are durable."""
+        self._when_frozen.append(call)
+        self._store.changed()
+
+    # --- segments ---
+
+    def get(self, seg: int) -> Segment:
+        """The segment with number `seg`. Raises SegmentUnreadable where there is none."""
+        segment = self._loaded.get(seg)
+        if segment is None:
+            segment = self._load(seg)
+        return segment
+
+    def _load(self, seg: int) -> Segment:
+        rows = self._store.read(f"SELECT {_SEGMENT_COLUMNS} FROM segment WHERE seg = ?", (seg,))
+        if not rows or seg in self._gone:
+            raise SegmentUnreadable(seg, "the metadata does not know it")
+        self._forget_some()
+        return self._remember(Segment(rows[0], self._content_key))
+
+    def _remember(self, segment: Segment) -> Segment:
+        self._loaded[segment.seg] = segment
+        return segment
+
+    def _forget_some(self) -> None:
+        """Drop old segments that their rows describe as well. Looks at a few only, so that it is cheap."""
+        over = len(self._loaded) - REMEMBERED
+        for _ in range(min(over, 64)):
+            seg, segment = self._loaded.popitem(last=False)
+            if segment.dirty or segment.flying or segment.pins or segment.unsent or segment.state is State.DOOMED:
+                self._loaded[seg] = segment
+
+    @contextmanager
+    def pinned(self, segment: Segment) -> Iterator[None]:
+        """Keep `segment` in memory and its data from being deleted; needed by whoever waits with it at hand."""
+        segment.pins += 1
+        try:
+            yield
+        finally:
+            segment.pins -= 1
+
+    def create(self, now: int | None = None) -> Segment:
+        """A new open segment. `now` in nanoseconds since 1970."""
+        algorithm = int(preferred_algorithm())
+        created = time.time_ns() if now is None else now
+        row = (self._next, os.urandom(16), int(State.OPEN), algorithm, 0, 0, 0, 0, created)
+        segment = self._remember(Segment(row, self._content_key))
+        self._next += 1
+        self._counters_changed = True
+        self.unsent[segment.seg] = segment
+        self.changed(segment)
+        return segment
+
+    def changed(self, segment: Segment) -> None:
+        """Note that the row of `segment` has to be written again."""
+        if not segment.dirty:
+            segment.dirty = True
+            self._dirty.append(segment)
+            self._store.changed()
+
+    def live(self, seg: int, delta: int) -> None:
+        """`delta` more (or fewer) plaintext bytes of the segment are pointed to."""
+        segment = self._loaded.get(seg)
+        if segment is None:
+            segment = self._load(seg)
+        segment.live += delta
+        if not segment.dirty:
+            self.changed(segment)
+        if segment.live <= 0 and segment.state is not State.OPEN:
+            self.emptied(segment)
+
+    def close(self, segment: Segment) -> None:
+        """open -> closed."""
+        segment.state = State.CLOSED
+        self.changed(segment)
+
+    def set_code(self, segment: Segment, k: int, n: int) -> None:
+        segment.k, segment.n = k, n
+        self.changed(segment)
+
+    def stored(self, segment: Segment, *, small: bool) -> None:
+        """closed -> stored; from here on the segment counts in the tallies."""
+        segment.state = State.STORED
+        self.unsent.pop(segment.seg, None)
+        self.stored_bytes += segment.size
+        self.small += small
+        self._count(self.health_of(segment), 1)
+        self.changed(segment)
+
+    def doom(self, segment: Segment, *, small: bool) -> None:
+        """stored or closed -> doomed: nothing points to it any more."""
+        if segment.state is State.STORED:
+            self.stored_bytes -= segment.size
+            self.small -= small
+            self._count(self.health_of(segment), -1)
+        self.unsent.pop(segment.seg, None)
+        segment.state = State.DOOMED
+        self.changed(segment)
+
+    def drop(self, segment: Segment) -> None:
+        """doomed -> gone: its shards are to be deleted at the farmers, its rows vanish."""
+        for shard in list(self.shards(segment)):
+            self.remove_shard(segment, shard)
+        self._dropped.append(segment.seg)
+        self._gone.add(segment.seg)
+        self._loaded.pop(segment.seg, None)
+        self.when_committed(lambda: self._gone.discard(segment.seg))
+
+    def doomed_segments(self) -> list[Segment]:
+        """Those found doomed in the database (at start-up)."""
+        rows = self._store.read("SELECT seg FROM segment WHERE state = ? LIMIT 4096", (int(State.DOOMED),))
+        return [self.get(seg) for (seg,) in rows if seg not in self._gone]
+
+    def stored_after(self, seg: int, limit: int) -> list[Segment]:
+        """The next `limit` segments behind number `seg`, uncommitted ones left out; for walks in bounded steps."""
+        rows = self._store.read(
+            f"SELECT {_SEGMENT_COLUMNS} FROM segment WHERE seg > ? ORDER BY seg LIMIT ?", (seg, limit)
+        )
+        found = []
+        for row in rows:
+            known = self._loaded.get(row[0])
+            if row[0] not in self._gone:
+                found.append(Segment(row, self._content_key) if known is None else known)
+        return found
+
+    def runs_of(self, seg: int, after: int, limit: int) -> list[tuple[int, int, int, int]]:
+        """Committed runs of a segment behind position `after` (-1 for all) as (pos, length, ino, off)."""
+        return self._store.read(
+            "SELECT pos, length, ino, off FROM run WHERE seg = ? AND pos > ? ORDER BY pos LIMIT ?",
+            (seg, after, limit),
+        )
+
+    # --- shards ---
+
+    def shards(self, segment: Segment) -> list[Shard]:
+        """All rows of a segment, those being uploaded and lost ones included. Not to be changed by the caller."""
+        if segment.shards is None:
+            rows = self._store.read(f"SELECT {_SHARD_COLUMNS} FROM shard WHERE seg = ?", (segment.seg,))
+            segment.shards = [Shard(row) for row in rows]
+        return segment.shards
+
+    def held(self, segment: Segment) -> dict[int, Shard]:
+        """The shards not known to be lost, by index."""
+        return {shard.idx: shard for shard in self.shards(segment) if shard.held}
+
+    def health_of(self, segment: Segment) -> Health:
+        return health(segment.k, segment.n, len(self.held(segment)))
+
+    def add_shard(self, segment: Segment, idx: int, contract: int, length: int) -> Shard:
+        """A row with a new id for an upload about to start."""
+        shard = Shard(
+            (os.urandom(32), segment.seg, idx, contract, b"", b"", length, int(ShardState.UPLOADING))
+        )
+        self.shards(segment).append(shard)
+        self._changed_shard(segment, shard)
+        return shard
+
+    def shard_held(self, segment: Segment, shard: Shard, root: bytes, checksum: bytes) -> None:
+        """The farmer signed for the shard. Rows of the same index that are lost give way to it."""
+        before = self._health_if_stored(segment)
+        shard.root, shard.checksum, shard.state = root, checksum, ShardState.HELD
+        self._changed_shard(segment, shard)
+        for other in [one for one in self.shards(segment) if one.idx == shard.idx and one is not shard]:
+            if other.state is not ShardState.UPLOADING:
+                self._take_out(segment, other)
+        self._recount(segment, before)
+
+    def shard_lost(self, segment: Segment, shard: Shard) -> None:
+        """The farmer does not have the shard any more, or not as it should be. Idempotent."""
+        if shard.state is ShardState.LOST:
+            return
+        before = self._health_if_stored(segment)
+        shard.state = ShardState.LOST
+        self._changed_shard(segment, shard)
+        self._recount(segment, before)
+        if segment.state is State.STORED:
+            self.hurt(segment)
+
+    def never_placed(self, segment: Segment, idx: int, length: int) -> None:
+        """No farmer could be found for `idx`: a lost row stands for it, so that repair finds it later."""
+        shard = self.add_shard(segment, idx, NOBODY, length)
+        shard.state = ShardState.LOST
+        self._changed_shard(segment, shard)
+
+    def remove_shard(self, segment: Segment, shard: Shard) -> None:
+        """Take a row out; its farmer is asked to delete the shard."""
+        before = self._health_if_stored(segment)
+        self._take_out(segment, shard)
+        self._recount(segment, before)
+
+    def _take_out(self, segment: Segment, shard: Shard) -> None:
+        self.shards(segment).remove(shard)
+        self._shard_changes[shard.shard_id] = None
+        if shard.contract != NOBODY:
+            self._doomed_changes[shard.shard_id] = shard.contract
+        self.changed(segment)
+
+    def _changed_shard(self, segment: Segment, shard: Shard) -> None:
+        self._shard_changes[shard.shard_id] = shard.row()
+        # The segment stays in memory, and with it its shards, until the change is committed.
+        self.changed(segment)
+
+    def unwell(self, after: int, limit: int) -> list[int]:
+        """Numbers of segments with uploading or lost shard rows behind `after`, in order, as committed."""
+        rows = self._store.read(
+            "SELECT DISTINCT seg FROM shard WHERE state IN (0, 3) AND seg > ? ORDER BY seg LIMIT ?", (after, limit)
+        )
+        return [seg for (seg,) in rows]
+
+    def shards_under(self, contract: int, after: bytes, limit: int) -> list[tuple[bytes, int]]:
+        """Shards of a contract behind id `after` as (shard id, seg), as committed."""
+        return self._store.read(
+            "SELECT shard_id, seg FROM shard WHERE contract = ? AND shard_id > ? ORDER BY shard_id LIMIT ?",
+            (contract, after, limit),
+        )
+
+    # --- deletion ---
+
+    def doomed_contracts(self, after: int = -1) -> Iterator[int]:
+        """The contracts with shards to be deleted, one query each."""
+        while True:
+            rows = self._store.read(
+                "SELECT contract FROM doomed WHERE contract > ? ORDER BY contract LIMIT 1", (after,)
+            )
+            if not rows:
+                return
+            after = rows[0][0]
+            yield after
+
+    def doomed_under(self, contract: int, limit: int) -> list[bytes]:
+        """Some shards of a contract whose deletion is committed but not confirmed."""
+        rows = self._store.read(
+            "SELECT shard_id FROM doomed WHERE contract = ? LIMIT ?",
+            (contract, limit + len(self._doomed_changes)),
+        )
+        return [shard_id for (shard_id,) in rows if shard_id not in self._doomed_changes][:limit]
+
+    def deletion_confirmed(self, shard_ids: Iterable[bytes]) -> None:
+        for shard_id in shard_ids:
+            self._doomed_changes[shard_id] = None
+        self._store.changed()
+
+    # --- tallies ---
+
+    def tally(self) -> dict[Health, int]:
+        """Stored segments by health."""
+        return dict(self._tally)
+
+    def waiting_bytes(self) -> int:
+        return sum(segment.size for segment in self.unsent.values())
+
+    def _health_if_stored(self, segment: Segment) -> Health | None:
+        return self.health_of(segment) if segment.state is State.STORED else None
+
+    def _recount(self, segment: Segment, before: Health | None) -> None:
+        if before is None:
+            return
+        after = self.health_of(segment)
+        if after is not before:
+            self._count(before, -1)
+            self._count(after, 1)
+
+    def _count(self, kind: Health, delta: int) -> None:
+        self._tally[kind] += delta
+        self._counters_changed = True
