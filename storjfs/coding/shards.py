@@ -1,9 +1,9 @@
 """The shard seal: each shard encrypted once more after erasure coding, piece by piece.
 
-A sealed piece is `ciphertext (65536) | tag (16)`. The nonce of piece `i` is `i` as 12 bytes, big-endian,
-which is sound because a shard key seals one shard once: a shard that is made again gets a new id and so a new
-key. The nonce is also what binds a piece to its place, so there are no associated data. How many pieces a
-shard has is not sealed; the receipt and the Merkle root carry the length.
+A sealed piece is `ciphertext (65536) | tag (16)`, AES-256-GCM. The nonce of piece `i` is `i` as 12 bytes,
+big-endian, which is sound because a shard key seals one shard once: a shard that is made again gets a new id
+and so a new key. The nonce is also what binds a piece to its place, so there are no associated data. How many
+pieces a shard has is not sealed; the receipt and the Merkle root carry the length.
 """
 
 from collections.abc import Callable
@@ -30,11 +30,10 @@ class ShardCipher:
     `key` is the shard key (32 bytes). Usable from several threads at once; the cipher runs without the GIL.
     """
 
-    __slots__ = ("_decrypt_into", "_encrypt_into", "algorithm")
+    __slots__ = ("_decrypt_into", "_encrypt_into")
 
-    def __init__(self, key: Buffer, algorithm: Algorithm = Algorithm.AES_256_GCM) -> None:
-        cipher = aead(algorithm, key)
-        self.algorithm = algorithm
+    def __init__(self, key: Buffer) -> None:
+        cipher = aead(Algorithm.AES_256_GCM, key)
         self._encrypt_into: Callable[[Buffer, Buffer, None, Buffer], int] = cipher.encrypt_into
         self._decrypt_into: Callable[[Buffer, Buffer, None, Buffer], int] = cipher.decrypt_into
 
