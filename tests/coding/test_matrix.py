@@ -1,4 +1,4 @@
-"""The matrix read off zfec is the one that docs/formats/coding.md constructs, here built from the text alone."""
+"""The matrix read off zfec is the one that docs/formats/coding.md constructs, built from the text alone."""
 
 import pytest
 
