@@ -1,0 +1,244 @@
+"""The shelf: sealed shards as files, each with the leaf hashes that its proofs are made from.
+
+A shard on its way in is a file in `arriving/`, named by its id. Once its content is on the disk and its
+folder is synced, the index row is committed; only then is the file renamed to its place. So, at start, what
+lies in `arriving/` is finished where the index knows it, and removed where it does not: after a crash at
+any step the whole shard is there, or nothing of it. On the way out the row moves to the list of doomed
+shards, the file is removed, then the list is shortened. Nothing here looks at all shards, ever.
+
+Blocking; `Arrival.write`, `Arrival.finish`, `read` and `prove` may run in any thread, the accounting belongs
+to the loop's.
+"""
+
+import os
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from storjfs.coding import merkle
+from storjfs.coding.buffers import Buffer
+from storjfs.errors import StorjfsError
+from storjfs.farmer.disk import Disk
+from storjfs.protocol.ids import Digest, ShardId, short
+
+BATCH: Final = 1 << 20
+"""How much of a shard is received before it is hashed and written; a multiple of the leaf."""
+FOOTER: Final = struct.Struct(">16sQ32sII")
+MAGIC: Final = b"storjfs shard 1\0"
+KEEP_FREE: Final = 64 << 20
+"""Bytes of the disk that are never used, whatever the limit allows."""
+
+
+class NoRoom(StorjfsError):
+    """The limit or the disk has no room for this shard."""
+
+
+class ShardDamaged(StorjfsError):
+    """The file of a shard is missing, shorter than it must be, or not what its root says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the index knows about a shard on the shelf; `length` in bytes without leaf hashes and footer."""
+
+    shard_id: ShardId
+    root: Digest
+    length: int
+
+
+def footprint(length: int) -> int:
+    """Bytes of the file of a shard of `length` bytes: the shard, its leaf hashes, the footer."""
+    return length + merkle.leaf_count(length) * merkle.HASH + FOOTER.size
+
+
+def reserve_for(capacity: int) -> int:
+    """Bytes that shards of `capacity` bytes in all may take, if none is smaller than two leaves' worth."""
+    return capacity + capacity // 64
+
+
+class Arrival:
+    """A shard on its way in. Its room is reserved until `finish` and a commit, or `abandon`.
+
+    `write` and `finish` run in a worker thread, one at a time, and belong to one task.
+    """
+
+    __slots__ = ("_file", "_leaves", "_shelf", "_written", "cancelled", "length", "shard_id")
+
+    def __init__(self, shelf: "Shelf", shard_id: ShardId, length: int) -> None:
+        self._shelf = shelf
+        self.shard_id = shard_id
+        self.length = length
+        self._file = -1
+        self._written = 0
+        self._leaves: list[bytes] = []
+        self.cancelled = False
+        """Set where the renter deletes the shard before it has arrived."""
+
+    def write(self, batch: Buffer) -> None:
+        """The next bytes; all but the last batch are whole leaves. Raises OSError."""
+        if self._file < 0:
+            self._file = self._shelf.disk.create(self._shelf.arriving_path(self.shard_id))
+        self._leaves.append(merkle.leaf_hashes(batch))
+        self._shelf.disk.write(self._file, batch, self._written)
+        self._written += len(batch)
+
+    def finish(self, batch: Buffer) -> Digest:
+        """The last bytes; returns the root once all is on the disk. Raises OSError."""
+        self.write(batch)
+        if self._written != self.length:
+            raise ValueError("a shard must be written whole")
+        leaves = b"".join(self._leaves)
+        root = Digest(merkle.tree_root(leaves, self.length))
+        footer = FOOTER.pack(MAGIC, self.length, root, merkle.LEAF, 0)
+        self._shelf.disk.write(self._file, leaves + footer, self.length)
+        self._shelf.disk.sync_data(self._file)
+        self._close()
+        return root
+
+    def discard(self) -> None:
+        """Remove what was written. Runs anywhere; the reservation is not touched."""
+        if self._written or self._file >= 0:
+            self._close()
+            self._shelf.disk.remove(self._shelf.arriving_path(self.shard_id))
+
+    def _close(self) -> None:
+        if self._file >= 0:
+            file, self._file = self._file, -1
+            self._shelf.disk.close(file)
+
+
+class Shelf:
+    """The shard files under `folder` and the room they take: at most `limit` bytes, arrivals included.
+
+    The index itself is the owner's: it tells `stored` at start, and what it committed.
+    """
+
+    def __init__(self, folder: Path, limit: int, stored: int = 0, disk: Disk | None = None) -> None:
+        self.folder = folder
+        self.limit = limit
+        self.stored = stored
+        self.disk = disk or Disk()
+        self.arrivals: dict[ShardId, Arrival] = {}
+        self._arriving_bytes = 0
+        self._arriving = folder / "arriving"
+        self._arriving.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @property
+    def taken(self) -> int:
+        """Bytes on the shelf or promised to arrivals."""
+        return self.stored + self._arriving_bytes
+
+    def path(self, shard_id: ShardId) -> Path:
+        """Where the shard lies."""
+        name = shard_id.hex()
+        return self.folder / name[:2] / name
+
+    def arriving_path(self, shard_id: ShardId) -> Path:
+        """Where the shard lies until its row is committed."""
+        return self._arriving / shard_id.hex()
+
+    # --- in ---
+
+    def begin(self, shard_id: ShardId, length: int) -> Arrival:
+        """Reserve room for a shard. Raises NoRoom. The id must be neither held nor arriving."""
+        if shard_id in self.arrivals:
+            raise ValueError("this shard is arriving already")
+        needed = footprint(length)
+        if self.taken + needed > self.limit:
+            raise NoRoom("the farmer's limit is reached")
+        if self.disk.free(self._arriving) - self._arriving_bytes < needed + KEEP_FREE:
+            raise NoRoom("the farmer's disk is full")
+        arrival = self.arrivals[shard_id] = Arrival(self, shard_id, length)
+        self._arriving_bytes += needed
+        return arrival
+
+    def abandon(self, arrival: Arrival) -> None:
+        """Give the room of an arrival back; its file is gone (`discard`) or never was. Idempotent."""
+        if self.arrivals.pop(arrival.shard_id, None) is not None:
+            self._arriving_bytes -= footprint(arrival.length)
+
+    def settled(self, arrival: Arrival) -> None:
+        """The row of an arrival is committed and its file in its place."""
+        self.abandon(arrival)
+        self.stored += footprint(arrival.length)
+
+    def sync_arriving(self) -> None:
+        """The names of finished arrivals survive power loss: before the commit of their rows. Blocking."""
+        self.disk.sync_folder(self._arriving)
+
+    def place(self, shard_id: ShardId) -> None:
+        """Move an arrival to its place: after the commit of its row. Blocking."""
+        self.disk.rename(self.arriving_path(shard_id), self.path(shard_id))
+
+    def recover(self, known: Callable[[ShardId], bool]) -> None:
+        """At start: finish the arrivals whose rows were committed, remove the others. Blocking."""
+        for entry in list(os.scandir(self._arriving)):
+            shard_id = _id_of(entry.name)
+            if shard_id is not None and known(shard_id):
+                self.place(shard_id)
+            else:
+                self.disk.remove(Path(entry.path))
+
+    # --- out ---
+
+    def remove(self, shard_ids: Iterable[ShardId]) -> None:
+        """Remove the files of shards whose rows are doomed. Idempotent, blocking."""
+        for shard_id in shard_ids:
+            self.disk.remove(self.path(shard_id))
+
+    def removed(self, lengths: Iterable[int]) -> None:
+        """Shards of these lengths are gone: their room is free."""
+        self.stored -= sum(footprint(length) for length in lengths)
+
+    # --- reading ---
+
+    def read(self, held: Held, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset`. Raises ShardDamaged for a file that is missing or too short."""
+        file = self._open(held)
+        try:
+            data = os.pread(file, length, offset)
+        finally:
+            os.close(file)
+        if len(data) != length or offset + length > held.length:
+            raise ShardDamaged(f"shard {short(held.shard_id)} is shorter than it must be")
+        return data
+
+    def prove(self, held: Held, indices: Sequence[int]) -> list[tuple[bytes, bytes]]:
+        """`(leaf, path)` for each index: one small read per leaf, and the stored leaf hashes.
+
+        Raises ShardDamaged where the result would not convince: a farmer should learn that first.
+        """
+        file = self._open(held)
+        try:
+            hashes = os.pread(file, merkle.leaf_count(held.length) * merkle.HASH, held.length)
+            leaves = [
+                os.pread(file, min(merkle.LEAF, held.length - index * merkle.LEAF), index * merkle.LEAF)
+                for index in indices
+            ]
+        finally:
+            os.close(file)
+        paths = merkle.prove(hashes, indices)
+        for index, leaf, path in zip(indices, leaves, paths, strict=True):
+            if not merkle.verify(held.root, held.length, index, leaf, path):
+                raise ShardDamaged(f"leaf {index} of shard {short(held.shard_id)} has rotted")
+        return list(zip(leaves, paths, strict=True))
+
+    def _open(self, held: Held) -> int:
+        try:
+            file = os.open(self.path(held.shard_id), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise ShardDamaged(f"shard {short(held.shard_id)} cannot be opened: {error}") from error
+        if os.fstat(file).st_size != footprint(held.length):
+            os.close(file)
+            raise ShardDamaged(f"shard {short(held.shard_id)} is shorter than it must be")
+        return file
+
+
+def _id_of(name: str) -> ShardId | None:
+    try:
+        data = bytes.fromhex(name)
+    except ValueError:
+        return None
+    return ShardId(data) if len(data) == 32 else None
