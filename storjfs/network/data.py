@@ -1,0 +1,235 @@
+"""Data connections: one shard, or a range of one, at a time, as a header frame and raw bytes."""
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Protocol, TypeVar
+
+import trio
+
+from storjfs.network.failures import PeerUnreachable, RequestTimeout
+from storjfs.network.frames import Buffer, FrameStream
+from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
+from storjfs.protocol.framing import (
+    encode_answer,
+    encode_failure,
+    encode_request,
+    open_answer,
+    open_request,
+)
+from storjfs.protocol.ids import NodeId
+from storjfs.protocol.messages import Get, GetAnswer, Put, PutAnswer, Request
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_FATAL = (ProtocolViolation, trio.BrokenResourceError, trio.ClosedResourceError)
+"""What a broken transfer raises: nothing can be answered any more."""
+
+IDLE_SECONDS = 300.0
+"""A server closes a data connection on which nothing is asked for so long."""
+STALL_SECONDS = 30.0
+"""... or within a transfer that does not move for so long."""
+_SLOWEST = 32 << 10
+"""Bytes per second that a receiver must manage on average, or it is cut off."""
+_SKIP = 64 << 10
+
+
+class ShardSource:
+    """The bytes that follow a put: `length` of them, to be read once."""
+
+    __slots__ = ("_frames", "_left", "length")
+
+    def __init__(self, frames: FrameStream, length: int) -> None:
+        self.length = length
+        self._frames, self._left = frames, length
+
+    async def receive_into(self, view: memoryview) -> int:
+        """Some bytes into `view` (not empty): at least one, 0 after the last.
+
+        Raises ProtocolViolation where the connection ends or stands still before.
+        """
+        wanted = min(len(view), self._left)
+        if not wanted:
+            return 0
+        with trio.move_on_after(STALL_SECONDS) as stall:
+            count = await self._frames.receive_some_into(view[:wanted])
+            if not count:
+                raise ProtocolViolation("the stream ended within a shard")
+            self._left -= count
+            return count
+        assert stall.cancelled_caught
+        raise ProtocolViolation(f"nothing came for {STALL_SECONDS:g} s within a shard")
+
+    async def receive_exactly(self, view: memoryview) -> None:
+        """Fill `view`, at most as long as what is left. Raises as `receive_into`, and ValueError."""
+        if len(view) > self._left:
+            raise ValueError("more wanted than the shard has left")
+        done = 0
+        while done < len(view):
+            done += await self.receive_into(view[done:])
+
+    async def skip(self) -> None:
+        """Read what is left and drop it."""
+        scratch = memoryview(bytearray(min(_SKIP, max(self._left, 1))))
+        while await self.receive_into(scratch):
+            pass
+
+
+class ShardService(Protocol):
+    """The part of `service.Service` that data connections need."""
+
+    async def put(self, peer: NodeId, header: Put, source: ShardSource, /) -> PutAnswer: ...
+
+    async def get(self, peer: NodeId, header: Get, /) -> Buffer: ...
+
+
+async def serve_shards(frames: FrameStream, peer: NodeId, service: ShardService) -> None:
+    """Serve puts and gets until the other side closes or falls idle. Raises ProtocolViolation."""
+    while True:
+        frame = None
+        with trio.move_on_after(IDLE_SECONDS):
+            frame = await frames.receive_frame()
+        if frame is None:
+            return
+        header = open_request(frame)
+        if isinstance(header, Put):
+            await _serve_put(frames, frame.id, peer, header, service)
+        elif isinstance(header, Get):
+            await _serve_get(frames, frame.id, peer, header, service)
+        else:
+            raise ProtocolViolation(f"{type(header).__name__} on a data connection")
+
+
+async def _serve_put(
+    frames: FrameStream, number: int, peer: NodeId, header: Put, service: ShardService
+) -> None:
+    source = ShardSource(frames, header.length)
+    try:
+        answer = encode_answer(number, await service.put(peer, header, source))
+    except _FATAL:
+        raise
+    except Exception as error:
+        answer = _refusal(number, error)
+    await source.skip()
+    await frames.send(answer)
+
+
+async def _serve_get(
+    frames: FrameStream, number: int, peer: NodeId, header: Get, service: ShardService
+) -> None:
+    try:
+        data = await service.get(peer, header)
+        if len(data) != header.length:
+            raise ValueError(f"{len(data)} bytes to send where {header.length} were asked for")
+    except Exception as error:
+        await frames.send(_refusal(number, error))
+        return
+    with trio.move_on_after(STALL_SECONDS + header.length / _SLOWEST) as scope:
+        await frames.send(encode_answer(number, GetAnswer(header.length)))
+        await frames.send(data)
+    if scope.cancelled_caught:
+        raise ProtocolViolation("the peer reads too slowly")
+
+
+def _refusal(number: int, error: Exception) -> bytes:
+    if isinstance(error, RequestFailed):
+        return encode_failure(number, error.code, error.detail)
+    log.error("serving a shard failed", exc_info=error)
+    return encode_failure(number, ErrorCode.INTERNAL)
+
+
+class DataPool:
+    """At most `size` data connections to one farmer, made by `connect` when needed and kept while they work.
+
+    A connection on which a transfer was cancelled, timed out or failed is dropped; a refusal keeps it.
+    """
+
+    def __init__(self, connect: Callable[[], Awaitable[FrameStream]], size: int = 3) -> None:
+        self._connect = connect
+        self._slots = trio.Semaphore(size)
+        self._idle: list[FrameStream] = []
+        self._closed = False
+
+    async def put(self, header: Put, data: Buffer, timeout: float) -> PutAnswer:  # noqa: ASYNC109
+        """Send the shard `data` (`header.length` bytes, not copied) and return the farmer's answer.
+
+        Raises RequestFailed, RequestTimeout, PeerUnreachable, ProtocolViolation. Unless it returns, the
+        farmer may or may not hold the shard.
+        """
+        if len(data) != header.length:
+            raise ValueError("the header has another length than the shard")
+
+        async def transfer(frames: FrameStream) -> PutAnswer:
+            await frames.send(encode_request(0, header))
+            await frames.send(data)
+            return await _answer(frames, header)
+
+        return await self._attempt(transfer, timeout)
+
+    async def get_into(self, header: Get, buffer: memoryview, timeout: float) -> None:  # noqa: ASYNC109
+        """Fill `buffer` (`header.length` bytes) with the range that `header` asks for.
+
+        Raises as `put`; then and when cancelled the buffer's content is undefined.
+        """
+        if len(buffer) != header.length:
+            raise ValueError("the header has another length than the buffer")
+
+        async def transfer(frames: FrameStream) -> None:
+            await frames.send(encode_request(0, header))
+            answer = await _answer(frames, header)
+            if answer.length != header.length:
+                raise ProtocolViolation("the farmer sends another length than was asked for")
+            await frames.receive_exactly(buffer)
+
+        await self._attempt(transfer, timeout)
+
+    async def aclose(self) -> None:
+        """Close the idle connections at once; those in use are closed when their transfer ends."""
+        self._closed = True
+        while self._idle:
+            await trio.aclose_forcefully(self._idle.pop())
+
+    async def _attempt(
+        self,
+        transfer: Callable[[FrameStream], Awaitable[T]],
+        timeout: float,  # noqa: ASYNC109
+    ) -> T:
+        with trio.move_on_after(timeout):
+            async with self._slots:
+                while self._idle:
+                    try:
+                        async with self._lent(self._idle.pop()) as frames:
+                            return await transfer(frames)
+                    except PeerUnreachable:
+                        continue  # it broke while nobody used it
+                async with self._lent(await self._connect()) as frames:
+                    return await transfer(frames)
+        raise RequestTimeout(f"the transfer took longer than {timeout:g} s")
+
+    @asynccontextmanager
+    async def _lent(self, frames: FrameStream) -> AsyncIterator[FrameStream]:
+        sound = False
+        try:
+            yield frames
+            sound = True
+        except RequestFailed:
+            sound = True
+            raise
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise PeerUnreachable(f"the data connection broke: {error}") from error
+        finally:
+            if sound and not self._closed:
+                self._idle.append(frames)
+            else:
+                await trio.aclose_forcefully(frames)
+
+
+async def _answer(frames: FrameStream, header: Request[T]) -> T:
+    frame = await frames.receive_frame()
+    if frame is None:
+        raise PeerUnreachable("the data connection was closed before the answer came")
+    if frame.id != 0:
+        raise ProtocolViolation("an answer to another request")
+    return open_answer(frame, header)

@@ -1,0 +1,116 @@
+"""Frames and raw bytes on one stream, in both directions."""
+
+from typing import Any, Final
+
+import trio
+
+from storjfs.protocol.failures import ProtocolViolation
+from storjfs.protocol.framing import HEADER, MAX_FRAME, Frame, frame_length, parse_frame
+
+Buffer = bytes | bytearray | memoryview
+
+CONTROL_BUFFER: Final = 64 << 10
+DATA_BUFFER: Final = 4 << 10
+"""Small: what is read beyond a header has to be copied."""
+_GROWTH: Final = 256 << 10
+
+
+class FrameStream(trio.abc.AsyncResource):
+    """Reads frames, and bytes that follow them, from any trio stream.
+
+    At most one task may receive at a time, and one send. Cancelling a receive within a frame or within raw
+    bytes leaves the stream at an unknown place: close it then.
+    """
+
+    __slots__ = ("_buffer", "_end", "_receive_into", "_start", "stream")
+
+    def __init__(self, stream: trio.abc.Stream, buffer_size: int = CONTROL_BUFFER) -> None:
+        self.stream = stream
+        self._buffer = memoryview(bytearray(buffer_size))
+        self._start = self._end = 0
+        self._receive_into: Any = getattr(stream, "receive_into", None)
+
+    def widen(self, buffer_size: int) -> None:
+        """Read with a larger buffer from now on."""
+        rest = bytes(self._buffer[self._start : self._end])
+        self._buffer = memoryview(bytearray(max(buffer_size, len(rest))))
+        self._buffer[: len(rest)] = rest
+        self._start, self._end = 0, len(rest)
+
+    async def send(self, data: Buffer) -> None:
+        """Send frames or raw bytes as they are."""
+        await self.stream.send_all(data)
+
+    async def receive_frame(self, limit: int = MAX_FRAME) -> Frame | None:
+        """The next frame, None at the end of the stream between two frames.
+
+        Raises ProtocolViolation before making room for more than `limit`, or for an end within a frame.
+        """
+        if not await self._gather(HEADER):
+            if self._start == self._end:
+                return None
+            raise ProtocolViolation("the stream ended within a frame")
+        length = frame_length(self._buffer[self._start : self._start + HEADER], limit)
+        self._start += HEADER
+        if length <= len(self._buffer):
+            if not await self._gather(length):
+                raise ProtocolViolation("the stream ended within a frame")
+            data = bytes(self._buffer[self._start : self._start + length])
+            self._start += length
+            return parse_frame(data)
+        return parse_frame(await self._receive_large(length))
+
+    async def receive_some_into(self, view: memoryview) -> int:
+        """Raw bytes into `view` (not empty), what there is: at least one, 0 at the end of the stream."""
+        ready = min(self._end - self._start, len(view))
+        if ready:
+            view[:ready] = self._buffer[self._start : self._start + ready]
+            self._start += ready
+            return ready
+        return await self._receive(view)
+
+    async def receive_exactly(self, view: memoryview) -> None:
+        """Fill `view` with raw bytes. Raises ProtocolViolation where the stream ends before."""
+        done = 0
+        while done < len(view):
+            count = await self.receive_some_into(view[done:])
+            if not count:
+                raise ProtocolViolation("the stream ended within a shard")
+            done += count
+
+    async def aclose(self) -> None:
+        """Close the stream below."""
+        await self.stream.aclose()
+
+    async def _gather(self, wanted: int) -> bool:
+        """Have `wanted` bytes (at most the buffer's size) in the buffer; False if the stream ends before."""
+        while self._end - self._start < wanted:
+            if self._start == self._end:
+                self._start = self._end = 0
+            elif len(self._buffer) - self._start < wanted:
+                rest = bytes(self._buffer[self._start : self._end])
+                self._start, self._end = 0, len(rest)
+                self._buffer[: len(rest)] = rest
+            count = await self._receive(self._buffer[self._end :])
+            if not count:
+                return False
+            self._end += count
+        return True
+
+    async def _receive_large(self, length: int) -> bytearray:
+        """A body larger than the buffer; room is made as it arrives, so that a mere claim costs nothing."""
+        data = bytearray()
+        while len(data) < length:
+            done = len(data)
+            part = min(length - done, _GROWTH)
+            data += bytes(part)
+            with memoryview(data) as view:
+                await self.receive_exactly(view[done:])
+        return data
+
+    async def _receive(self, view: memoryview) -> int:
+        if self._receive_into is not None:
+            return int(await self._receive_into(view))
+        data = await self.stream.receive_some(len(view))
+        view[: len(data)] = data
+        return len(data)

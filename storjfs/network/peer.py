@@ -1,0 +1,207 @@
+"""One farmer as a renter uses it: connects when needed, again after losses, with requests and shards."""
+
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import trio
+
+from storjfs.network.control import REQUEST_TIMEOUT, ControlConnection, Handler, refuse_all
+from storjfs.network.data import DataPool
+from storjfs.network.failures import PeerUnreachable
+from storjfs.network.frames import CONTROL_BUFFER, DATA_BUFFER, Buffer, FrameStream
+from storjfs.network.identity import Identity
+from storjfs.network.streams import DIAL_TIMEOUT, open_stream
+from storjfs.protocol.failures import ProtocolViolation, RequestFailed
+from storjfs.protocol.framing import MAX_HELLO, encode_request, open_answer
+from storjfs.protocol.ids import ContractId, NodeId, ShardId
+from storjfs.protocol.messages import Get, Hello, HelloAnswer, Purpose, Put, Request, Role
+from storjfs.protocol.signing import Signed
+from storjfs.protocol.terms import Address
+
+A = TypeVar("A")
+
+Connector = Callable[[Identity, NodeId | None, Sequence[Address], float], Awaitable[trio.abc.Stream]]
+"""What dials: `streams.open_stream`, or memory streams in a simulation. Raises PeerUnreachable."""
+
+FIRST_BACKOFF = 0.25
+LONGEST_BACKOFF = 60.0
+
+
+class Backoff:
+    """When to dial again: delays double up to a bound, each with up to half of it taken off at random."""
+
+    __slots__ = ("_delay", "_random", "until")
+
+    def __init__(self, source: random.Random) -> None:
+        self._random = source
+        self.reset()
+
+    def reset(self) -> None:
+        """It worked."""
+        self._delay, self.until = FIRST_BACKOFF, 0.0
+
+    def failed(self, now: float) -> None:
+        """It did not."""
+        self.until = now + self._delay * self._random.uniform(0.5, 1.0)
+        self._delay = min(self._delay * 2, LONGEST_BACKOFF)
+
+
+class Peer:
+    """Usable while `run` runs, which owns its connections; when that is cancelled they are closed.
+
+    `addresses` may be replaced at any time. After a failed attempt to connect, calls fail at once with
+    PeerUnreachable until its `retry_after` has passed.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        node_id: NodeId,
+        addresses: Sequence[Address],
+        *,
+        connector: Connector = open_stream,
+        handler: Handler = refuse_all,
+        vouchers: Callable[[], Sequence[Signed]] = tuple,
+        greeted: Callable[[HelloAnswer], None] | None = None,
+        role: Role = Role.RENTER,
+        data_connections: int = 3,
+        source: random.Random | None = None,
+    ) -> None:
+        """`vouchers()` gives those for each hello, `greeted` gets each answer to one; `handler` serves the
+        farmer's requests; `source` is the randomness of the backoff."""
+        self.identity, self.node_id = identity, node_id
+        self.addresses: Sequence[Address] = tuple(addresses)
+        self._connector, self._handler, self._role = connector, handler, role
+        self._vouchers, self._greeted = vouchers, greeted
+        self._backoff = Backoff(source or random.Random())
+        self._dialling = trio.Lock()
+        self._control: ControlConnection | None = None
+        self._nursery: trio.Nursery | None = None
+        self._data = DataPool(self._dial_data, data_connections)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Own the connections until cancelled."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
+            with trio.CancelScope(shield=True):
+                await self._data.aclose()
+
+    @property
+    def connected(self) -> bool:
+        """Whether a control connection is up, as far as is known."""
+        return self._control is not None and not self._control.closed
+
+    def disconnect(self) -> None:
+        """Drop the control connection; the next request makes a new one."""
+        if self._control is not None:
+            self._control.close()
+
+    async def request(self, body: Request[A], timeout: float = REQUEST_TIMEOUT) -> A:  # noqa: ASYNC109
+        """Ask on the control connection, connecting first where there is none; `timeout` is for the answer.
+
+        A request whose connection turns out to have been lost is sent once more on a new one: all requests
+        may be repeated. Raises RequestFailed, RequestTimeout, PeerUnreachable, WrongPeer, ProtocolViolation.
+        """
+        before = self._control
+        connection = await self._connected()
+        try:
+            return await connection.request(body, timeout)
+        except PeerUnreachable:
+            if connection is not before:
+                raise
+        return await (await self._connected()).request(body, timeout)
+
+    async def put_shard(
+        self,
+        contract_id: ContractId,
+        shard_id: ShardId,
+        data: Buffer,
+        timeout: float = 120.0,  # noqa: ASYNC109
+    ) -> Signed:
+        """Send a sealed shard; the signed receipt. `data` must not change meanwhile; it is not copied.
+
+        Raises as `request`. Unless it returns, the farmer may or may not hold the shard.
+        """
+        header = Put(contract_id, shard_id, len(data))
+        return (await self._data.put(header, data, timeout)).receipt
+
+    async def get_range(
+        self,
+        contract_id: ContractId,
+        shard_id: ShardId,
+        offset: int,
+        buffer: bytearray | memoryview,
+        timeout: float = 60.0,  # noqa: ASYNC109
+    ) -> None:
+        """Fill `buffer` with the shard's sealed bytes from `offset`.
+
+        Raises as `request`; then and when cancelled the content of `buffer` is undefined.
+        """
+        view = memoryview(buffer)
+        await self._data.get_into(Get(contract_id, shard_id, offset, len(view)), view, timeout)
+
+    async def _connected(self) -> ControlConnection:
+        async with self._dialling:
+            if self._control is not None and not self._control.closed:
+                return self._control
+            nursery = self._nursery
+            if nursery is None:
+                raise PeerUnreachable("this peer is not running")
+            frames = await self._dial(Purpose.CONTROL, CONTROL_BUFFER)
+            connection = ControlConnection(frames, self._handler)
+            await nursery.start(self._carry, connection)
+            self._control = connection
+            return connection
+
+    async def _carry(
+        self, connection: ControlConnection, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        try:
+            await connection.run(task_status=task_status)
+        except ProtocolViolation:
+            self._backoff.failed(trio.current_time())  # do not run into it again at once
+
+    async def _dial_data(self) -> FrameStream:
+        return await self._dial(Purpose.DATA, DATA_BUFFER)
+
+    async def _dial(self, purpose: Purpose, buffer_size: int) -> FrameStream:
+        """A connection with the hello exchanged."""
+        now = trio.current_time()
+        if now < self._backoff.until:
+            wait = self._backoff.until - now
+            raise PeerUnreachable(f"not reachable; next attempt in {wait:.1f} s", retry_after=wait)
+        try:
+            stream = await self._connector(self.identity, self.node_id, self.addresses, DIAL_TIMEOUT)
+            frames = FrameStream(stream, buffer_size)
+            try:
+                answer = await self._greet(frames, purpose)
+            except BaseException:
+                await trio.aclose_forcefully(stream)
+                raise
+        except (PeerUnreachable, ProtocolViolation, RequestFailed):
+            self._backoff.failed(trio.current_time())
+            raise
+        self._backoff.reset()
+        if purpose is Purpose.CONTROL and self._greeted is not None:
+            self._greeted(answer)
+        return frames
+
+    async def _greet(self, frames: FrameStream, purpose: Purpose) -> HelloAnswer:
+        vouchers = tuple(self._vouchers()) if purpose is Purpose.CONTROL else ()
+        hello = Hello(purpose, self._role, vouchers=vouchers)
+        try:
+            with trio.move_on_after(DIAL_TIMEOUT):
+                await frames.send(encode_request(0, hello))
+                frame = await frames.receive_frame(MAX_HELLO)
+                if frame is None:
+                    raise PeerUnreachable("the other side closed the connection at once")
+                return open_answer(frame, hello)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise PeerUnreachable(f"the connection broke: {error}") from error
+        raise PeerUnreachable("no answer to the hello")

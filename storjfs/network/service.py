@@ -1,0 +1,103 @@
+"""The serving side of a connection: hello, then requests or shards, for whatever implements `Service`."""
+
+from abc import ABC, abstractmethod
+from functools import partial
+from typing import Any
+
+import trio
+from msgspec import Struct
+
+from storjfs.network.control import CONTROL_LIMITS, ControlConnection, ControlLimits
+from storjfs.network.data import ShardSource, serve_shards
+from storjfs.network.frames import CONTROL_BUFFER, DATA_BUFFER, Buffer, FrameStream
+from storjfs.network.tls import TlsStream
+from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
+from storjfs.protocol.framing import MAX_HELLO, encode_answer, encode_failure, open_request
+from storjfs.protocol.ids import NodeId
+from storjfs.protocol.messages import Get, Hello, HelloAnswer, Purpose, Put, PutAnswer, Request
+from storjfs.protocol.terms import PROTOCOL_VERSION
+
+HELLO_TIMEOUT = 10.0
+
+
+class Service(ABC):
+    """What a farmer does for its peers. Any method may raise RequestFailed to refuse.
+
+    Calls run concurrently, also for one peer, and are cancelled when its connection ends.
+    """
+
+    @abstractmethod
+    async def hello(self, peer: NodeId, hello: Hello) -> HelloAnswer:
+        """Who we are; `version` is ignored and set by the caller."""
+
+    @abstractmethod
+    async def request(self, peer: NodeId, request: Request[Any]) -> Struct:
+        """The answer to a request on a control connection, of the type that belongs to it."""
+
+    @abstractmethod
+    async def put(self, peer: NodeId, header: Put, source: ShardSource) -> PutAnswer:
+        """Store the shard that `source` holds. What it leaves unread is skipped."""
+
+    @abstractmethod
+    async def get(self, peer: NodeId, header: Get) -> Buffer:
+        """Exactly `header.length` bytes of the shard. The buffer must not change until the next call."""
+
+    @abstractmethod
+    def attached(self, peer: NodeId, connection: ControlConnection) -> None:
+        """A control connection of `peer` is up; requests may be sent to it until `detached`."""
+
+    @abstractmethod
+    def detached(self, peer: NodeId, connection: ControlConnection) -> None:
+        """The control connection is gone."""
+
+
+async def serve_peer(
+    stream: trio.abc.Stream, peer: NodeId, service: Service, limits: ControlLimits = CONTROL_LIMITS
+) -> None:
+    """Serve one connection of `peer`, to its end. Does not close `stream`.
+
+    Raises ProtocolViolation, trio.BrokenResourceError.
+    """
+    frames = FrameStream(stream, DATA_BUFFER)
+    hello: Hello | None = None
+    with trio.move_on_after(HELLO_TIMEOUT):
+        hello = await _answer_hello(frames, peer, service)
+    if hello is None:
+        return
+    if hello.purpose is Purpose.DATA:
+        await serve_shards(frames, peer, service)
+        return
+    frames.widen(CONTROL_BUFFER)
+    connection = ControlConnection(frames, partial(service.request, peer), limits)
+    service.attached(peer, connection)
+    try:
+        await connection.run()
+    finally:
+        service.detached(peer, connection)
+
+
+async def serve_tls(stream: TlsStream, service: Service) -> None:
+    """`serve_peer` for streams of `streams.serve`: `partial(serve_tls, service=...)` is a handler for it."""
+    await serve_peer(stream, stream.peer, service)
+
+
+async def _answer_hello(frames: FrameStream, peer: NodeId, service: Service) -> Hello | None:
+    """The hello of the other side, None where there is none or it speaks another version."""
+    frame = await frames.receive_frame(MAX_HELLO)
+    if frame is None:
+        return None
+    try:
+        hello = open_request(frame)
+        if not isinstance(hello, Hello):
+            raise ProtocolViolation("the first request was no hello")
+        if not hello.version_min <= PROTOCOL_VERSION <= hello.version_max:
+            raise RequestFailed(
+                ErrorCode.UNSUPPORTED, f"this side speaks protocol version {PROTOCOL_VERSION}"
+            )
+        answer = await service.hello(peer, hello)
+    except RequestFailed as error:
+        await frames.send(encode_failure(frame.id, error.code, error.detail))
+        return None
+    answer = HelloAnswer(PROTOCOL_VERSION, answer.role, answer.capabilities, answer.software, answer.vouchers)
+    await frames.send(encode_answer(frame.id, answer))
+    return hello
