@@ -4,7 +4,8 @@ The only room that imports pyfuse3.
 """
 
 from .adapter import Adapter
+from .connection import MountFailed
 from .options import FILESYSTEM_TYPE, BadMountOption, MountOptions, parse_options
-from .session import MountFailed, serve
+from .session import serve
 
 __all__ = ["FILESYSTEM_TYPE", "Adapter", "BadMountOption", "MountFailed", "MountOptions", "parse_options", "serve"]

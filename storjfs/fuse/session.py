@@ -1,8 +1,9 @@
-"""The mounted session: from pyfuse3.init until the kernel has let go of the mount point."""
+"""The mounted session: from the mount until the kernel has let go of the mount point."""
 
 import contextlib
 import logging
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,9 @@ from typing import Any
 import pyfuse3
 import trio
 
-from storjfs.errors import StorjfsError
-
 from . import waiting
 from .adapter import Adapter
+from .connection import Connection, open_connection
 from .options import MountOptions
 
 log = logging.getLogger(__name__)
@@ -21,10 +21,6 @@ log = logging.getLogger(__name__)
 # How far the kernel reads ahead for a sequential reader, where we are allowed to say so (root): requests of up
 # to 1 MiB instead of 128 KiB.
 READ_AHEAD_KIB = 1024
-
-
-class MountFailed(StorjfsError):
-    """The kernel or fusermount3 refused the mount."""
 
 
 async def serve(
@@ -41,21 +37,31 @@ async def serve(
     page. Cancelled, it cuts the connection: programs get ENOTCONN, and what the kernel had not yet sent is lost,
     as in a crash. Raises MountFailed. One per process (pyfuse3 keeps its session in globals).
     """
-    waiting.install()
+    connection = open_connection(mountpoint, options.for_kernel(volume))
+    unmounted = False
     try:
-        pyfuse3.init(adapter, str(mountpoint), set(options.for_kernel(volume)))
-    except RuntimeError as error:
-        raise MountFailed(
-            f"{mountpoint} could not be mounted ({error})",
-            hint="see the log; for -o allow_other, /etc/fuse.conf must contain the line user_allow_other",
-        ) from None
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_answer_until_unmounted, nursery.cancel_scope.cancel)
-            await trio.to_thread.run_sync(_first_look, mountpoint, abandon_on_cancel=True)
-            task_status.started()
+        _attach(adapter, connection)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_answer_until_unmounted, nursery.cancel_scope.cancel)
+                await trio.to_thread.run_sync(_first_look, mountpoint, abandon_on_cancel=True)
+                task_status.started()
+            unmounted = True
+        finally:
+            pyfuse3.close(unmount=False)
     finally:
-        pyfuse3.close(unmount=True)
+        if not unmounted:
+            subprocess.run(["fusermount3", "-u", "-z", "--", str(mountpoint)], check=False, capture_output=True)
+
+
+def _attach(adapter: Adapter, connection: Connection) -> None:
+    """Give the connection to libfuse."""
+    waiting.install(connection)
+    try:
+        pyfuse3.init(adapter, f"/dev/fd/{connection.descriptor}", set())
+    except BaseException:
+        connection.close()
+        raise
 
 
 async def _answer_until_unmounted(unmounted: Callable[[], Any]) -> None:

@@ -10,15 +10,18 @@ With four clients that call stat(2) at once this doubles the rate (12,000 to 25,
 import collections
 import select
 import types
+from typing import Any
 
 import pyfuse3
 import trio
 from outcome import Value
 
+from .connection import Connection
+
 PATIENCE = 16
 
 
-class _Turn:
+class Turn:
     """A first-come-first-served lock that is no checkpoint when it is free."""
 
     __slots__ = ("_held", "_queue")
@@ -34,7 +37,7 @@ class _Turn:
         task = trio.lowlevel.current_task()
         self._queue.append(task)
 
-        def leave(_: object) -> trio.lowlevel.Abort:
+        def leave(_: Any) -> trio.lowlevel.Abort:
             self._queue.remove(task)
             return trio.lowlevel.Abort.SUCCEEDED
 
@@ -47,33 +50,39 @@ class _Turn:
             self._held = False
 
 
-class _Readiness:
-    """`wait_readable` for the one descriptor of the session."""
+class Readiness:
+    """`wait_readable` for the one descriptor of the session; sees the handshake through first."""
 
-    def __init__(self) -> None:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._poll: select.poll | None = None
         self._waits = 0
 
     async def __call__(self, descriptor: int) -> None:
+        self._waits += 1
         if self._poll is None:
+            if self._waits == 1:
+                self._connection.offer()
+                return
+            # libfuse answers INIT without waiting for anything, so its answer is there.
+            self._connection.agree()
             self._poll = select.poll()
             self._poll.register(descriptor, select.POLLIN)
-        self._waits += 1
-        if self._waits % PATIENCE and self._poll.poll(0):
+        elif self._waits % PATIENCE and self._poll.poll(0):
             return
         await trio.lowlevel.wait_readable(descriptor)
 
 
-def install() -> None:
-    """Make pyfuse3 wait this way; to be called before each `pyfuse3.init` (it belongs to one session)."""
+def install(connection: Connection) -> None:
+    """Make pyfuse3 wait this way, for the one session that will be on `connection`."""
     lowlevel = types.SimpleNamespace(
-        wait_readable=_Readiness(),
+        wait_readable=Readiness(connection),
         notify_closing=trio.lowlevel.notify_closing,
         current_task=trio.lowlevel.current_task,
         current_trio_token=trio.lowlevel.current_trio_token,
     )
     pyfuse3.trio = types.SimpleNamespace(  # type: ignore[attr-defined]
-        Lock=_Turn,
+        Lock=Turn,
         lowlevel=lowlevel,
         open_nursery=trio.open_nursery,
         ClosedResourceError=trio.ClosedResourceError,
