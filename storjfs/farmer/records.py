@@ -1,0 +1,209 @@
+"""farmer.db: all that a farmer must not forget, committed in groups on a worker thread.
+
+Specified in docs/formats/farmer.md. Times are seconds since 1970.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from storjfs.store import open_database
+from storjfs.store.batch import Values, run_rows
+
+log = logging.getLogger(__name__)
+
+Statement = tuple[str, Values]
+Step = Callable[[], None]
+
+VERSION = 1
+SCHEMA = """
+CREATE TABLE contract (
+    contract     INTEGER NOT NULL PRIMARY KEY,
+    contract_id  BLOB NOT NULL UNIQUE,
+    proposal     BLOB NOT NULL UNIQUE,     -- SHA-256 of the terms that were proposed last
+    renter       BLOB NOT NULL,
+    lane         BLOB NOT NULL,
+    state        TEXT NOT NULL,            -- storjfs.protocol.contracts.State
+    signed       BLOB NOT NULL,            -- the newest revision, exact bytes with both signatures
+    shards       INTEGER NOT NULL,
+    used         INTEGER NOT NULL,         -- sealed bytes held
+    footprint    INTEGER NOT NULL,         -- bytes of their files
+    unpaid_since INTEGER                   -- when the second unpaid audit was answered
+);
+CREATE INDEX contract_by_state ON contract (state);
+CREATE INDEX contract_by_renter ON contract (renter, contract_id);
+
+CREATE TABLE revision (                    -- every doubly signed revision
+    contract     INTEGER NOT NULL,
+    revision     INTEGER NOT NULL,
+    signed       BLOB NOT NULL,
+    PRIMARY KEY (contract, revision)
+) WITHOUT ROWID;
+
+CREATE TABLE transition (                  -- how each contract came to its state
+    number       INTEGER NOT NULL PRIMARY KEY,
+    contract     INTEGER NOT NULL,
+    time         INTEGER NOT NULL,
+    event        TEXT NOT NULL,            -- storjfs.protocol.contracts.Event
+    state        TEXT NOT NULL
+);
+
+CREATE TABLE lane (
+    lane         BLOB NOT NULL PRIMARY KEY,
+    payer        BLOB NOT NULL,
+    deposit      INTEGER NOT NULL,         -- as last seen in the settlement, as the next three
+    claimed      INTEGER NOT NULL,
+    expiry       INTEGER NOT NULL,
+    open         INTEGER NOT NULL,
+    account      BLOB NOT NULL,            -- storjfs.farmer.account.LaneAccount
+    voucher      BLOB                      -- the best one, exact bytes
+) WITHOUT ROWID;
+
+CREATE TABLE audit (                       -- answered batches, so that none is billed twice
+    contract     INTEGER NOT NULL,
+    epoch        INTEGER NOT NULL,
+    digest       BLOB NOT NULL,            -- SHA-256 of the signed request
+    time         INTEGER NOT NULL,
+    proved       INTEGER NOT NULL,         -- sealed bytes of the shards that were proved
+    price        INTEGER NOT NULL,
+    PRIMARY KEY (contract, epoch)
+) WITHOUT ROWID;
+
+CREATE TABLE shard (
+    shard_id     BLOB NOT NULL PRIMARY KEY,
+    contract     INTEGER NOT NULL,
+    revision     INTEGER NOT NULL,         -- of the contract when the receipt was signed
+    root         BLOB NOT NULL,
+    length       INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX shard_by_contract ON shard (contract);
+
+CREATE TABLE doomed (                      -- no longer on the shelf's index; files still to be removed
+    shard_id     BLOB NOT NULL PRIMARY KEY
+) WITHOUT ROWID;
+
+CREATE TABLE deletion (                    -- signed orders: they rebut a claim that a shard was lost
+    deletion     INTEGER NOT NULL PRIMARY KEY,
+    contract     INTEGER NOT NULL,
+    time         INTEGER NOT NULL,
+    signed       BLOB NOT NULL
+);
+"""
+
+
+class _Job:
+    __slots__ = ("after", "before", "done", "error", "statements")
+
+    def __init__(self, statements: Sequence[Statement], before: Step | None, after: Step | None) -> None:
+        self.statements = statements
+        self.before = before
+        self.after = after
+        self.done = trio.Event()
+        self.error: Exception | None = None
+
+
+class Records:
+    """The database at `path`. Reads see what is committed; they and all calls belong to the loop's thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._writer = open_database(path, None, SCHEMA, version=VERSION)
+        self._reader = open_database(path, None, SCHEMA, version=VERSION)
+        self._waiting: list[_Job] = []
+        self._wake = trio.Event()
+        self._closed = False
+
+    def read(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Rows of a query. Give it bounds: it runs on the loop."""
+        return self._reader.execute(sql, values).fetchall()
+
+    async def commit(
+        self, statements: Sequence[Statement], *, before: Step | None = None, after: Step | None = None
+    ) -> None:
+        """Durable when it returns. Calls made meanwhile share the next commit, in the order of the calls.
+
+        `before` and `after` run in the worker thread, before and after the commit; several calls with an
+        equal `before` have it run once. If the commit or a `before` fails, that is raised and none of the
+        group's statements took effect. What `after` raises is raised though the statements are durable.
+        Not cancelled: it takes place and is waited for, so that memory and database change together.
+        """
+        job = _Job(statements, before, after)
+        if self._closed:
+            raise trio.ClosedResourceError("the farmer's records are closed")
+        self._waiting.append(job)
+        self._wake.set()
+        with trio.CancelScope(shield=True):
+            await job.done.wait()
+        if job.error is not None:
+            raise job.error
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Commit what comes, until cancelled; then commit the rest and close the database."""
+        task_status.started()
+        try:
+            while True:
+                await self._wake.wait()
+                await self._flush()
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._flush()
+            self.close()
+
+    def close(self) -> None:
+        """Close the database; what waits for a commit fails. Idempotent."""
+        self._closed = True
+        for job in self._waiting:
+            job.error = trio.ClosedResourceError("the farmer's records are closed")
+            job.done.set()
+        self._waiting = []
+        self._reader.close()
+        self._writer.close()
+
+    async def _flush(self) -> None:
+        while self._waiting:
+            jobs, self._waiting = self._waiting, []
+            # Shielded: a group under way cannot be taken back, and its waiters must learn how it ended.
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._commit, jobs)
+            for job in jobs:
+                job.done.set()
+        self._wake = trio.Event()
+
+    def _commit(self, jobs: list[_Job]) -> None:
+        try:
+            for step in dict.fromkeys(job.before for job in jobs if job.before is not None):
+                step()
+            statements = [statement for job in jobs for statement in job.statements]
+            with self._transaction():
+                cursor = self._writer.cursor()
+                for sql, rows in groupby(statements, key=lambda statement: statement[0]):
+                    run_rows(cursor, sql, [row for _, row in rows])
+                cursor.close()
+        # Whatever it was, those who wait must learn that nothing is durable.
+        except Exception as error:
+            for job in jobs:
+                job.error = error
+            return
+        for job in jobs:
+            if job.after is not None:
+                try:
+                    job.after()
+                except Exception as error:
+                    log.exception("a step after a commit failed")
+                    job.error = error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        run = self._writer.execute
+        run("BEGIN IMMEDIATE").fetchall()
+        try:
+            yield
+            run("COMMIT").fetchall()
+        except BaseException:
+            if not self._writer.get_autocommit():
+                run("ROLLBACK").fetchall()
+            raise
