@@ -12,7 +12,7 @@ import trio
 from storjfs.protocol.ids import NodeId
 
 _RECEIVE: Final = 256 << 10
-_SEND: Final = 64 << 10
+_SEND: Final = 256 << 10
 _CLOSE_SECONDS: Final = 2.0
 
 NOBODY: Final = NodeId(b"")
