@@ -1,0 +1,95 @@
+"""Making a volume, and what a person is told then."""
+
+import datetime
+import os
+from pathlib import Path
+
+import click
+
+from storjfs.errors import StorjfsError
+from storjfs.keys import VolumeKeys, entropy_to_phrase, new_entropy, recovery_kit
+from storjfs.volume import EmbeddedFarm, StaticFarmer, VolumePaths, VolumeSettings, create_volume, default_cache_size
+
+from .options import Known
+
+WORDS_PER_LINE = 6
+
+
+class FileExists(StorjfsError):
+    """A file that would have been overwritten."""
+
+
+def make_volume(
+    paths: VolumePaths,
+    passphrase: Known | None,
+    *,
+    entropy: bytes | None = None,
+    farmers: tuple[StaticFarmer, ...] = (),
+    cache_size: int | None = None,
+    kit: Path | None = None,
+) -> VolumeKeys:
+    """Make the volume and say what was done; with `entropy` (from a phrase) the words are not shown again.
+
+    Raises VolumeExists, FileExists for the kit.
+    """
+    if kit is not None and kit.exists():
+        raise FileExists(f"{kit} exists already; it is not overwritten", hint="give another name for the kit")
+    fresh = entropy is None
+    entropy = new_entropy() if entropy is None else entropy
+    keys = VolumeKeys(entropy)
+    settings = VolumeSettings(
+        volume_id=keys.volume_id,
+        farmers=farmers or EmbeddedFarm(),
+        cache_size=cache_size or default_cache_size(paths.cache_dir),
+    )
+    create_volume(paths, entropy, settings, passphrase)
+    phrase = entropy_to_phrase(entropy)
+    click.echo(f"Made the volume {paths.name} in {paths.data_dir}.")
+    _tell_about_keys(paths, passphrase)
+    _tell_about_farmers(settings)
+    if fresh:
+        _tell_phrase(phrase)
+    if kit is not None:
+        write_kit(kit, phrase, paths.name, settings)
+    return keys
+
+
+def write_kit(path: Path, phrase: str, volume: str, settings: VolumeSettings) -> None:
+    """A recovery kit file, mode 0600, never over another file."""
+    addresses = [] if isinstance(settings.farmers, EmbeddedFarm) else [str(farmer.address) for farmer in settings.farmers]
+    made = datetime.date.today().isoformat()
+    text = recovery_kit(phrase, volume=volume, volume_id=settings.volume_id, made=made, farmers=addresses)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise FileExists(f"{path} exists already; it is not overwritten", hint="give another name") from None
+    with open(descriptor, "w") as file:
+        file.write(text)
+    click.echo(f"Wrote the recovery kit to {path}. Print it, then delete the file.")
+
+
+def _tell_about_keys(paths: VolumePaths, passphrase: Known | None) -> None:
+    if passphrase is None:
+        click.echo(f"Its keys lie without a passphrase in {paths.key_file}, which only you can read.")
+    else:
+        click.echo("Its keys are sealed under your passphrase.")
+
+
+def _tell_about_farmers(settings: VolumeSettings) -> None:
+    if isinstance(settings.farmers, EmbeddedFarm):
+        click.echo(
+            f"Its {settings.farmers.count} farmers all run on this one machine: privacy yes, protection against the\n"
+            "loss of this disk no. `storjfs farm` on other machines, named in the settings, gives you that."
+        )
+    else:
+        click.echo(f"Its farmers: {', '.join(str(farmer.address) for farmer in settings.farmers)}.")
+
+
+def _tell_phrase(phrase: str) -> None:
+    """The words, once."""
+    words = phrase.split()
+    click.echo("\nThis is its recovery phrase. Write it down: it is shown only now. With it, and with nothing else,")
+    click.echo("the keys can be made again; whoever has it can read everything.\n")
+    for first in range(0, len(words), WORDS_PER_LINE):
+        click.echo("    " + " ".join(f"{word:<9}" for word in words[first : first + WORDS_PER_LINE]).rstrip())
+    click.echo("")

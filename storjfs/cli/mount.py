@@ -1,0 +1,160 @@
+"""`storjfs mount` and `storjfs umount`."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from storjfs.daemon.exit_codes import ExitCode, ReportedError
+
+from .options import Known, new_passphrase_for, no_passphrase_option, passphrase_for, passphrase_options, volume_option
+
+END_PATIENCE = 20.0
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@volume_option
+@click.option(
+    "-o", "options", multiple=True, metavar="OPTIONS",
+    help="Mount options, separated by commas: ro, allow_other, noatime, relatime, sync=network "
+    "(fsync returns when the data survives the loss of this machine), nosuid, nodev, noexec.",
+)
+@click.option("--cache-size", metavar="SIZE", help="Most local disk space for data that farmers have too (as 20G).")
+@click.option("--foreground", "-f", is_flag=True, help="Stay here and log to the terminal; Ctrl-C unmounts.")
+@click.option("--nonempty", is_flag=True, help="Mount over files; they are hidden until the unmount.")
+@click.option("--verbose", is_flag=True, help="Log more.")
+@no_passphrase_option
+@passphrase_options
+def mount(
+    directory: Path,
+    volume: str,
+    options: tuple[str, ...],
+    cache_size: str | None,
+    foreground: bool,
+    nonempty: bool,
+    verbose: bool,
+    no_passphrase: bool,
+    passphrase_file: Path | None,
+    passphrase_command: str | None,
+) -> int | None:
+    """Mount the volume on DIRECTORY and return once it is usable.
+
+    Without a volume yet, one is made, with farmers on this machine. DIRECTORY is made if it does not exist.
+    """
+    from storjfs.daemon.mountpoint import canonical, prepare, require_fuse
+    from storjfs.daemon.request import MountRequest
+    from storjfs.volume import VolumePaths, parse_size
+
+    size = None if cache_size is None else parse_size(cache_size)
+    paths = VolumePaths(volume)
+    require_fuse()
+    target = prepare(canonical(directory), nonempty=nonempty)
+    if paths.exists:
+        passphrase = passphrase_for(volume, passphrase_file, passphrase_command)
+    else:
+        passphrase = _first_time(volume, passphrase_file, passphrase_command, no_passphrase)
+    request = MountRequest(
+        volume=volume,
+        mountpoint=str(target),
+        options=options,
+        cache_size=size,
+        passphrase=None if passphrase is None else passphrase.text,
+        foreground=foreground,
+        verbose=verbose,
+        nonempty=nonempty,
+    )
+    if foreground:
+        from storjfs.daemon.main import run_in_foreground
+
+        return run_in_foreground(request)
+    from storjfs.daemon.launch import start_in_background
+
+    start_in_background(request, paths.state_dir / "mount.out", click.echo)
+    click.echo(f"{target} is ready.")
+    return None
+
+
+def _first_time(volume: str, file: Path | None, command: str | None, without: bool) -> Known | None:
+    """Make the volume; returns its passphrase."""
+    from storjfs.volume import VolumePaths
+
+    from .making import make_volume
+
+    click.echo(f"There is no volume {volume} yet: making one.")
+    passphrase = new_passphrase_for(volume, file, command, without)
+    make_volume(VolumePaths(volume), passphrase)
+    sys.stdout.flush()
+    return passphrase
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path), required=False)
+@click.option("--volume", "-v", metavar="NAME", help="The volume, instead of the directory.")
+@click.option("--lazy", is_flag=True, help="Also if programs still use files there; they can go on until they close them.")
+@click.option("--no-flush", is_flag=True, help="Do not wait for the farmers; what is missing goes out at the next mount.")
+def umount(directory: Path | None, volume: str | None, lazy: bool, no_flush: bool) -> None:
+    """Send everything to the farmers, and unmount."""
+    from storjfs.daemon.client import NotMounted, request
+    from storjfs.volume import VolumePaths
+
+    from .progress import FlushBar
+
+    if directory is None and volume is None:
+        raise click.UsageError("Which one? Give the directory, or --volume NAME.")
+    name = volume or _volume_on(directory)
+    paths = VolumePaths(name)
+    try:
+        pid = request(paths.control_socket, "ping")["pid"]
+        with FlushBar() as bar:
+            left = request(paths.control_socket, "umount", progress=bar.update, lazy=lazy, flush=not no_flush)
+    except NotMounted:
+        if directory is None or not _take_off_dead_mount(directory):
+            raise
+        click.echo(f"The mount process of {directory} had died; the dead mount is taken off. Nothing fsynced is lost.")
+        return
+    _await_end(pid)
+    if left["waiting"] and not no_flush:
+        raise ReportedError(
+            f"unmounted, but {left['waiting']} bytes are not with the farmers yet",
+            "they are safe on this machine and go out at the next mount",
+            ExitCode.NOT_FLUSHED,
+        )
+
+
+def _volume_on(directory: Path | None) -> str:
+    """Which volume is mounted there, as the kernel's list of mounts says."""
+    from storjfs.daemon.client import NotMounted
+    from storjfs.daemon.mountpoint import OUR_TYPE, canonical, mounted_at
+
+    assert directory is not None
+    entry = mounted_at(canonical(directory))
+    if entry is None or entry.kind != OUR_TYPE:
+        raise NotMounted(f"{directory} is not a storjfs mount", "storjfs volumes lists what is mounted where")
+    return entry.source.partition(":")[2]
+
+
+def _take_off_dead_mount(directory: Path) -> bool:
+    from storjfs.daemon.mountpoint import canonical, detach, mounted_at
+
+    target = canonical(directory)
+    if mounted_at(target) is None:
+        return False
+    detach(target, lazy=True)
+    return True
+
+
+def _await_end(pid: int) -> None:
+    """Until the mount process is gone, so that what follows finds the volume free."""
+    deadline = time.monotonic() + END_PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+            with open(f"/proc/{pid}/stat") as stat:
+                if stat.read().rpartition(")")[2].split()[0] == "Z":
+                    return
+        except OSError:
+            return
+        time.sleep(0.02)

@@ -1,0 +1,82 @@
+"""Options that many commands share, and what they stand for."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def volume_option(command: Command) -> Command:
+    """--volume NAME."""
+    return click.option(
+        "--volume", "-v", "volume", metavar="NAME", default="default", show_default=True, envvar="STORJFS_VOLUME",
+        help="Which volume.",
+    )(command)
+
+
+def passphrase_options(command: Command) -> Command:
+    """--passphrase-file and --passphrase-command; the command gets them as one PassphraseChoice."""
+    command = click.option(
+        "--passphrase-command", metavar="COMMAND", help="A command that prints the passphrase (no shell is used)."
+    )(command)
+    return click.option(
+        "--passphrase-file",
+        type=click.Path(path_type=Path),
+        help="A file with the passphrase. Also: the variable STORJFS_PASSPHRASE.",
+    )(command)
+
+
+def no_passphrase_option(command: Command) -> Command:
+    """--no-passphrase, where a volume can be made."""
+    return click.option(
+        "--no-passphrase",
+        is_flag=True,
+        help="Keep a new volume's keys in a file that only you can read, so that it mounts unattended.",
+    )(command)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Known:
+    """A passphrase that was asked for once already; a PassphraseSource."""
+
+    text: str
+
+    def read(self, *, new: bool = False) -> str:
+        """See storjfs.volume.PassphraseSource."""
+        return self.text
+
+    def __repr__(self) -> str:
+        return "Known(...)"
+
+
+def passphrase_for(volume: str, file: Path | None, command: str | None) -> Known | None:
+    """The passphrase of an existing volume; None if it is kept without one, or none can be had.
+
+    Asks at the terminal where nothing was given. Raises VolumeNotFound, PassphraseUnreadable.
+    """
+    from storjfs.volume import VolumePaths, is_sealed, passphrase_source
+
+    if not is_sealed(VolumePaths(volume)):
+        return None
+    source = passphrase_source(volume, file=file, command=command)
+    return None if source is None else Known(source.read())
+
+
+def new_passphrase_for(volume: str, file: Path | None, command: str | None, without: bool) -> Known | None:
+    """The passphrase for a volume to be made; None for a volume without one.
+
+    Without a terminal and nothing given, that is the way taken, and it is said.
+    """
+    from storjfs.volume import passphrase_source
+
+    if without:
+        return None
+    source = passphrase_source(volume, file=file, command=command)
+    if source is not None:
+        return Known(source.read(new=True))
+    click.echo("No passphrase was given and there is no terminal to ask at: going on as with --no-passphrase.")
+    return None

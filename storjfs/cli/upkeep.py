@@ -1,0 +1,76 @@
+"""`storjfs flush`, `audit` and `repair`: what a running mount does by itself, asked for now."""
+
+import time
+
+import click
+
+from storjfs.daemon.client import NotMounted, request
+from storjfs.daemon.exit_codes import ExitCode, ReportedError
+
+from . import wording
+from .options import volume_option
+
+
+@click.command()
+@volume_option
+def flush(volume: str) -> None:
+    """Wait until all data is with the farmers, so that it survives the loss of this machine."""
+    from storjfs.volume import VolumePaths
+
+    from .progress import FlushBar
+
+    with FlushBar() as bar:
+        left = request(VolumePaths(volume).control_socket, "flush", progress=bar.update)
+    if left["waiting"]:
+        raise ReportedError(
+            f"{wording.size(left['waiting'])} could not be sent to enough farmers",
+            "it is safe on this machine and is tried again; storjfs status shows which farmers are missing",
+            ExitCode.NOT_FLUSHED,
+        )
+    click.echo("All data is with the farmers.")
+
+
+@click.command()
+@volume_option
+@click.option("--now", is_flag=True, help="Audit every shard now instead of spread over the period.")
+def audit(volume: str, now: bool) -> int | None:
+    """Show how audits go; with --now, challenge every farmer for every shard at once.
+
+    With --now the exit code is 1 if a farmer failed or did not answer.
+    """
+    from storjfs.volume import VolumePaths
+
+    paths = VolumePaths(volume)
+    if not now:
+        _show_audits(volume)
+        return None
+    result = request(paths.control_socket, "audit", now=True)
+    click.echo(f"{result['passed']} shards passed, {result['failed']} failed, {result['offline']} farmers' answers are missing.")
+    return int(ExitCode.FAILED) if result["failed"] or result["offline"] else None
+
+
+def _show_audits(volume: str) -> None:
+    from .status import report_of
+
+    report = report_of(volume, None, None)
+    audits = report["audits"]
+    click.echo(f"Every shard is audited once in {wording.duration(audits['period'])}.")
+    click.echo(f"The last audit was {wording.ago(audits['last'], time.time())}; {audits['due'] or 0} shards are due now.")
+    for row in report["contracts"]:
+        counts = f"{row['passed']} passed, {row['failed']} failed, {row['offline']} offline"
+        click.echo(f"  {wording.short_id(row['farmer'])}  {counts}")
+
+
+@click.command()
+@volume_option
+def repair(volume: str) -> None:
+    """Rebuild missing shards on other farmers now, without waiting for the usual threshold."""
+    from storjfs.volume import VolumePaths
+
+    try:
+        result = request(VolumePaths(volume).control_socket, "repair", progress=lambda _: None)
+    except NotMounted:
+        raise NotMounted("repair needs the volume to be mounted", "storjfs mount DIR") from None
+    click.echo(f"{result['repaired']} segments repaired, {result['left']} still miss shards.")
+    if result["left"]:
+        raise ReportedError("not everything could be repaired", "storjfs status shows what is missing", ExitCode.FAILED)

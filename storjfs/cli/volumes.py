@@ -1,0 +1,140 @@
+"""`storjfs init`, `volumes` and `passphrase`: volumes on this machine."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from .options import new_passphrase_for, no_passphrase_option, passphrase_for, passphrase_options, volume_option
+
+
+@click.command()
+@volume_option
+@click.option(
+    "--phrase-file",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="Make the volume from the recovery phrase in this file (or a recovery kit; - reads standard input).",
+)
+@click.option("--kit", type=click.Path(path_type=Path), help="Also write a recovery kit to this file, to print.")
+@click.option("--farmer", "farmers", multiple=True, metavar="HOST:PORT", help="A farmer to use; may be given often.")
+@click.option("--cache-size", metavar="SIZE", help="Most local disk space for data that farmers have too (as 20G).")
+@no_passphrase_option
+@passphrase_options
+def init(
+    volume: str,
+    phrase_file: Path | None,
+    kit: Path | None,
+    farmers: tuple[str, ...],
+    cache_size: str | None,
+    no_passphrase: bool,
+    passphrase_file: Path | None,
+    passphrase_command: str | None,
+) -> None:
+    """Make a new volume, and show its recovery phrase once.
+
+    `storjfs mount` does this by itself the first time; use init to choose farmers, to keep a recovery kit, or
+    to make the volume from a phrase that you have.
+    """
+    from storjfs.keys import phrase_to_entropy
+    from storjfs.volume import StaticFarmer, VolumeExists, VolumePaths, parse_size
+
+    from .making import make_volume
+
+    paths = VolumePaths(volume)
+    if paths.exists:
+        raise VolumeExists(f"there is a volume {volume} already", hint="give another name with --volume")
+    chosen = tuple(StaticFarmer.parse(text) for text in farmers)
+    size = None if cache_size is None else parse_size(cache_size)
+    entropy = None
+    if phrase_file is not None:
+        entropy = phrase_to_entropy(_phrase_text(phrase_file))
+    passphrase = new_passphrase_for(volume, passphrase_file, passphrase_command, no_passphrase)
+    if kit is None and phrase_file is None and sys.stdin.isatty() and sys.stdout.isatty():
+        answer = click.prompt("File for a recovery kit to print (empty: none)", default="", show_default=False)
+        kit = Path(answer).expanduser() if answer else None
+    make_volume(paths, passphrase, entropy=entropy, farmers=chosen, cache_size=size, kit=kit)
+    click.echo(f"Mount it with: storjfs mount {'' if volume == 'default' else f'--volume {volume} '}DIR")
+
+
+def _phrase_text(path: Path) -> str:
+    from storjfs.keys import PhraseError
+
+    try:
+        return sys.stdin.read() if str(path) == "-" else path.read_text()
+    except OSError as error:
+        raise PhraseError(f"the phrase file {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise PhraseError(f"the phrase file {path} is not text") from None
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON: a list of objects.")
+def volumes(as_json: bool) -> None:
+    """List the volumes on this machine, and where they are mounted."""
+    from storjfs.daemon.client import request
+    from storjfs.daemon.exit_codes import ReportedError
+    from storjfs.volume import VolumePaths, is_sealed, volume_names
+
+    found = []
+    for name in volume_names():
+        paths = VolumePaths(name)
+        try:
+            mountpoint = request(paths.control_socket, "status")["mount"]["mountpoint"]
+        except ReportedError:
+            mountpoint = None
+        found.append({"name": name, "mountpoint": mountpoint, "passphrase": is_sealed(paths), "data": str(paths.data_dir)})
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    if not found:
+        click.echo("There is no volume on this machine. `storjfs mount DIR` makes one.")
+    for row in found:
+        where = f"mounted on {row['mountpoint']}" if row["mountpoint"] else "not mounted"
+        click.echo(f"{row['name']:<20} {where}; {row['data']}")
+
+
+@click.group()
+def passphrase() -> None:
+    """The passphrase that protects a volume's keys on this machine."""
+
+
+@passphrase.command()
+@volume_option
+@passphrase_options
+@click.option("--new-passphrase-file", type=click.Path(path_type=Path), help="A file with the new passphrase.")
+@click.option("--no-passphrase", is_flag=True, help="From now on keep the keys without a passphrase.")
+@click.option(
+    "--phrase-file", type=click.Path(path_type=Path, allow_dash=True),
+    help="The passphrase is forgotten: prove by this recovery phrase instead.",
+)
+def change(
+    volume: str,
+    passphrase_file: Path | None,
+    passphrase_command: str | None,
+    new_passphrase_file: Path | None,
+    no_passphrase: bool,
+    phrase_file: Path | None,
+) -> None:
+    """Change the passphrase. No data is touched; a running mount goes on."""
+    from storjfs.keys import PassphraseNeeded, phrase_to_entropy
+    from storjfs.volume import FromFile, FromPrompt, VolumePaths, change_passphrase, reset_passphrase, unlock_volume
+
+    paths = VolumePaths(volume)
+    entropy = None if phrase_file is None else phrase_to_entropy(_phrase_text(phrase_file))
+    old = None if entropy is not None else passphrase_for(volume, passphrase_file, passphrase_command)
+    if entropy is None:
+        unlock_volume(paths, old)  # a wrong one is said before a new one is asked for
+    if no_passphrase:
+        new = None
+    elif new_passphrase_file is not None:
+        new = FromFile(new_passphrase_file)
+    elif sys.stdin.isatty():
+        new = FromPrompt(volume)
+    else:
+        raise PassphraseNeeded("no new passphrase was given", hint="give --new-passphrase-file or --no-passphrase")
+    if entropy is not None:
+        reset_passphrase(paths, entropy, new)
+    else:
+        change_passphrase(paths, old, new)
+    click.echo(f"The volume {volume} is now kept {'without a passphrase' if new is None else 'under the new passphrase'}.")
