@@ -1,4 +1,4 @@
-"""Speed of frames, shard seal, erasure code and Merkle trees on this machine: one thread, best of several.
+"""Speed of frames, shard seal, erasure code and Merkle trees on this machine: one thread, the median of many repetitions.
 
 `scripts/bench/run coding`; `--busy` lets a second thread run Python meanwhile, as the loop does in a mount
 process.
@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import functools
 import os
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,16 +27,17 @@ SHARD = 4 << 20
 SECONDS = 0.3
 
 
-def best(work: Callable[[], object]) -> float:
-    """Seconds of the fastest repetition within a bounded time."""
-    fastest, end = float("inf"), time.perf_counter() + SECONDS
+def typical(work: Callable[[], object]) -> float:
+    """Seconds of one repetition: the median of those that fit into a bounded time."""
+    taken: list[float] = []
+    end = time.perf_counter() + SECONDS
     while True:
         start = time.perf_counter()
         work()
         now = time.perf_counter()
-        fastest = min(fastest, now - start)
+        taken.append(now - start)
         if now > end:
-            return fastest
+            return statistics.median(taken)
 
 
 @contextlib.contextmanager
@@ -79,7 +81,7 @@ def frames() -> Iterator[tuple[str, int, float]]:
     run = os.urandom(1 << 20)
     room = memoryview(bytearray(run_end(0, len(run))))
     cipher = FrameCipher(bytes(32), bytes(16), Algorithm.AES_256_GCM)
-    yield "run of 1 MiB: seal_run_into", len(run), best(lambda: cipher.seal_run_into(0, run, room))
+    yield "run of 1 MiB: seal_run_into", len(run), typical(lambda: cipher.seal_run_into(0, run, room))
 
 
 def _of_many(work: Callable[[], object]) -> float:
@@ -87,15 +89,15 @@ def _of_many(work: Callable[[], object]) -> float:
         for _ in range(200):
             work()
 
-    return best(repeated) / 200
+    return typical(repeated) / 200
 
 
 def shards() -> Iterator[tuple[str, int, float]]:
     plain, sealed = os.urandom(SHARD), bytearray(sealed_length(SHARD))
     opened = memoryview(bytearray(SHARD))
     cipher = ShardCipher(bytes(32))
-    yield "shard: seal_into", SHARD, best(lambda: cipher.seal_into(plain, sealed))
-    yield "shard: open_pieces", SHARD, best(lambda: cipher.open_pieces(0, sealed, opened))
+    yield "shard: seal_into", SHARD, typical(lambda: cipher.seal_into(plain, sealed))
+    yield "shard: open_pieces", SHARD, typical(lambda: cipher.open_pieces(0, sealed, opened))
 
 
 def codes() -> Iterator[tuple[str, int, float]]:
@@ -107,10 +109,10 @@ def codes() -> Iterator[tuple[str, int, float]]:
         last_k = {index: whole[index] for index in range(n - k, n)}
         size = k << 20
         note = "" if code.accelerated else " (not accelerated)"
-        yield f"{k}/{n} encode{note}", size, best(functools.partial(code.encode_into, blocks, parity))
+        yield f"{k}/{n} encode{note}", size, typical(functools.partial(code.encode_into, blocks, parity))
         lost = functools.partial(code.reconstruct, last_k, [0])
-        yield f"{k}/{n} one lost block{note}", 1 << 20, best(lost)
-        yield f"{k}/{n} encode by zfec", size, best(functools.partial(plain.encode, blocks))
+        yield f"{k}/{n} one lost block{note}", 1 << 20, typical(lost)
+        yield f"{k}/{n} encode by zfec", size, typical(functools.partial(plain.encode, blocks))
 
 
 def trees() -> Iterator[tuple[str, int, float]]:
@@ -119,10 +121,10 @@ def trees() -> Iterator[tuple[str, int, float]]:
     root = tree_root(leaves, SHARD)
     (path,) = prove(leaves, [77])
     leaf = data[77 * 4096 : 78 * 4096]
-    yield "Merkle leaves", SHARD, best(lambda: leaf_hashes(data))
-    yield "Merkle root of leaves", SHARD, best(lambda: tree_root(leaves, SHARD))
-    yield "Merkle paths of 4 leaves", SHARD, best(lambda: prove(leaves, [1, 77, 500, 1000]))
-    yield "verify a leaf", len(leaf), best(lambda: verify(root, SHARD, 77, leaf, path))
+    yield "Merkle leaves", SHARD, typical(lambda: leaf_hashes(data))
+    yield "Merkle root of leaves", SHARD, typical(lambda: tree_root(leaves, SHARD))
+    yield "Merkle paths of 4 leaves", SHARD, typical(lambda: prove(leaves, [1, 77, 500, 1000]))
+    yield "verify a leaf", len(leaf), typical(lambda: verify(root, SHARD, 77, leaf, path))
 
 
 def main() -> None:
