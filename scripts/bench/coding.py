@@ -1,4 +1,4 @@
-"""Speed of frames, shard seal, erasure code and Merkle trees on this machine: one thread, the median of many repetitions.
+"""Speed of frames, shard seal, erasure code and Merkle trees here: one thread, medians of many repetitions.
 
 `scripts/bench/run coding`; `--busy` lets a second thread run Python meanwhile, as the loop does in a mount
 process.
