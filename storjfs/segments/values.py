@@ -76,7 +76,7 @@ class SegmentUnreadable(FilesystemError):
         super().__init__(errno.EIO, f"segment {seg} cannot be read: {reason}")
         self.seg = seg
         self.reason = reason
-        self.hint = "storjfs status shows which farmers are missing; the data is back when enough of them are."
+        self.hint = "storjfs status shows which farmers are missing; when enough of them are back, so is the data."
 
 
 class Receipt(Protocol):

@@ -1,0 +1,241 @@
+"""Byte ranges of shards from farmers: the one that has them, or any k others and a decode of only that range.
+
+A slow farmer is not waited for to a timeout: after the time it usually takes, others are asked as well and the
+first complete answer wins. A piece that does not prove itself is pinned to its farmer and never used.
+"""
+
+import functools
+import logging
+from collections.abc import Callable, Collection
+from typing import Final
+
+import trio
+
+from storjfs.coding.buffers import Buffer
+from storjfs.coding.erasure import ErasureCode
+from storjfs.coding.geometry import PIECE, SEALED_PIECE
+from storjfs.coding.shards import ShardCipher, ShardCorrupt
+from storjfs.errors import StorjfsError
+from storjfs.keys import VolumeKeys
+from storjfs.renter.errors import ShardMissing
+from storjfs.segments.catalogue import Catalogue, Segment, Shard
+from storjfs.segments.values import Placement, SegmentUnreadable
+
+_LOG = logging.getLogger(__name__)
+
+INLINE: Final = 2
+"""Pieces up to which opening or decoding is done on the loop: a thread would cost more."""
+SHORTEST_HEDGE: Final = 0.03
+HEDGE_AFTER_USUAL: Final = 2.0
+"""Times a farmer's usual latency that a read waits before it asks others."""
+HEDGE_AFTER_TYPICAL: Final = 3.0
+"""Times what such ranges take of late, whoever is asked: when all are slow, asking more only adds to it."""
+MOST_HEDGES: Final = 8
+
+
+@functools.cache
+def erasure_code(k: int, n: int) -> ErasureCode:
+    """The code, checked once per process."""
+    return ErasureCode(k, n)
+
+
+class Fetcher:
+    """Fetches rows of segments: `rows(segment, idx, first, count)`.
+
+    `faulty(shard, error)` is told which farmer failed; the catalogue has noted it already. `threads` bounds the
+    worker threads used for opening and decoding.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        placement: Placement,
+        keys: VolumeKeys,
+        threads: trio.CapacityLimiter,
+        *,
+        faulty: Callable[[Shard, StorjfsError], None] = lambda shard, error: None,
+    ) -> None:
+        self._catalogue = catalogue
+        self._placement = placement
+        self._shard_key = keys.shard_key
+        self._threads = threads
+        self._faulty = faulty
+        self._typical = 0.0
+        self._hedges = 0
+
+    async def shard(self, segment: Segment, shard: Shard, first: int, count: int) -> Buffer:
+        """The unsealed pieces `[first, first + count)` of one shard, from its farmer.
+
+        Raises ShardCorrupt (noted as lost), ShardMissing (likewise), or what the renter's `get` raises.
+        """
+        try:
+            sealed = await self._placement.get(
+                shard.contract, shard.shard_id, first * SEALED_PIECE, count * SEALED_PIECE
+            )
+            if len(sealed) != count * SEALED_PIECE:
+                raise ShardCorrupt(first + len(sealed) // SEALED_PIECE)
+            cipher = ShardCipher(self._shard_key(shard.shard_id))
+            if count <= INLINE:
+                return cipher.open_pieces(first, sealed)
+            return await trio.to_thread.run_sync(cipher.open_pieces, first, sealed, limiter=self._threads)
+        except (ShardCorrupt, ShardMissing) as error:
+            _LOG.warning("shard %d of segment %d under contract %d: %s", shard.idx, segment.seg, shard.contract, error)
+            if shard in self._catalogue.shards(segment):
+                self._catalogue.shard_lost(segment, shard)
+                self._faulty(shard, error)
+            raise
+
+    async def rows(
+        self, segment: Segment, idx: int, first: int, count: int, *, avoid: Collection[int] = (), patient: bool = False
+    ) -> Buffer:
+        """Pieces `[first, first + count)` of row `idx` of the erasure code, wherever they come from.
+
+        Shards with an index in `avoid` are not asked. `patient`: nobody waits for it, so hedge late. The caller has
+        pinned the segment. Raises SegmentUnreadable where fewer than k shards answer rightly.
+        """
+        race = _Race(self, segment, idx, first, count, avoid, patient)
+        try:
+            return await race.run()
+        finally:
+            self._hedges -= race.hedged
+
+    def _hedge_delay(self, shard: Shard, patient: bool) -> float:
+        usual = HEDGE_AFTER_USUAL * self._placement.usual_latency(shard.contract)
+        delay = max(SHORTEST_HEDGE, usual, HEDGE_AFTER_TYPICAL * self._typical)
+        return 4 * delay + 1.0 if patient else delay
+
+    def _took(self, seconds: float) -> None:
+        self._typical += 0.1 * (seconds - self._typical)
+
+
+class _Race:
+    """One range wanted, several ways to it."""
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        segment: Segment,
+        idx: int,
+        first: int,
+        count: int,
+        avoid: Collection[int],
+        patient: bool,
+    ) -> None:
+        self._fetcher = fetcher
+        self._segment = segment
+        self._idx = idx
+        self._first = first
+        self._count = count
+        self._patient = patient
+        held = fetcher._catalogue.held(segment)
+        latency = fetcher._placement.usual_latency
+        self._direct = held.get(idx) if idx not in avoid else None
+        others = [shard for shard in held.values() if shard.idx != idx and shard.idx not in avoid]
+        self._others = sorted(others, key=lambda shard: latency(shard.contract), reverse=True)
+        self._running = 0
+        self._got: dict[int, Buffer] = {}
+        self._asked_others = 0
+        self.hedged = 0
+        self._reasons: list[str] = []
+        self._send, self._receive = trio.open_memory_channel[tuple[Shard, Buffer | None]](512)
+
+    async def run(self) -> Buffer:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            if self._direct is not None:
+                self._start(self._direct)
+                deadline = trio.current_time() + self._fetcher._hedge_delay(self._direct, self._patient)
+            else:
+                deadline = self._ask_enough()
+            while self._running:
+                with trio.move_on_at(deadline) as patience:
+                    shard, data = await self._receive.receive()
+                if patience.cancelled_caught:
+                    deadline = self._hedge()
+                    continue
+                self._running -= 1
+                if data is None:
+                    deadline = self._ask_enough()
+                    if self._hopeless():
+                        nursery.cancel_scope.cancel()
+                        break
+                    continue
+                if shard.idx == self._idx:
+                    nursery.cancel_scope.cancel()
+                    return data
+                self._got[shard.idx] = data
+                if len(self._got) >= self._segment.k:
+                    nursery.cancel_scope.cancel()
+                    break
+        if len(self._got) >= self._segment.k > 0:
+            return await self._decode()
+        have = len(self._fetcher._catalogue.held(self._segment))
+        why = "; ".join(self._reasons[-3:]) or "none is left"
+        raise SegmentUnreadable(
+            self._segment.seg, f"{self._segment.k} shards are needed, {have} are not known to be lost: {why}"
+        )
+
+    def _start(self, shard: Shard) -> None:
+        self._running += 1
+        self._nursery.start_soon(self._one, shard)
+
+    def _ask_enough(self) -> float:
+        """Have k others asked, failed ones replaced; returns when to look again."""
+        wanted = self._segment.k - len(self._got)
+        asked = self._running - (1 if self._direct_runs() else 0)
+        latest = 0.0
+        while asked < wanted and self._others:
+            shard = self._others.pop()
+            self._start(shard)
+            asked += 1
+            latest = max(latest, self._fetcher._hedge_delay(shard, self._patient))
+        return trio.current_time() + max(latest, SHORTEST_HEDGE) if self._others else float("inf")
+
+    def _hedge(self) -> float:
+        """Somebody takes too long: ask others, or one more."""
+        fetcher = self._fetcher
+        if not self.hedged and fetcher._hedges >= MOST_HEDGES:
+            return trio.current_time() + SHORTEST_HEDGE
+        if not self.hedged:
+            self.hedged = 1
+            fetcher._hedges += 1
+            if self._direct_runs():
+                return self._ask_enough()
+        if not self._others:
+            return float("inf")
+        shard = self._others.pop()
+        self._start(shard)
+        return trio.current_time() + fetcher._hedge_delay(shard, self._patient)
+
+    def _hopeless(self) -> bool:
+        return self._direct is None and len(self._got) + self._running + len(self._others) < self._segment.k
+
+    def _direct_runs(self) -> bool:
+        return self._direct is not None
+
+    async def _one(self, shard: Shard) -> None:
+        started = trio.current_time()
+        data: Buffer | None = None
+        try:
+            data = await self._fetcher.shard(self._segment, shard, self._first, self._count)
+            self._fetcher._took(trio.current_time() - started)
+        except (StorjfsError, OSError) as error:
+            self._reasons.append(str(error))
+        if data is None and shard is self._direct:
+            self._direct = None
+        self._send.send_nowait((shard, data))
+
+    async def _decode(self) -> Buffer:
+        segment = self._segment
+        code = erasure_code(segment.k, segment.n)
+        if self._count <= INLINE:
+            return code.reconstruct(self._got, (self._idx,))[self._idx]
+        found = await trio.to_thread.run_sync(
+            code.reconstruct, self._got, (self._idx,), limiter=self._fetcher._threads
+        )
+        return found[self._idx]
+
+
+def shard_pieces(segment: Segment) -> int:
+    """Pieces in each shard of a segment whose code is set."""
+    return max(1, -(-segment.size // (segment.k * PIECE)))

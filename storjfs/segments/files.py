@@ -1,0 +1,167 @@
+"""One local file per segment: reading frames from it, writing to it, and which pieces of it are there.
+
+Segment position = file position, for the journal's files and for the cache's sparse ones alike. Which pieces are
+present is advice: a frame proves itself or it does not.
+"""
+
+import ctypes
+import errno
+import os
+from pathlib import Path
+from typing import Final
+
+from storjfs.coding.buffers import Buffer
+from storjfs.coding.frames import FrameCipher
+from storjfs.coding.geometry import FRAME_OVERHEAD, PIECE, frames_covering
+
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_PUNCH_KEEPING_SIZE: Final = 0x03  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, fallocate(2)
+LARGEST_READ: Final = (1 << 20) + 2 * PIECE
+"""Bytes of whole pieces that a run of 1 MiB may lie in."""
+
+
+def punch(fd: int, start: int, length: int) -> None:
+    """Give the blocks of `[start, start + length)` back to the disk. Raises OSError, also where unsupported."""
+    done = _LIBC.fallocate(fd, _PUNCH_KEEPING_SIZE, ctypes.c_int64(start), ctypes.c_int64(length))
+    if done != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def pieces_mask(first: int, count: int) -> int:
+    """The bits of `count` pieces from piece `first` on."""
+    return ((1 << count) - 1) << first
+
+
+def piece_count(size: int) -> int:
+    """Pieces that a segment of `size` bytes has, the last perhaps in part."""
+    return -(-size // PIECE)
+
+
+def write_all(fd: int, data: memoryview, start: int) -> None:
+    """Write all of `data` at `start`. Raises OSError; what was written until then stays."""
+    while data:
+        done = os.pwrite(fd, data, start)
+        data, start = data[done:], start + done
+
+
+class LocalFile:
+    """The local file of one segment, at `path`.
+
+    `unsent`: the only copy, complete up to what was written, never evicted. Otherwise `present` has a bit for each
+    piece that is there; None means not looked yet. `users` counts threads and tasks that use the descriptor, which
+    stays open as long. All fields belong to the loop's thread; only reading and writing happens in others.
+    """
+
+    __slots__ = ("base", "fd", "path", "present", "segment_id", "size", "touched", "unsent", "users", "written")
+
+    def __init__(self, seg: int, segment_id: bytes, path: Path, *, unsent: bool) -> None:
+        self.base = seg << 25
+        """Run positions plus this are unique among all segments (a segment has at most 32 MiB)."""
+        self.segment_id = segment_id
+        self.path = path
+        self.fd = -1
+        self.unsent = unsent
+        self.present: int | None = None
+        self.size = 0
+        """Bytes that it counts for against the cache limit."""
+        self.users = 0
+        self.written = 0
+        """Of a file that the sealer writes: its end."""
+        self.touched = False
+        """Appended to, and not yet known to be on disk."""
+
+    def open(self, *, create: bool = False) -> int:
+        """The descriptor. Raises OSError."""
+        if self.fd < 0:
+            flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+            self.fd = os.open(self.path, flags, 0o600)
+        return self.fd
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            fd, self.fd = self.fd, -1
+            os.close(fd)
+
+    def look(self, size: int) -> int:
+        """Rebuild `present` for a segment of `size` bytes from where the file has data (lseek(2), SEEK_DATA)."""
+        fd = self.open()
+        present = 0
+        end = min(os.fstat(fd).st_size, size)
+        at = 0
+        while at < end:
+            try:
+                start = os.lseek(fd, at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                break
+            if start >= end:
+                break
+            at = os.lseek(fd, start, os.SEEK_HOLE)
+            first = -(-start // PIECE)
+            last = piece_count(size) if at >= size else at // PIECE
+            if last > first:
+                present |= pieces_mask(first, last - first)
+        self.present = present
+        return present
+
+    def has(self, first: int, count: int) -> bool:
+        """Whether the pieces are known to be there."""
+        if self.unsent:
+            return True
+        mask = ((1 << count) - 1) << first
+        return self.present is not None and self.present & mask == mask
+
+
+def read_run(
+    file: LocalFile,
+    cipher: FrameCipher,
+    frames: list[tuple[int, int, int, int]],
+    buffer: bytearray,
+    flags: int,
+) -> Buffer | None:
+    """The plaintext of `frames` (as `frames_covering` gives them) from `file`; None where less than that can be
+    had with these flags (RWF_NOWAIT, preadv2(2)) or the file is too short.
+
+    `buffer` has room for their sealed bytes and is overwritten. Raises FrameCorrupt, OSError.
+    """
+    start = frames[0][0]
+    last = frames[-1]
+    length = last[0] + last[1] + FRAME_OVERHEAD - start
+    view = memoryview(buffer)[:length]
+    if os.preadv(file.fd, [view], start, flags) != length:
+        return None
+    return open_frames(cipher, frames, view, start)
+
+
+def open_frames(
+    cipher: FrameCipher, frames: list[tuple[int, int, int, int]], sealed: memoryview, start: int
+) -> Buffer:
+    """The plaintext of `frames` from `sealed`, which holds the segment from position `start` on.
+
+    Raises FrameCorrupt.
+    """
+    if len(frames) == 1:
+        pos, length, from_, to = frames[0]
+        plain = cipher.open(pos, sealed[pos - start : pos - start + length + FRAME_OVERHEAD])
+        return plain if to - from_ == length else plain[from_:to]
+    out = bytearray(sum(to - from_ for _, _, from_, to in frames))
+    sink = memoryview(out)
+    at = 0
+    for pos, length, from_, to in frames:
+        frame = sealed[pos - start : pos - start + length + FRAME_OVERHEAD]
+        end = at + to - from_
+        if to - from_ == length:
+            cipher.open_into(pos, frame, sink[at:end])
+        else:
+            sink[at:end] = cipher.open(pos, frame)[from_:to]
+        at = end
+    return out
+
+
+def pieces_of(frames: list[tuple[int, int, int, int]]) -> tuple[int, int]:
+    """(first piece, number of pieces) that `frames` lie in."""
+    first = frames[0][0] // PIECE
+    return first, frames[-1][0] // PIECE - first + 1
+

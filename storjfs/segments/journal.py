@@ -1,0 +1,215 @@
+"""The write path's front: where an appended run goes, when a segment is full, and when writers have to wait."""
+
+import errno
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from storjfs.coding.buffers import Buffer
+from storjfs.coding.frames import FrameCipher
+from storjfs.coding.geometry import place_run, run_end, segment_capacity
+from storjfs.errors import FilesystemError
+from storjfs.segments.cache import Cache
+from storjfs.segments.catalogue import Catalogue, Segment
+from storjfs.segments.files import LocalFile
+from storjfs.segments.sealer import LONGEST_RUN, Sealer
+from storjfs.segments.values import Run
+
+MOST_UNSEALED: Final = 32 << 20
+"""Bytes of plaintext in memory from which on writers wait for the sealer."""
+STALLED: Final = 60.0
+"""Seconds without any progress of the uploads after which a writer that waits for them gets ENOSPC."""
+DISK_RESERVE: Final = 256 << 20
+"""Free bytes of the disk that holds the journal below which nothing new is taken."""
+MOST_SLACK: Final = 8 << 20
+"""Kept free below the limit for what those who already passed `room` append."""
+DISK_CHECK_EVERY: Final = 32 << 20
+"""Bytes appended between two looks at the free space."""
+
+
+class NoRoom(FilesystemError):
+    """ENOSPC: nothing more can be taken now. Nothing that was taken before is lost."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(errno.ENOSPC, message)
+        self.hint = hint
+
+
+class Journal:
+    """Appends to the open segment. All methods belong to the loop's thread.
+
+    `closed` is called with each segment that was closed. `code` gives (k, n) for the farmers at hand; only the
+    size of the next segment depends on it here.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        sealer: Sealer,
+        cache: Cache,
+        *,
+        code: Callable[[], tuple[int, int]],
+        closed: Callable[[Segment], None],
+        disk_reserve: int = DISK_RESERVE,
+    ) -> None:
+        self._catalogue = catalogue
+        self._sealer = sealer
+        self._cache = cache
+        self._code = code
+        self._closed = closed
+        self._disk_reserve = disk_reserve
+        self._segment: Segment | None = None
+        self._file: LocalFile | None = None
+        self._cipher: FrameCipher | None = None
+        self._tail = 0
+        self._capacity = 0
+        self._seg = 0
+        self._check_disk_at = 0
+        self._slack = min(cache.limit // 8, MOST_SLACK)
+        self.opened_at = -math.inf
+        self._waiting: trio.Event | None = None
+        sealer.progressed = self.drained
+
+    # --- appending ---
+
+    def append(self, ino: int, off: int, data: Buffer) -> list[Run]:
+        """Take `data`, the bytes of file `ino` from offset `off` on; returns the runs that hold it, in order.
+
+        Uses memory only. `data` must not change afterwards. Whoever appends has awaited `room` before; the data is
+        durable after the next commit.
+        """
+        length = len(data)
+        pos, fits = place_run(self._tail, length, self._capacity)
+        if fits != length or length > LONGEST_RUN:
+            return self._append_split(ino, off, memoryview(data))
+        segment = self._segment
+        assert segment is not None and self._file is not None and self._cipher is not None
+        self._sealer.put(self._file, self._cipher, pos, data)
+        end = run_end(pos, length)
+        self._cache.unsent += end - self._tail
+        self._tail = segment.size = end
+        self._catalogue.runs.append((self._seg, pos, length, ino, off))
+        if not segment.dirty:
+            self._catalogue.changed(segment)
+        return [Run(self._seg, pos, length)]
+
+    def _append_split(self, ino: int, off: int, data: memoryview) -> list[Run]:
+        runs: list[Run] = []
+        while data:
+            _, fits = place_run(self._tail, min(len(data), LONGEST_RUN), self._capacity)
+            if not fits:
+                self.close_open()
+                self._open()
+                continue
+            runs += self.append(ino, off, bytes(data[:fits]))
+            data = data[fits:]
+            off += fits
+        return runs
+
+    def _open(self) -> None:
+        segment = self._catalogue.create()
+        self._segment = segment
+        self._seg = segment.seg
+        self._file = self._cache.new_unsent(segment)
+        self._cipher = segment.cipher
+        self._tail = 0
+        self._capacity = segment_capacity(self._code()[0])
+        self.opened_at = trio.current_time()
+
+    @property
+    def open_segment(self) -> Segment | None:
+        return self._segment
+
+    def close_open(self) -> None:
+        """Close the open segment, if there is one; the next run opens another."""
+        segment = self._segment
+        if segment is None:
+            return
+        self._segment = self._file = self._cipher = None
+        self._tail = self._capacity = 0
+        self._catalogue.close(segment)
+        self._closed(segment)
+
+    # --- room ---
+
+    async def room(self) -> None:
+        """Return when more may be appended: at once, or when the sealer or the uploads have caught up.
+
+        Raises NoRoom (ENOSPC) where waiting would not help: the disk is nearly full, or nothing gets through to
+        the farmers for STALLED seconds while all allowed local space holds unsent data.
+        """
+        cache, sealer = self._cache, self._sealer
+        if (
+            cache.unsent + cache.used + self._slack > cache.limit
+            or sealer.appended >= self._check_disk_at
+            or sealer.appended - sealer.sealed >= MOST_UNSEALED
+        ):
+            await self._room()
+
+    async def _room(self) -> None:
+        sealer, cache = self._sealer, self._cache
+        progress, since = cache.unsent, trio.current_time()
+        while True:
+            if sealer.appended >= self._check_disk_at:
+                await self._look_at_disk()
+            over = not await cache.make_room(self._slack)
+            if not over and sealer.unsealed < MOST_UNSEALED:
+                return
+            if sealer.error is not None and sealer.unsealed >= MOST_UNSEALED:
+                raise NoRoom(
+                    f"unsent data cannot be written to {cache.journal_dir}: {sealer.error.strerror}",
+                    "Free some space on the disk that holds the volume.",
+                )
+            if over:
+                # What is open could never drain, and it may be all there is.
+                self.close_open()
+            if cache.unsent < progress:
+                since = trio.current_time()
+            progress = cache.unsent
+            if over and trio.current_time() - since > STALLED:
+                raise NoRoom(
+                    "all local space is taken by data that the farmers have not taken yet",
+                    "Check with storjfs status that enough farmers are online, or allow a larger cache.",
+                )
+            await self._wait_for_progress()
+
+    async def _wait_for_progress(self) -> None:
+        self._sealer.notify = True
+        self._sealer.kick()
+        if self._waiting is None:
+            self._waiting = trio.Event()
+        with trio.move_on_after(1):
+            await self._waiting.wait()
+
+    @property
+    def writers_wait(self) -> bool:
+        """Whether somebody waits in `room`."""
+        return self._waiting is not None
+
+    def drained(self) -> None:
+        """Something was sealed or stored: let waiting writers look again."""
+        if self._waiting is not None:
+            self._waiting.set()
+            self._waiting = None
+
+    async def _look_at_disk(self) -> None:
+        folder, reserve = self._cache.journal_dir, self._disk_reserve
+        free = free_bytes(folder)
+        if free < reserve and await self._cache.evict(reserve - free):
+            free = free_bytes(folder)
+        if free < reserve:
+            raise NoRoom(
+                f"the disk that holds {folder} is nearly full",
+                "Free some space on it; the drive takes writes again then.",
+            )
+        self._check_disk_at = self._sealer.appended + DISK_CHECK_EVERY
+
+
+def free_bytes(folder: Path) -> int:
+    """What a program without privileges may still write to the filesystem of `folder`."""
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize

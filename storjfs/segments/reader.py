@@ -1,0 +1,425 @@
+"""Reading runs: from memory, from the local file, or from farmers, in this order.
+
+Whatever the source, a frame that does not prove itself is never handed on.
+"""
+
+import errno
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import trio
+
+from storjfs.coding.buffers import Buffer
+from storjfs.coding.frames import FrameCorrupt
+from storjfs.coding.geometry import PIECE, frames_covering
+from storjfs.segments.cache import Cache
+from storjfs.segments.catalogue import Catalogue, Segment
+from storjfs.segments.fetch import INLINE, Fetcher, shard_pieces
+from storjfs.segments.files import LARGEST_READ, LocalFile, open_frames, pieces_of, read_run, write_all
+from storjfs.segments.sealer import Sealer
+from storjfs.segments.values import Part, SegmentUnreadable
+
+_LOG = logging.getLogger(__name__)
+
+LARGEST_FETCH: Final = 16
+"""Pieces of one range request."""
+MOST_PREFETCH: Final = 32 << 20
+"""Bytes on their way because of `prefetch`."""
+STALE_PREFETCH: Final = 5.0
+"""Seconds after which one that nobody waits for gives way to newer ones."""
+MOST_KEPT: Final = 8 << 20
+"""Bytes of fetched pieces kept in memory because the cache had no room for them."""
+MOST_NOTED: Final = 256
+
+_NOWAIT: Final = getattr(os, "RWF_NOWAIT", 0)
+
+
+class Fetch:
+    """Pieces of a segment on their way. `done` is set with either `data` or `error`."""
+
+    __slots__ = ("count", "data", "done", "error", "first", "prefetch", "scope", "seg", "started", "waiting")
+
+    def __init__(self, seg: int, first: int, count: int, *, prefetch: bool) -> None:
+        self.seg = seg
+        self.first = first
+        self.count = count
+        self.prefetch = prefetch
+        self.data: Buffer | None = None
+        self.error: Exception | None = None
+        self.done = trio.Event()
+        self.waiting = 0
+        self.started = trio.current_time()
+        self.scope = trio.CancelScope()
+
+
+class Reader:
+    """Reads parts of runs. Methods belong to the loop's thread; `run` owns the fetches.
+
+    `unreadable` has the segments that lately could not be read, with the reason.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        sealer: Sealer,
+        cache: Cache,
+        fetcher: Fetcher,
+        threads: trio.CapacityLimiter,
+    ) -> None:
+        self._catalogue = catalogue
+        self._pending = sealer.pending
+        self._cache = cache
+        self._fetcher = fetcher
+        self._threads = threads
+        self._buffer = bytearray(LARGEST_READ)
+        self._flags = _NOWAIT
+        self._flying: dict[int, Fetch] = {}
+        self._prefetching: OrderedDict[Fetch, None] = OrderedDict()
+        self._prefetch_bytes = 0
+        self._kept: OrderedDict[int, Buffer] = OrderedDict()
+        self._nursery: trio.Nursery | None = None
+        self.unreadable: OrderedDict[int, str] = OrderedDict()
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Own the fetches until cancelled; waiting reads are then cancelled or fail."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
+            for fetch in set(self._flying.values()):
+                fetch.error = SegmentUnreadable(fetch.seg, "the drive is being unmounted")
+                fetch.done.set()
+            self._flying.clear()
+
+    # --- at once ---
+
+    def read_now(self, seg: int, pos: int, run: int, skip: int, length: int) -> Buffer | None:
+        """The bytes `[skip, skip + length)` of the run `(seg, pos, run)` if they are in memory (this program's or
+        the kernel's); None where disk or network would have to be waited for. Raises SegmentUnreadable.
+        """
+        plain = self._pending.get((seg << 25) + pos)
+        if plain is not None:
+            if length == run:
+                return plain
+            return plain[skip : skip + length] if length <= PIECE else memoryview(plain)[skip : skip + length]
+        segment = self._catalogue.get(seg)
+        file = self._cache.find(segment)
+        if file is None:
+            return None
+        frames = frames_covering(pos, run, skip, length)
+        if not frames:
+            return b""
+        first, count = pieces_of(frames)
+        if not file.has(first, count) or (file.fd < 0 and not self._cache.opened(file)):
+            return None
+        if count * PIECE > LARGEST_READ:
+            return None
+        try:
+            return read_run(file, segment.cipher, frames, self._buffer, self._flags)
+        except BlockingIOError:
+            return None
+        except FrameCorrupt:
+            self._cache.spoiled(file, first, count)
+            return None
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP and self._flags:
+                self._flags = 0
+            return None
+
+    # --- whatever it takes ---
+
+    async def read(self, seg: int, pos: int, run: int, skip: int, length: int) -> Buffer:
+        """The same, waiting for disk and farmers. Raises SegmentUnreadable (EIO). May be cancelled."""
+        found = self.read_now(seg, pos, run, skip, length)
+        if found is not None:
+            return found
+        segment = self._catalogue.get(seg)
+        frames = frames_covering(pos, run, skip, length)
+        first, count = pieces_of(frames)
+        with self._catalogue.pinned(segment):
+            try:
+                plain = await self._read_local(segment, frames)
+                if plain is None:
+                    plain = await self._read_fetched(segment, frames)
+            except SegmentUnreadable as error:
+                self._note(segment, error.reason)
+                raise
+        self.unreadable.pop(seg, None)
+        return plain
+
+    async def _read_local(self, segment: Segment, frames: list[tuple[int, int, int, int]]) -> Buffer | None:
+        file = self._cache.find(segment)
+        if file is None:
+            return None
+        first, count = pieces_of(frames)
+        if not file.has(first, count) or not self._cache.opened(file):
+            return None
+        size = frames[-1][0] + PIECE - frames[0][0]
+        file.users += 1
+        try:
+            return await trio.to_thread.run_sync(
+                read_run, file, segment.cipher, frames, bytearray(size), 0, limiter=self._threads
+            )
+        except FrameCorrupt as error:
+            _LOG.warning("local data of segment %d: %s", segment.seg, error)
+            self._cache.spoiled(file, first, count)
+            return None
+        except OSError as error:
+            _LOG.warning("local data of segment %d cannot be read: %s", segment.seg, error)
+            return None
+        finally:
+            file.users -= 1
+
+    async def _read_fetched(self, segment: Segment, frames: list[tuple[int, int, int, int]]) -> Buffer:
+        first, count = pieces_of(frames)
+        start = first * PIECE
+        sealed = await self._pieces(segment, first, count)
+        try:
+            return open_frames(segment.cipher, frames, sealed, start)
+        except FrameCorrupt as error:
+            _LOG.warning("segment %d: %s; trying another way to it", segment.seg, error)
+        # The shards proved themselves, so this is no farmer's doing unless shard keys were lent. One other way is
+        # left: the same pieces from the other shards.
+        file = self._cache.find(segment)
+        if file is not None:
+            self._cache.spoiled(file, first, count)
+        if not segment.unsent:
+            parts = []
+            for idx, at, pieces in ranges_of(segment, first, count):
+                data = await self._fetcher.rows(segment, idx, at, pieces, avoid=(idx,))
+                parts.append(data)
+            try:
+                return open_frames(segment.cipher, frames, memoryview(b"".join(parts)), start)
+            except FrameCorrupt:
+                pass
+        raise SegmentUnreadable(segment.seg, "its content does not prove itself")
+
+    def _note(self, segment: Segment, reason: str) -> None:
+        self.unreadable[segment.seg] = reason
+        while len(self.unreadable) > MOST_NOTED:
+            self.unreadable.popitem(last=False)
+
+    # --- pieces from farmers ---
+
+    async def _pieces(self, segment: Segment, first: int, count: int) -> memoryview:
+        """The sealed pieces `[first, first + count)`, fetched as far as they are not here."""
+        if segment.k == 0 or segment.unsent and not self._catalogue.held(segment):
+            raise SegmentUnreadable(segment.seg, "its local file is missing or damaged, and no farmer has it yet")
+        fetches = self._start(segment, first, count, prefetch=False)
+        whole = fetches[0]
+        for fetch in fetches:
+            fetch.waiting += 1
+        try:
+            for fetch in fetches:
+                await fetch.done.wait()
+                if fetch.error is not None:
+                    raise fetch.error
+        finally:
+            for fetch in fetches:
+                fetch.waiting -= 1
+                if not fetch.waiting and not fetch.prefetch and not fetch.done.is_set():
+                    self._give_up(fetch)
+        assert whole.data is not None
+        if len(fetches) == 1:
+            return memoryview(whole.data)[(first - whole.first) * PIECE : (first - whole.first + count) * PIECE]
+        out = memoryview(bytearray(count * PIECE))
+        for fetch in fetches:
+            assert fetch.data is not None
+            low, high = max(first, fetch.first), min(first + count, fetch.first + fetch.count)
+            source = memoryview(fetch.data)[(low - fetch.first) * PIECE : (high - fetch.first) * PIECE]
+            out[(low - first) * PIECE : (high - first) * PIECE] = source
+        return out
+
+    def _start(self, segment: Segment, first: int, count: int, *, prefetch: bool) -> list[Fetch]:
+        """The fetches that cover these pieces: those under way, and new ones for the rest."""
+        fetches: list[Fetch] = []
+        base = segment.seg << 10
+        for at, pieces in self._unfetched(segment, first, count, fetches):
+            for low in range(at, at + pieces, LARGEST_FETCH):
+                fetch = Fetch(segment.seg, low, min(LARGEST_FETCH, at + pieces - low), prefetch=prefetch)
+                kept = self._kept_pieces(segment, fetch)
+                if kept is not None:
+                    fetch.data = kept
+                    fetch.done.set()
+                    fetches.append(fetch)
+                    continue
+                if self._nursery is None:
+                    raise SegmentUnreadable(segment.seg, "the drive is being unmounted")
+                for piece in range(low, low + fetch.count):
+                    self._flying[base + piece] = fetch
+                fetches.append(fetch)
+                self._nursery.start_soon(self._fetch, segment, fetch)
+        return fetches
+
+    def _unfetched(
+        self, segment: Segment, first: int, count: int, fetches: list[Fetch]
+    ) -> Iterator[tuple[int, int]]:
+        """Gaps of `[first, first + count)` that no fetch covers, within one shard each; adds those that do."""
+        base = segment.seg << 10
+        per_shard = shard_pieces(segment)
+        piece, end = first, first + count
+        while piece < end:
+            fetch = self._flying.get(base + piece)
+            if fetch is not None:
+                if fetch not in fetches:
+                    fetches.append(fetch)
+                piece = fetch.first + fetch.count
+                continue
+            start = piece
+            piece += 1
+            while piece < end and piece % per_shard and base + piece not in self._flying:
+                piece += 1
+            yield start, piece - start
+
+    async def _fetch(self, segment: Segment, fetch: Fetch) -> None:
+        with self._catalogue.pinned(segment):
+            try:
+                with fetch.scope:
+                    ((idx, first, count),) = ranges_of(segment, fetch.first, fetch.count)
+                    patient = fetch.prefetch and not fetch.waiting
+                    fetch.data = await self._fetcher.rows(segment, idx, first, count, patient=patient)
+                    fetch.done.set()
+                    if not await self._cache_pieces(segment, fetch):
+                        self._keep(fetch)
+            except SegmentUnreadable as error:
+                fetch.error = error
+            finally:
+                self._landed(fetch)
+                if fetch.data is None and fetch.error is None:
+                    fetch.error = SegmentUnreadable(segment.seg, "the read was given up")
+                fetch.done.set()
+
+    def _give_up(self, fetch: Fetch) -> None:
+        """Nobody needs it any more; who comes later starts anew."""
+        self._landed(fetch)
+        fetch.scope.cancel()
+
+    def _landed(self, fetch: Fetch) -> None:
+        base = fetch.seg << 10
+        for piece in range(fetch.first, fetch.first + fetch.count):
+            if self._flying.get(base + piece) is fetch:
+                del self._flying[base + piece]
+        if fetch in self._prefetching:
+            del self._prefetching[fetch]
+            self._prefetch_bytes -= fetch.count * PIECE
+
+    async def _cache_pieces(self, segment: Segment, fetch: Fetch) -> bool:
+        size = fetch.count * PIECE
+        file = await self._cache.writable(segment, size)
+        if file is None:
+            return False
+        written = False
+        try:
+            assert fetch.data is not None
+            start = fetch.first * PIECE
+            data = memoryview(fetch.data)[: segment.size - start]
+            if fetch.count <= INLINE:
+                write_all(file.fd, data, start)
+            else:
+                await trio.to_thread.run_sync(write_all, file.fd, data, start, limiter=self._threads)
+            written = True
+        except OSError as error:
+            _LOG.info("fetched data is not cached: %s", error)
+        finally:
+            self._cache.filled(file, fetch.first, fetch.count, size, written=written)
+        return written
+
+    def _keep(self, fetch: Fetch) -> None:
+        assert fetch.data is not None
+        view = memoryview(fetch.data)
+        for number in range(fetch.count):
+            self._kept[(fetch.seg << 10) + fetch.first + number] = view[number * PIECE : (number + 1) * PIECE]
+        while len(self._kept) * PIECE > MOST_KEPT:
+            self._kept.popitem(last=False)
+
+    def _kept_pieces(self, segment: Segment, fetch: Fetch) -> Buffer | None:
+        base = segment.seg << 10
+        keys = range(base + fetch.first, base + fetch.first + fetch.count)
+        if not self._kept or not all(key in self._kept for key in keys):
+            return None
+        return b"".join(self._kept[key] for key in keys)
+
+    # --- read-ahead ---
+
+    def prefetch(self, parts: Sequence[Part]) -> None:
+        """Start bringing these parts here. Never waits, never fails; what goes beyond the budget is left out."""
+        if self._nursery is None:
+            return
+        for seg, first, count in merged(parts):
+            try:
+                segment = self._catalogue.get(seg)
+            except SegmentUnreadable:
+                continue
+            if segment.unsent or segment.k == 0:
+                continue
+            file = self._cache.find(segment)
+            for low, pieces in _absent(file, first, count):
+                if not self._budget(pieces * PIECE):
+                    return
+                for fetch in self._start(segment, low, pieces, prefetch=True):
+                    if fetch.prefetch and fetch not in self._prefetching and not fetch.done.is_set():
+                        self._prefetching[fetch] = None
+                        self._prefetch_bytes += fetch.count * PIECE
+
+    def _budget(self, size: int) -> bool:
+        now = trio.current_time()
+        while self._prefetch_bytes + size > MOST_PREFETCH and self._prefetching:
+            oldest = next(iter(self._prefetching))
+            if oldest.waiting or now - oldest.started < STALE_PREFETCH:
+                return False
+            self._give_up(oldest)
+        return True
+
+
+def ranges_of(segment: Segment, first: int, count: int) -> list[tuple[int, int, int]]:
+    """Segment pieces as (index of the shard, first piece in it, number of pieces)."""
+    per_shard = shard_pieces(segment)
+    ranges = []
+    end = first + count
+    while first < end:
+        idx, at = divmod(first, per_shard)
+        pieces = min(end - first, per_shard - at)
+        ranges.append((idx, at, pieces))
+        first += pieces
+    return ranges
+
+
+def merged(parts: Sequence[Part]) -> list[tuple[int, int, int]]:
+    """The pieces that `parts` lie in as (seg, first, count), in their order, neighbours joined."""
+    found: list[tuple[int, int, int]] = []
+    for part in parts:
+        frames = frames_covering(part.pos, part.run, part.skip, part.length)
+        if not frames:
+            continue
+        first, count = pieces_of(frames)
+        if found:
+            seg, start, known = found[-1]
+            if seg == part.seg and start <= first <= start + known:
+                found[-1] = (seg, start, max(known, first + count - start))
+                continue
+        found.append((part.seg, first, count))
+    return found
+
+
+def _absent(file: LocalFile | None, first: int, count: int) -> Iterator[tuple[int, int]]:
+    """The runs of pieces within `[first, first + count)` that `file` has not."""
+    if file is None:
+        yield first, count
+        return
+    piece, end = first, first + count
+    while piece < end:
+        if file.has(piece, 1):
+            piece += 1
+            continue
+        start = piece
+        while piece < end and not file.has(piece, 1):
+            piece += 1
+        yield start, piece - start
+
+
+__all__ = ["LARGEST_FETCH", "Fetch", "Reader", "merged", "ranges_of"]
