@@ -36,7 +36,9 @@ CREATE TABLE standing (                   -- what we remember of a farmer under 
     silent_since  REAL NOT NULL,          -- 0: it answers
     epoch         INTEGER NOT NULL,       -- number of the last audit batch
     shards        INTEGER NOT NULL,       -- held under the contract, as last counted
-    used          INTEGER NOT NULL        -- their sealed bytes
+    used          INTEGER NOT NULL,       -- their sealed bytes
+    operator      TEXT NOT NULL,          -- operator group that its offer names
+    silent_for    REAL NOT NULL           -- seconds of silence that we watched, see Standing.silent
 );
 
 CREATE TABLE challenge (                  -- sent or about to be; at most one per contract
@@ -83,6 +85,8 @@ class Standing:
     epoch: int = 0
     shards: int = 0
     used: int = 0
+    operator: str = ""
+    silent_for: float = 0.0
 
     @property
     def score(self) -> float:
@@ -95,7 +99,7 @@ class Standing:
         self.failed += failed
         self.last_audit = now
         self.last_result = Result.FAILED if failed else Result.PASSED
-        self.silent_since = 0.0
+        self.silent_since = self.silent_for = 0.0
         self.presence += 0.1 * (1.0 - self.presence)
         total = passed + failed
         if not total:
@@ -113,9 +117,14 @@ class Standing:
                 self.strikes -= 1
                 self.last_failed = now
 
-    def silent(self, now: float) -> None:
-        """A batch was not answered in time."""
+    def silent(self, now: float, watched: float) -> None:
+        """A batch was not answered in time, after `watched` seconds in which others did answer.
+
+        Only watched time adds up to a farmer's being gone: not that in which this machine slept, nor that in
+        which nobody answered because our own line was down.
+        """
         self.offline += 1
+        self.silent_for += watched
         self.last_audit = now
         self.last_result = Result.OFFLINE
         self.silent_since = self.silent_since or now

@@ -21,9 +21,12 @@ from storjfs.protocol.failures import ProtocolViolation
 from storjfs.protocol.ids import ContractId, LaneId, NodeId
 from storjfs.protocol.signing import Signed, SigningKey
 from storjfs.protocol.terms import Proposal, Terms
-from storjfs.protocol.vouchers import Tally, Voucher, open_voucher, sign_voucher
+from storjfs.protocol.vouchers import EGRESS_CREDIT, Tally, Voucher, open_voucher, sign_voucher
 from storjfs.renter.durable import DurableDatabase, Statement
-from storjfs.renter.errors import DepositExhausted, LaneFrozen
+from storjfs.renter.errors import LaneFrozen
+
+EGRESS_STEP = EGRESS_CREDIT // 4
+"""After so many bytes a voucher for them is signed, long before the farmer's credit runs out."""
 
 PAY_VERSION = 1
 PAY_SCHEMA = """
@@ -78,6 +81,10 @@ class Lane:
     voucher: Signed | None = None
     egress: int = 0
     """Bytes received and not yet in the tally; gone after a crash, see `PayBook.received`."""
+    delivered: int = 0
+    """Counter of the newest voucher that this process knows the farmer to have."""
+    doubtful: int = 0
+    """Bytes asked for that never came whole: the farmer may have sent them, see `PayBook.concede`."""
 
     @property
     def left(self) -> int:
@@ -104,6 +111,8 @@ class PayBook:
         self.proposals: dict[NodeId, Proposal] = {}
         for row in self._db.read(f"SELECT {_LANE_COLUMNS} FROM lane"):
             lane = _lane_of(row)
+            # What the process before this one had received and not added up.
+            lane.doubtful = EGRESS_STEP
             self.lanes[lane.lane_id] = lane
         for node_id, body in self._db.read("SELECT node_id, body FROM proposal"):
             self.proposals[NodeId(node_id)] = Proposal.from_bytes(body)
@@ -136,8 +145,8 @@ class PayBook:
             self.lanes[lane_id] = lane
             return lane
 
-    async def adopt(self, lane: Lane, shown: Signed | None) -> None:
-        """Learn of a voucher that the farmer or the settlement has shown us; unfreezes the lane.
+    async def adopt(self, lane: Lane, shown: Signed | None, *, claimed: int = 0) -> None:
+        """Learn of a voucher that the farmer has shown us, and of what was claimed; unfreezes the lane.
 
         One that is higher than ours was signed by an earlier life of this volume: it becomes the newest, and
         what is owed is at least that. `shown` None: they know of none.
@@ -145,20 +154,19 @@ class PayBook:
         Raises BadSignature, ProtocolViolation.
         """
         async with self._turn:
-            higher = shown is not None and self._is_higher(lane, shown)
-            if shown is not None and higher:
+            changes: dict[str, Any] = {"frozen": False} if lane.frozen else {}
+            if shown is not None and self._is_higher(lane, shown):
                 voucher = shown.peek(Voucher)
-                owed = lane.tally if lane.tally.amount >= voucher.amount else Tally(voucher.amount, 0)
-                await self._change(
-                    lane,
-                    frozen=False,
-                    counter=max(voucher.counter, lane.counter),
-                    signed=voucher.amount,
-                    voucher=shown,
-                    tally=owed,
-                )
-            elif lane.frozen:
-                await self._change(lane, frozen=False)
+                changes |= {
+                    "counter": max(voucher.counter, lane.counter),
+                    "signed": voucher.amount,
+                    "voucher": shown,
+                }
+            owed = max(changes.get("signed", 0), claimed)
+            if owed > lane.tally.amount:
+                changes["tally"] = Tally(owed, 0)
+            if changes:
+                await self._change(lane, **changes)
 
     def _is_higher(self, lane: Lane, shown: Signed) -> bool:
         if shown == lane.voucher:
@@ -171,10 +179,23 @@ class PayBook:
     def received(self, lane: Lane, count: int) -> None:
         """`count` bytes of shards came from the farmer: owed with the next voucher.
 
-        Kept in memory only (a write per read would cost more than the read). A crash forgets at most what the
-        farmer gives on credit, which is its risk as agreed (EGRESS_CREDIT).
+        Kept in memory only (a write per read would cost more than the read), for EGRESS_STEP bytes at most.
         """
         lane.egress += count
+
+    def doubted(self, lane: Lane, count: int) -> None:
+        """`count` bytes were asked for, but the transfer was cancelled or broke."""
+        lane.doubtful += count
+
+    def concede(self, lane: Lane) -> bool:
+        """Owe the doubtful bytes too; False if there are none.
+
+        For a farmer that refuses service although all that we counted is paid: both counts may differ by
+        transfers that broke, and by what a crash here made us forget. More than we asked for is never paid.
+        """
+        conceded, lane.doubtful = lane.doubtful, 0
+        lane.egress += conceded
+        return conceded > 0
 
     def is_settled(self, nonce: bytes) -> bool:
         """Whether the batch with this nonce has been added up."""
@@ -221,11 +242,6 @@ class PayBook:
     async def forget_settled(self, nonce: bytes) -> None:
         """The outcome of this batch stands in local.db: its nonce will not come again."""
         await self._db.write(("DELETE FROM settled WHERE nonce = ?", (nonce,)))
-
-    def check_deposit(self, lane: Lane) -> None:
-        """Raise DepositExhausted if more is owed than the deposit covers."""
-        if lane.tally.amount > lane.deposit:
-            raise DepositExhausted("the deposit of a lane does not cover what its farmer has earned")
 
     # --- what was signed ---
 

@@ -1,0 +1,253 @@
+"""Shards to and from farmers: put, get, delete, each checked, counted and paid for."""
+
+import logging
+import random
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import TypeVar
+
+import trio
+
+from storjfs.coding.merkle import shard_root
+from storjfs.network.failures import PeerUnreachable, RequestTimeout
+from storjfs.protocol.contracts import State
+from storjfs.protocol.failures import BadSignature, ErrorCode, ProtocolViolation, RequestFailed
+from storjfs.protocol.ids import Digest, ShardId, short
+from storjfs.protocol.messages import Delete
+from storjfs.protocol.receipts import MAX_DELETE, DeleteOrder, Receipt, open_receipt, sign_delete
+from storjfs.renter.book import ContractBook, Entry
+from storjfs.renter.cashier import Cashier
+from storjfs.renter.errors import (
+    FarmerUnavailable,
+    ReceiptInvalid,
+    ServiceRefused,
+    ShardMissing,
+)
+from storjfs.renter.farmers import Farmers
+from storjfs.renter.local_records import LocalRecords
+from storjfs.renter.placement import Candidate, choose, code_for
+from storjfs.renter.settings import RenterSettings
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Buffer = bytes | bytearray | memoryview
+
+PUT_TIMEOUT = 120.0
+GET_TIMEOUT = 60.0
+SLOWEST = 64 << 10
+"""Bytes per second that a transfer of a large range may sink to before it is given up."""
+REMEMBERED_DELETIONS = 4096
+
+_GONE = frozenset({ErrorCode.UNKNOWN_SHARD, ErrorCode.CORRUPT})
+_HINTS = {
+    ErrorCode.PAYMENT_REQUIRED: "See storjfs contracts: the lane's deposit may be used up, or the balance.",
+    ErrorCode.NO_SPACE: "The contract grows by itself if your settings and the farmer allow it.",
+    ErrorCode.CONTRACT_OVER: "A new contract is made by itself if your settings allow it.",
+    ErrorCode.UNKNOWN_CONTRACT: "The farmer lost its books; what it held is rebuilt on others.",
+}
+
+
+class ShardClient:
+    """What the segments room asks of the renter. All sizes in bytes of sealed shards.
+
+    Every call that goes out raises FarmerUnavailable (no answer), ShardMissing (the farmer says so itself),
+    or ServiceRefused (it answers but will not), and may be cancelled at any time: of a put it is then unknown
+    whether the farmer holds the shard, so delete it by its id.
+    """
+
+    def __init__(
+        self,
+        book: ContractBook,
+        farmers: Farmers,
+        cashier: Cashier,
+        records: LocalRecords,
+        settings: RenterSettings,
+        now: Callable[[], float],
+        rng: random.Random,
+    ) -> None:
+        self._book = book
+        self._farmers = farmers
+        self._cashier = cashier
+        self._records = records
+        self._settings = settings
+        self._now = now
+        self._rng = rng
+        self._waiting: dict[int, int] = {}
+        self._deleted: dict[bytes, None] = {}
+        self.moved: dict[int, tuple[int, int]] = {}
+        """Per contract: shards and bytes put less those deleted, since the auditor counted last."""
+        self.full = trio.Event()
+        """Set when a farmer says that a contract has no room left."""
+
+    # --- placement ---
+
+    def code(self) -> tuple[int, int]:
+        """(k, n) for the next segment."""
+        if self._settings.code is not None:
+            return self._settings.code
+        return code_for(len({entry.node_id for entry in self._book if entry.accepts}))
+
+    def choose(self, count: int, size: int, exclude: Collection[int] = ()) -> list[int]:
+        """At most `count` contracts with room for a shard of `size` bytes, best first; see placement.choose.
+
+        `exclude`: contracts that hold a shard of the segment already. Of their farmers none is chosen.
+        """
+        holders = [self._book.get(number) for number in exclude]
+        nodes = {entry.node_id for entry in holders if entry is not None}
+        groups = [self._records.standing(number).operator for number in exclude]
+        candidates = [self.candidate(entry) for entry in self._book if entry.accepts]
+        return choose(
+            [one for one in candidates if one.node_id not in nodes],
+            count,
+            size,
+            exclude,
+            rng=self._rng,
+            taken_groups=[group for group in groups if group],
+        )
+
+    def candidate(self, entry: Entry) -> Candidate:
+        """The contract as placement sees it."""
+        standing = self._records.standing(entry.number)
+        now = self._now()
+        return Candidate(
+            contract=entry.number,
+            node_id=entry.node_id,
+            operator=standing.operator,
+            capacity=entry.terms.capacity,
+            used=standing.used + self.moved.get(entry.number, (0, 0))[1],
+            waiting=self._waiting.get(entry.number, 0),
+            score=standing.score,
+            passed=standing.passed,
+            resting=standing.resting(now, self._settings.audit_period),
+            online=not standing.silent_since,
+        )
+
+    def usual_latency(self, contract: int) -> float:
+        """Seconds within which this farmer answers about nine in ten gets: wait so long before you hedge."""
+        entry = self._book.get(contract)
+        return self._farmers.latency(entry.node_id).usual() if entry else 0.0
+
+    # --- shards ---
+
+    async def put(self, contract: int, shard_id: bytes, sealed: Buffer, root: bytes | None = None) -> Receipt:
+        """Send a sealed shard; the farmer's receipt, which says exactly what was sent.
+
+        `root`: of its Merkle tree, if the caller has it; else it is computed beside the upload. `sealed` must
+        not change meanwhile. Raises ReceiptInvalid where the receipt is for something else.
+        """
+        entry = self._entry(contract)
+        if not entry.accepts:
+            raise ServiceRefused("contract over", f"contract {short(entry.contract_id)} takes no new shards")
+        size = len(sealed)
+        self._waiting[contract] = self._waiting.get(contract, 0) + size
+        peer = self._farmers.peer(entry.node_id)
+        try:
+            signed = await self._ask(
+                entry,
+                lambda: peer.put_shard(
+                    entry.contract_id, ShardId(shard_id), sealed, PUT_TIMEOUT + size / SLOWEST
+                ),
+            )
+        finally:
+            self._waiting[contract] -= size
+        if root is None:
+            root = await trio.to_thread.run_sync(shard_root, sealed)
+        expected = Receipt(
+            entry.contract_id, entry.terms.revision, ShardId(shard_id), Digest(bytes(root)), size
+        )
+        try:
+            receipt = open_receipt(signed, entry.node_id, expected)
+        except ProtocolViolation as error:
+            raise ReceiptInvalid(f"farmer {short(entry.node_id)}: {error}") from error
+        self._note_moved(contract, 1, size)
+        return receipt
+
+    async def get(self, contract: int, shard_id: bytes, offset: int, length: int) -> bytearray:
+        """`length` sealed bytes of the shard from `offset`, unchecked: the seal decides. Egress is paid."""
+        entry = self._entry(contract)
+        buffer = bytearray(length)
+        peer = self._farmers.peer(entry.node_id)
+        whole = False
+        before = trio.current_time()
+        try:
+            await self._ask(
+                entry,
+                lambda: peer.get_range(
+                    entry.contract_id, ShardId(shard_id), offset, buffer, GET_TIMEOUT + length / SLOWEST
+                ),
+            )
+            whole = True
+        finally:
+            due = self._cashier.received(entry, length, whole=whole)
+        self._farmers.latency(entry.node_id).saw(trio.current_time() - before)
+        if due:
+            await self._cashier.pay_egress(entry)
+        return buffer
+
+    async def delete(self, contract: int, shard_ids: Sequence[bytes]) -> None:
+        """Have the farmer delete these shards; when it returns they are gone and cost nothing any more.
+
+        Idempotent; raises as the class says, then repeat it later. Of a contract that is over they are gone.
+        """
+        entry = self._entry(contract)
+        for shard_id in shard_ids:
+            self._deleted[bytes(shard_id)] = None
+        while len(self._deleted) > max(REMEMBERED_DELETIONS, len(shard_ids)):
+            del self._deleted[next(iter(self._deleted))]
+        if entry.state in (State.ENDED, State.BREACHED):
+            return
+        key = self._farmers.identity(entry.node_id).signing
+        peer = self._farmers.peer(entry.node_id)
+        for start in range(0, len(shard_ids), MAX_DELETE):
+            batch = tuple(ShardId(bytes(one)) for one in shard_ids[start : start + MAX_DELETE])
+            order = Delete(sign_delete(key, DeleteOrder(entry.contract_id, batch)))
+            answer = await self._ask(entry, lambda order=order: peer.request(order))  # type: ignore[misc]
+            standing = self._records.standing(contract)
+            mean = standing.used // standing.shards if standing.shards else 0
+            self._note_moved(contract, -answer.deleted, -answer.deleted * mean)
+
+    def was_deleted(self, shard_id: bytes) -> bool:
+        """Whether we have lately told the farmer to delete it: then its absence proves nothing."""
+        return shard_id in self._deleted
+
+    def _note_moved(self, contract: int, shards: int, size: int) -> None:
+        before = self.moved.get(contract, (0, 0))
+        self.moved[contract] = before[0] + shards, before[1] + size
+
+    def _entry(self, contract: int) -> Entry:
+        entry = self._book.get(contract)
+        if entry is None:
+            raise ServiceRefused("unknown contract", f"there is no contract with the number {contract}")
+        return entry
+
+    async def _ask(self, entry: Entry, ask: Callable[[], Awaitable[T]]) -> T:
+        """What `ask` returns; a farmer that waits for a voucher gets it, and is asked once more."""
+        try:
+            try:
+                return await ask()
+            except RequestFailed as error:
+                if error.code != ErrorCode.PAYMENT_REQUIRED or not await self._cashier.satisfy(entry):
+                    raise
+            return await ask()
+        except (PeerUnreachable, RequestTimeout) as error:
+            raise FarmerUnavailable(f"farmer {short(entry.node_id)}: {error}") from error
+        except RequestFailed as error:
+            raise self._refusal(entry, error) from error
+        except BadSignature:
+            raise
+        except ProtocolViolation as error:
+            raise FarmerUnavailable(
+                f"farmer {short(entry.node_id)} does not keep the protocol: {error}"
+            ) from error
+
+    def _refusal(self, entry: Entry, error: RequestFailed) -> Exception:
+        who = f"farmer {short(entry.node_id)}: {error}"
+        if error.code in _GONE:
+            return ShardMissing(who)
+        if error.code == ErrorCode.BUSY:
+            return FarmerUnavailable(who)
+        if error.code == ErrorCode.NO_SPACE:
+            self.full.set()
+        word = error.code.name.lower() if isinstance(error.code, ErrorCode) else str(error.code)
+        hint = _HINTS.get(error.code, "") if isinstance(error.code, ErrorCode) else ""
+        return ServiceRefused(word.replace("_", " "), who, hint=hint)

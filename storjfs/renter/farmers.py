@@ -1,0 +1,137 @@
+"""One connection to each farmer, under the identity that only this farmer knows us by."""
+
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+
+import trio
+
+from storjfs.errors import StorjfsError
+from storjfs.network.identity import Identity
+from storjfs.network.peer import Connector, Peer
+from storjfs.network.streams import open_stream
+from storjfs.protocol.ids import NodeId, short
+from storjfs.protocol.messages import HelloAnswer
+from storjfs.protocol.signing import Signed
+from storjfs.protocol.terms import Address
+from storjfs.renter.latency import UsualLatency
+from storjfs.renter.settings import KnownFarmer
+
+log = logging.getLogger(__name__)
+
+PROBE_TIMEOUT = 10.0
+
+
+class Farmers:
+    """The peers by node id. `run` owns them; one is made when it is first asked for.
+
+    `vouchers(farmer)` gives what each hello carries; `greeted(farmer, answer)` is told of each answer to one.
+    """
+
+    def __init__(
+        self,
+        renter_seed: Callable[[bytes], bytes],
+        vouchers: Callable[[NodeId], Sequence[Signed]],
+        greeted: Callable[[NodeId, HelloAnswer], None],
+        rng: random.Random,
+        connector: Connector = open_stream,
+    ) -> None:
+        self._renter_seed = renter_seed
+        self._vouchers = vouchers
+        self._greeted = greeted
+        self._rng = rng
+        self._connector = connector
+        self._peers: dict[NodeId, Peer] = {}
+        self._addresses: dict[NodeId, tuple[Address, ...]] = {}
+        self._latency: dict[NodeId, UsualLatency] = {}
+        self._identities: dict[NodeId, Identity] = {}
+        self._nursery: trio.Nursery | None = None
+        self.known: list[KnownFarmer] = []
+        """Addresses from the settings whose node id is not known yet."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Own all connections until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
+                task_status.started()
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
+                self._peers.clear()
+
+    def identity(self, farmer: NodeId) -> Identity:
+        """Who we are to `farmer`."""
+        found = self._identities.get(farmer)
+        if found is None:
+            found = self._identities[farmer] = Identity(self._renter_seed(farmer))
+        return found
+
+    def all(self) -> list[NodeId]:
+        """Every farmer that has an address."""
+        return list(self._addresses)
+
+    def addresses(self, farmer: NodeId) -> tuple[Address, ...]:
+        """Where it listens, as far as is known."""
+        return self._addresses.get(farmer, ())
+
+    def move(self, addresses: Mapping[NodeId, Sequence[Address]]) -> None:
+        """These farmers listen there from now on; connections that work are kept."""
+        for farmer, where in addresses.items():
+            self._addresses[farmer] = tuple(where)
+            peer = self._peers.get(farmer)
+            if peer is not None:
+                peer.addresses = tuple(where)
+
+    def peer(self, farmer: NodeId) -> Peer:
+        """The connection to `farmer`, which dials when it is used."""
+        found = self._peers.get(farmer)
+        if found is not None:
+            return found
+        peer = Peer(
+            self.identity(farmer),
+            farmer,
+            self.addresses(farmer),
+            connector=self._connector,
+            vouchers=lambda: self._vouchers(farmer),
+            greeted=lambda answer: self._greeted(farmer, answer),
+            source=self._rng,
+        )
+        if self._nursery is not None:
+            self._nursery.start_soon(peer.run, name=f"farmer {short(farmer)}")
+            self._peers[farmer] = peer
+        return peer
+
+    def connected(self, farmer: NodeId) -> bool:
+        """Whether a control connection is up."""
+        peer = self._peers.get(farmer)
+        return peer is not None and peer.connected
+
+    def latency(self, farmer: NodeId) -> UsualLatency:
+        """How fast it usually is; the live object."""
+        found = self._latency.get(farmer)
+        if found is None:
+            found = self._latency[farmer] = UsualLatency()
+        return found
+
+    async def find_out(self) -> None:
+        """Learn who answers at addresses that were given without a node id; who does not is tried next time.
+
+        The question is asked under a throw-away identity: which of ours to show follows from the answer.
+        """
+        for known in list(self.known):
+            if known.node_id is not None:
+                self.move({NodeId(known.node_id): known.addresses})
+                self.known.remove(known)
+                continue
+            try:
+                stranger = Identity(self._rng.randbytes(32))
+                stream = await self._connector(stranger, None, known.addresses, PROBE_TIMEOUT)
+            except (StorjfsError, OSError) as error:
+                log.info("nobody answers at %s: %s", known.addresses[0], error)
+                continue
+            farmer = NodeId(getattr(stream, "peer", b""))
+            await trio.aclose_forcefully(stream)
+            if len(farmer) == 32:
+                self.move({farmer: known.addresses})
+                self.known.remove(known)
