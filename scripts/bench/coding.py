@@ -19,7 +19,7 @@ from rich.table import Table
 from storjfs.coding.buffers import Buffer
 from storjfs.coding.erasure import ErasureCode
 from storjfs.coding.frames import Algorithm, FrameCipher, random_nonces
-from storjfs.coding.geometry import FRAME_OVERHEAD, FULL_FRAME, PIECE, run_end, sealed_length
+from storjfs.coding.geometry import FRAME_OVERHEAD, FULL_FRAME, PIECE, sealed_length
 from storjfs.coding.merkle import leaf_hashes, prove, tree_root, verify
 from storjfs.coding.shards import ShardCipher
 
@@ -78,10 +78,6 @@ def frames() -> Iterator[tuple[str, int, float]]:
             yield f"{name}: seal_into", size, _of_many(seal)
             yield f"{name}: open", size, _of_many(functools.partial(cipher.open, 0, sealed))
             yield f"{name}: open_into", size, _of_many(functools.partial(cipher.open_into, 0, sealed, into))
-    run = os.urandom(1 << 20)
-    room = memoryview(bytearray(run_end(0, len(run))))
-    cipher = FrameCipher(bytes(32), bytes(16), Algorithm.AES_256_GCM)
-    yield "run of 1 MiB: seal_run_into", len(run), typical(lambda: cipher.seal_run_into(0, run, room))
 
 
 def _of_many(work: Callable[[], object]) -> float:

@@ -114,7 +114,7 @@ class VolumePlace(Place):
         self._options = options
         self._pids: list[int] = []
         self._env = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if not name.startswith("STORJFS_")},
             "HOME": str(base),
             **{f"XDG_{kind}_HOME": str(base / kind.lower()) for kind in ("CONFIG", "DATA", "CACHE", "STATE")},
             "XDG_RUNTIME_DIR": str(base / "run"),
@@ -172,7 +172,9 @@ class VolumePlace(Place):
         return "\n".join(log.read_text(errors="replace")[-2000:] for log in logs)
 
     def _mount(self) -> None:
-        self._command("mount", str(self.directory), "--volume", self._volume, *self._options)
+        self._command(
+            "mount", str(self.directory), "--volume", self._volume, "--no-passphrase", *self._options
+        )
         status: dict[str, Any] = json.loads(
             self._command("status", "--json", "--volume", self._volume, good=(0, 1, 2))
         )

@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from storjfs.coding.buffers import Buffer
-from storjfs.coding.geometry import FRAME_OVERHEAD, run_frames
+from storjfs.coding.geometry import FRAME_OVERHEAD
 from storjfs.errors import StorjfsError
 
 NONCE: Final = 12
@@ -107,20 +107,6 @@ class FrameCipher:
         out = bytearray(len(plain) + FRAME_OVERHEAD)
         self.seal_into(pos, plain, memoryview(out), nonce)
         return out
-
-    def seal_run_into(self, pos: int, plain: Buffer, out: memoryview) -> int:
-        """Seal all frames of the run `(pos, len(plain))` under random nonces; returns the bytes written.
-
-        The frames of a run leave no gap: they fill `run_end(pos, len(plain)) - pos` bytes from the start of
-        `out`.
-        """
-        view = memoryview(plain)
-        frames = list(run_frames(pos, len(view)))
-        taken = written = 0
-        for (at, length), nonce in zip(frames, random_nonces(len(frames)), strict=True):
-            written += self.seal_into(at, view[taken : taken + length], out[written:], nonce)
-            taken += length
-        return written
 
     def open(self, pos: int, sealed: Buffer) -> bytes:
         """The plaintext of the sealed frame (exactly its bytes) that lies at segment position `pos`.

@@ -1,5 +1,7 @@
 """A frame opens to what was sealed where it was sealed, and to nothing else anywhere else."""
 
+from pathlib import Path
+
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
@@ -12,7 +14,7 @@ from storjfs.coding.frames import (
     preferred_algorithm,
     random_nonces,
 )
-from storjfs.coding.geometry import FRAME_OVERHEAD, PIECE, place_run, run_end, run_frames
+from storjfs.coding.geometry import FRAME_OVERHEAD
 
 KEY = bytes(range(32))
 SEGMENT = bytes(range(100, 116))
@@ -87,19 +89,24 @@ def test_what_is_too_short_to_be_a_frame_is_corrupt(length: int) -> None:
         cipher.open_into(0, bytes(length), bytearray())
 
 
-@given(st.integers(0, 2 * PIECE), st.integers(1, 3 * PIECE))
-def test_a_run_is_sealed_as_its_frames_without_a_gap(filled: int, length: int) -> None:
-    pos, length = place_run(filled, length, 6 * PIECE)
-    cipher = FrameCipher(KEY, SEGMENT, preferred_algorithm())
-    plain = bytes(i % 251 for i in range(256)) * (length // 256 + 1)
-    plain = plain[:length]
-    out = bytearray(run_end(pos, length) - pos)
-    assert cipher.seal_run_into(pos, plain, memoryview(out)) == len(out)
-    opened = b"".join(
-        cipher.open(at, memoryview(out)[at - pos : at - pos + size + FRAME_OVERHEAD])
-        for at, size in run_frames(pos, length)
-    )
-    assert opened == plain
+@pytest.mark.parametrize(
+    ("described", "expected"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu aes sse2\n", Algorithm.AES_256_GCM),
+        ("processor\t: 0\nflags\t\t: fpu sse2\n", Algorithm.CHACHA20_POLY1305),
+        ("Features\t: fp asimd aes pmull\n", Algorithm.AES_256_GCM),
+        ("Features\t: fp asimd\n", Algorithm.CHACHA20_POLY1305),
+        ("processor : 0\n", Algorithm.AES_256_GCM),
+    ],
+)
+def test_the_cipher_is_chosen_by_what_the_cpu_can_do(
+    described: str, expected: Algorithm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preferred_algorithm.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_text", lambda *_, **__: described)
+        assert preferred_algorithm() == expected
+    preferred_algorithm.cache_clear()
 
 
 def test_nonces_are_fresh() -> None:
