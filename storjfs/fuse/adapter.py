@@ -19,6 +19,8 @@ from .errors import answered
 LISTING_STEP = 32
 # The cookies of "." and ".."; the filesystem's own ones follow.
 DOTS = 2
+# The unit of statfs.
+BLOCK = 4096
 
 _NO_ENTRY = no_entry()
 
@@ -174,7 +176,7 @@ class Adapter(pyfuse3.Operations):
 
     @answered
     async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
-        """Entries with their attributes, as many as the kernel takes; each taken one counts as a lookup."""
+        """Entries with their attributes, as many as the kernel takes."""
         if start_id < DOTS and not await self._reply_dots(fh, start_id, token):
             return
         filesystem, reply = self._filesystem, pyfuse3.readdir_reply
@@ -184,7 +186,6 @@ class Adapter(pyfuse3.Operations):
             for name, attributes, cookie in step:
                 if not reply(token, name, entry(attributes), cookie + DOTS):
                     return
-                filesystem.remember(attributes.ino)
             if len(step) < LISTING_STEP:
                 return
 
@@ -194,7 +195,6 @@ class Adapter(pyfuse3.Operations):
         if start_id == 0 and not pyfuse3.readdir_reply(token, b".", dot_entry(here), 1):
             return False
         above = (await self._filesystem.lookup(here, b"..")).ino
-        self._filesystem.forget([(above, 1)])
         return pyfuse3.readdir_reply(token, b"..", dot_entry(above), DOTS)
 
     @answered
@@ -211,28 +211,24 @@ class Adapter(pyfuse3.Operations):
     @answered
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
         """See Filesystem.statfs."""
-        capacity = await self._filesystem.statfs()
+        space = await self._filesystem.statfs()
         made = StatvfsData()
-        made.f_bsize = made.f_frsize = capacity.block_size
-        made.f_blocks = capacity.blocks
-        made.f_bfree = made.f_bavail = capacity.free_blocks
-        made.f_files = capacity.files
-        made.f_ffree = made.f_favail = capacity.free_files
-        made.f_namemax = capacity.name_max
+        made.f_bsize = made.f_frsize = BLOCK
+        made.f_blocks = space.total // BLOCK
+        made.f_bfree = made.f_bavail = space.free // BLOCK
+        made.f_files = space.files + space.files_free
+        made.f_ffree = made.f_favail = space.files_free
+        made.f_namemax = 255
         return made
 
     @answered
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         """pyfuse3 has checked XATTR_CREATE and XATTR_REPLACE by asking getxattr."""
-        if name.startswith(b"system."):
-            raise FUSEError(errno.EOPNOTSUPP)
-        await self._filesystem.setxattr(inode, name, value, 0)
+        await self._filesystem.setxattr(inode, name, value)
 
     @answered
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
-        """Asked by the kernel before many a write (security.capability), so quick where there is none."""
-        if name.startswith(b"system."):
-            raise FUSEError(errno.EOPNOTSUPP)
+        """See Filesystem.getxattr."""
         return await self._filesystem.getxattr(inode, name)
 
     @answered
@@ -243,6 +239,4 @@ class Adapter(pyfuse3.Operations):
     @answered
     async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
         """See Filesystem.removexattr."""
-        if name.startswith(b"system."):
-            raise FUSEError(errno.EOPNOTSUPP)
         await self._filesystem.removexattr(inode, name)

@@ -9,14 +9,21 @@ from storjfs.filesystem import Attributes
 # We are the only writer of a volume, so what the kernel knows stays true until it changes it itself.
 TRUST_SECONDS = 3600.0
 
+SET_ID = stat.S_ISUID | stat.S_ISGID
+
 
 def entry(attributes: Attributes) -> EntryAttributes:
-    """Attributes and a directory entry for them; called for each request, so kept flat."""
+    """Attributes and a directory entry for them; called for each request, so kept flat.
+
+    A file with a set-id bit loses it when it is written, which the kernel leaves to us: it asks for the
+    attributes of such a file each time.
+    """
     made = EntryAttributes()
+    mode = attributes.mode
     made.entry_timeout = TRUST_SECONDS
-    made.attr_timeout = TRUST_SECONDS
+    made.attr_timeout = 0 if mode & SET_ID and stat.S_ISREG(mode) else TRUST_SECONDS
     made.st_ino = attributes.ino
-    made.st_mode = attributes.mode
+    made.st_mode = mode
     made.st_nlink = attributes.nlink
     made.st_uid = attributes.uid
     made.st_gid = attributes.gid
