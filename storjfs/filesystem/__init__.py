@@ -21,3 +21,10 @@ the live record: read it before the next await.
     removexattr(ino, name)         access(ino, mode, uid, gid)   statfs() -> Capacity
     forget([(ino, count)])         not a coroutine: the kernel no longer knows these inodes
 """
+
+from storjfs.filesystem.attributes import Attributes
+from storjfs.filesystem.core import Capacity, Policy
+from storjfs.filesystem.filesystem import Filesystem
+from storjfs.filesystem.seam import SegmentRoom
+
+__all__ = ["Attributes", "Capacity", "Filesystem", "Policy", "SegmentRoom"]

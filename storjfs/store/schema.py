@@ -9,7 +9,7 @@ ROOT_INODE = 1
 
 META_SCHEMA = """
 CREATE TABLE counters (
-    key    TEXT NOT NULL PRIMARY KEY,      -- 'next_ino': never handed out twice; 'next_seg'; ...
+    key    TEXT NOT NULL PRIMARY KEY,      -- 'next_ino', 'next_dentry', 'next_seg': never handed out twice
     value  INTEGER NOT NULL
 ) WITHOUT ROWID;
 
@@ -119,5 +119,5 @@ CREATE TABLE contract (
 );
 CREATE INDEX contract_by_node ON contract (node_id);
 
-INSERT INTO counters VALUES ('next_ino', 2), ('next_seg', 1);
+INSERT INTO counters VALUES ('next_ino', 2), ('next_dentry', 1), ('next_seg', 1);
 """

@@ -1,0 +1,131 @@
+"""Moving live bytes together: out of segments that are mostly garbage, and in files broken into small pieces.
+
+Moved bytes are appended as if written again, without touching any time, and extents are re-pointed only if
+they are still what they were; so this never competes with a program's writes. A segment left with no live
+byte is the segments room's to delete.
+"""
+
+import errno
+from collections.abc import Iterator
+
+import trio
+
+from storjfs.errors import FilesystemError
+from storjfs.filesystem.inodes import Inode
+from storjfs.filesystem.properties import Properties
+from storjfs.filesystem.windows import WINDOW_BITS, Extent
+
+PERIOD = 5.0  # seconds between looks for something to do
+SETTLING = 30.0  # seconds a window must not have been broken up further before it is defragmented
+RATE = 48 << 20  # bytes moved per second at most
+RUNS_AT_ONCE = 256
+RESTING = 3600.0  # seconds until a segment that could not be read is tried again
+
+_RUNS = "SELECT pos, length, ino, off FROM run WHERE seg = ? AND pos > ? ORDER BY pos LIMIT ?"
+
+
+class Compactor(Properties):
+    def _prepare_compactor(self) -> None:
+        self._unreadable: dict[int, float] = {}
+
+    async def _compact_forever(self) -> None:
+        """The background task."""
+        seen: dict[tuple[int, int], float] = {}
+        while True:
+            await trio.sleep(PERIOD)
+            if self._store.failure is not None:
+                continue
+            await self.compact()
+            await self._defragment_settled(seen)
+
+    async def compact(self) -> int:
+        """Move what is live out of every segment that is worth it; returns the bytes moved.
+
+        Cancelling leaves a prefix of the moves done.
+        """
+        moved = 0
+        now = trio.current_time()
+        for seg in self._segments.victims():
+            if self._unreadable.get(seg, -RESTING) + RESTING > now:
+                continue
+            try:
+                moved += await self._move_out(seg)
+            except FilesystemError as error:
+                if error.errno == errno.ENOSPC:
+                    break
+                self._unreadable[seg] = now
+        if moved:
+            self._store.request_commit()
+        return moved
+
+    async def _move_out(self, seg: int) -> int:
+        moved, last = 0, -1
+        while True:
+            # Runs not committed yet are not listed: the segment is a victim again another time.
+            runs = self._store.read(_RUNS, (seg, last, RUNS_AT_ONCE))
+            for pos, length, ino, off in runs:
+                try:
+                    inode = self._inodes.get(ino)
+                except FilesystemError:
+                    continue  # deleted since
+                for together in self._live(inode, seg, pos, off, length):
+                    moved += await self._move(inode, together)
+            if len(runs) < RUNS_AT_ONCE:
+                return moved
+            last = runs[-1][0]
+            await trio.lowlevel.checkpoint()
+
+    def _live(self, inode: Inode, seg: int, pos: int, off: int, length: int) -> list[list[Extent]]:
+        # A run's bytes are only ever found at the place in the file where they were written.
+        return list(self._extents.pointing(inode, seg, pos, off, min(off + length, inode.size)))
+
+    async def _move(self, inode: Inode, together: list[Extent]) -> int:
+        """Append the bytes of adjacent extents of one window anew; 0 if they changed meanwhile."""
+        start = together[0][0]
+        end = together[-1][0] + together[-1][1]
+        await self._segments.room()
+        data = await self._content(inode, start, end)
+        if inode.gone or not self._extents.matches(inode, together):
+            return 0
+        self._extents.put(inode, start, self._segments.append(inode.ino, start, bytes(data)))
+        self._inodes.mark(inode)
+        await trio.sleep((end - start) / RATE)
+        return end - start
+
+    # --- defragmentation ---
+
+    async def _defragment_settled(self, seen: dict[tuple[int, int], float]) -> None:
+        now = trio.current_time()
+        fragmented = self._extents.fragmented
+        for place in list(fragmented):
+            seen[place] = now
+        fragmented.clear()
+        for (ino, index), since in list(seen.items()):
+            if since + SETTLING <= now:
+                del seen[ino, index]
+                await self.defragment(ino, index)
+
+    async def defragment(self, ino: int, index: int) -> int:
+        """Write a window in one piece per gapless stretch; returns the bytes moved."""
+        try:
+            inode = self._inodes.get(ino)
+            moved = 0
+            for together in self._stretches(inode, index):
+                if len(together) > 1:
+                    moved += await self._move(inode, together)
+            return moved
+        except FilesystemError:
+            return 0  # deleted, unreadable or no room: nothing is worse than before
+
+    def _stretches(self, inode: Inode, index: int) -> Iterator[list[Extent]]:
+        start = index << WINDOW_BITS
+        if start >= inode.size:
+            return iter(())
+        together: list[Extent] = []
+        stretches = [together]
+        for extent in list(self._extents.window(inode, index).extents):
+            if together and together[-1][0] + together[-1][1] != extent[0]:
+                together = []
+                stretches.append(together)
+            together.append(extent)
+        return iter(stretches)

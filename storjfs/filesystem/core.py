@@ -1,0 +1,172 @@
+"""What every part of the filesystem works on: the tables, the clock, and the rules for changing anything."""
+
+import errno
+import stat
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from storjfs.errors import FilesystemError
+from storjfs.filesystem.dentries import DentryTable
+from storjfs.filesystem.extents import ExtentTable
+from storjfs.filesystem.inodes import Inode, InodeTable
+from storjfs.filesystem.orphans import OrphanTable
+from storjfs.filesystem.seam import SegmentRoom
+from storjfs.filesystem.xattrs import XattrTable
+from storjfs.store import ROOT_INODE, MetaStore, Statement, StoreError
+
+NAME_MAX = 255
+SIZE_MAX = 1 << 44
+LINK_MAX = 65_000
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How a volume is mounted.
+
+    `read_only`: every change fails with EROFS, and nothing is reaped. `atime`: "noatime", or "relatime" (an
+    access time is renewed when it is not newer than mtime and ctime, or a day old). `sync_network`: fsync
+    returns only when the data is with farmers.
+    """
+
+    read_only: bool = False
+    atime: str = "relatime"
+    sync_network: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """For statfs: contracted space in bytes, and inodes."""
+
+    total: int
+    free: int
+    files: int = 0
+    free_files: int = 1 << 32
+
+    block_size: ClassVar[int] = 4096
+    name_max: ClassVar[int] = NAME_MAX
+
+    @property
+    def blocks(self) -> int:
+        return self.total // self.block_size
+
+    @property
+    def free_blocks(self) -> int:
+        return self.free // self.block_size
+
+
+class Core:
+    """Tables and checks. `space` is asked for the contracted capacity whenever a program wants to know it.
+
+    Changes are made without an await between the first and the last of an operation, so that each group
+    commit, which freezes all tables at once on the loop, holds whole operations only.
+    """
+
+    def __init__(
+        self,
+        store: MetaStore,
+        segments: SegmentRoom,
+        space: Callable[[], Capacity],
+        policy: Policy,
+        owner: tuple[int, int] = (0, 0),
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._store = store
+        self._segments = segments
+        self._space = space
+        self._policy = policy
+        self._clock = clock
+        self._inodes = InodeTable(store)
+        self._dentries = DentryTable(store, self._inodes)
+        self._extents = ExtentTable(store, segments)
+        self._xattrs = XattrTable(store)
+        self._orphans = OrphanTable(store)
+        store.join(self)
+        if not store.read("SELECT 1 FROM inode WHERE ino = ?", (ROOT_INODE,)):
+            uid, gid = owner
+            self._inodes.insert(
+                ROOT_INODE, stat.S_IFDIR | 0o755, uid, gid, clock(), parent=ROOT_INODE, rdev=0, target=None
+            )
+
+    # --- participant of the group commit ---
+
+    def freeze(self) -> Sequence[Statement]:
+        return [
+            *self._inodes.freeze(),
+            *self._dentries.freeze(),
+            *self._xattrs.freeze(),
+            *self._orphans.freeze(),
+            *self._extents.freeze(),
+        ]
+
+    def before_commit(self) -> None:
+        return None
+
+    def committed(self, group: int) -> None:
+        self._inodes.committed(group)
+        self._dentries.committed(group)
+        self._extents.committed(group)
+
+    # --- checks ---
+
+    def _check_writable(self) -> None:
+        """Raise EROFS or ENOSPC where nothing may be added."""
+        if self._store.failure is not None or self._policy.read_only:
+            self._refuse()
+
+    def _check_removable(self) -> None:
+        """As `_check_writable`, but lets through what frees space on a full disk."""
+        failure = self._store.failure
+        if self._policy.read_only or (failure is not None and failure.permanent):
+            raise FilesystemError(errno.EROFS)
+
+    def _refuse(self) -> None:
+        failure = self._store.failure
+        if failure is not None and not failure.permanent and not self._policy.read_only:
+            raise FilesystemError(failure.errno, str(failure))
+        raise FilesystemError(errno.EROFS)
+
+    def _directory(self, ino: int) -> Inode:
+        """The directory `ino`, which must exist and not be removed."""
+        inode = self._inodes.get(ino)
+        if inode.mode & 0o170000 != 0o040000:
+            raise FilesystemError(errno.ENOTDIR)
+        return inode
+
+    def _parent(self, ino: int, name: bytes) -> Inode:
+        """The directory in which `name` is about to be made: ENOENT where it was removed itself."""
+        inode = self._directory(ino)
+        if not inode.nlink:
+            raise FilesystemError(errno.ENOENT)
+        if len(name) > NAME_MAX:
+            raise FilesystemError(errno.ENAMETOOLONG)
+        if not name or b"/" in name or b"\0" in name:
+            raise FilesystemError(errno.EINVAL)
+        if name in (b".", b".."):
+            raise FilesystemError(errno.EEXIST)
+        return inode
+
+    def _child(self, parent: int, name: bytes) -> Inode:
+        """The inode of an existing name."""
+        ino = self._dentries.find(parent, name)[0]
+        if not ino:
+            if len(name) > NAME_MAX:
+                raise FilesystemError(errno.ENAMETOOLONG)
+            self._directory(parent)
+            raise FilesystemError(errno.ENOENT)
+        return self._inodes.get(ino)
+
+    def _touch_directory(self, directory: Inode, now: int) -> None:
+        """Its entries changed."""
+        directory.mtime = directory.ctime = now
+        self._inodes.mark(directory)
+
+    async def _sync(self) -> None:
+        """What fsync promises (promise 1, and 2 for `sync_network`)."""
+        try:
+            await self._store.sync()
+        except StoreError as error:
+            raise FilesystemError(error.errno, str(error)) from error
+        if self._policy.sync_network:
+            await self._segments.flush()

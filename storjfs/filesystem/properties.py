@@ -1,0 +1,135 @@
+"""What can be asked and set about an inode: attributes, extended attributes, space."""
+
+import errno
+import stat
+
+from storjfs.errors import FilesystemError
+from storjfs.filesystem.attributes import Attributes
+from storjfs.filesystem.core import Capacity
+from storjfs.filesystem.directories import Directories
+from storjfs.filesystem.inodes import HAS_XATTRS, Inode
+
+XATTR_CREATE = 1
+XATTR_REPLACE = 2
+XATTR_NAME_MAX = 255
+XATTR_SIZE_MAX = 65_536
+XATTRS_MAX = 1 << 20  # bytes of names and values of one inode: they are held in memory together
+LIST_MAX = 65_536
+
+# system.* means ACLs, which nobody here enforces: to keep one would promise what does not hold.
+NAMESPACES = (b"user.", b"trusted.", b"security.")
+
+
+class Properties(Directories):
+    async def getattr(self, ino: int) -> Attributes:
+        """Raises ESTALE for an inode that is gone."""
+        return self._inodes.get(ino)
+
+    async def setattr(
+        self,
+        ino: int,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        size: int | None = None,
+        atime: int | None = None,
+        mtime: int | None = None,
+        ctime: int | None = None,
+    ) -> Attributes:
+        """Change what is not None: permission bits, owner, size, times in nanoseconds.
+
+        A new size sets mtime, any change sets ctime, unless they are given. A new owner of a file clears its
+        set-uid bit, and its set-gid bit if it is executable by the group (chown(2)). Raises EFBIG, EINVAL.
+        """
+        inode = self._inodes.get(ino)
+        if size is not None and size < inode.size:
+            self._check_removable()
+        else:
+            self._check_writable()
+        if size is not None:
+            await self._resize(inode, size)
+        now = self._clock()
+        if uid is not None or gid is not None:
+            inode.uid = inode.uid if uid is None else uid
+            inode.gid = inode.gid if gid is None else gid
+            if not stat.S_ISDIR(inode.mode):
+                inode.mode &= ~stat.S_ISUID
+                if inode.mode & stat.S_IXGRP:
+                    inode.mode &= ~stat.S_ISGID
+        if mode is not None:
+            inode.mode = stat.S_IFMT(inode.mode) | mode & 0o7777
+        if atime is not None:
+            inode.atime = atime
+        if mtime is not None:
+            inode.mtime = mtime
+        elif size is not None:
+            inode.mtime = now
+        inode.ctime = now if ctime is None else ctime
+        self._inodes.mark(inode)
+        return inode
+
+    async def access(self, ino: int, mode: int, uid: int, gids: set[int]) -> bool:
+        """Whether a user with these groups may access the inode (access(2)), by permission bits alone."""
+        inode = self._inodes.get(ino)
+        if uid == 0:
+            return not mode & 1 or stat.S_ISDIR(inode.mode) or bool(inode.mode & 0o111)
+        shift = 6 if uid == inode.uid else 3 if inode.gid in gids else 0
+        return mode & (inode.mode >> shift) == mode
+
+    async def statfs(self) -> Capacity:
+        return self._space()
+
+    # --- extended attributes ---
+
+    async def getxattr(self, ino: int, name: bytes) -> bytes:
+        """Raises ENODATA, EOPNOTSUPP for a namespace that is not kept."""
+        inode = self._inodes.get(ino)
+        if inode.flags & HAS_XATTRS and (value := self._xattrs.all(inode).get(name)) is not None:
+            return value
+        if not name.startswith(NAMESPACES):
+            raise FilesystemError(errno.EOPNOTSUPP)
+        raise FilesystemError(errno.ENODATA)
+
+    async def listxattr(self, ino: int) -> list[bytes]:
+        return list(self._xattrs.all(self._inodes.get(ino)))
+
+    async def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
+        """XATTR_CREATE and XATTR_REPLACE as in setxattr(2). Raises EEXIST, ENODATA, E2BIG, ERANGE, ENOSPC."""
+        inode = self._inodes.get(ino)
+        self._check_xattr_name(name)
+        if len(value) > XATTR_SIZE_MAX:
+            raise FilesystemError(errno.E2BIG)
+        xattrs = self._xattrs.all(inode)
+        if flags & XATTR_CREATE and name in xattrs:
+            raise FilesystemError(errno.EEXIST)
+        if flags & XATTR_REPLACE and name not in xattrs:
+            raise FilesystemError(errno.ENODATA)
+        self._check_writable()
+        others = [(other, held) for other, held in xattrs.items() if other != name]
+        if sum(len(other) + len(held) for other, held in others) + len(name) + len(value) > XATTRS_MAX or (
+            sum(len(other) + 1 for other, _ in others) + len(name) + 1 > LIST_MAX
+        ):
+            raise FilesystemError(errno.ENOSPC)
+        self._xattrs.set(inode, name, bytes(value))
+        self._xattr_changed(inode)
+
+    async def removexattr(self, ino: int, name: bytes) -> None:
+        """Raises ENODATA."""
+        inode = self._inodes.get(ino)
+        self._check_xattr_name(name)
+        if name not in self._xattrs.all(inode):
+            raise FilesystemError(errno.ENODATA)
+        self._check_removable()
+        self._xattrs.remove(inode, name)
+        self._xattr_changed(inode)
+
+    def _xattr_changed(self, inode: Inode) -> None:
+        inode.ctime = self._clock()
+        self._inodes.mark(inode)
+
+    def _check_xattr_name(self, name: bytes) -> None:
+        if len(name) > XATTR_NAME_MAX or not name or b"\0" in name:
+            raise FilesystemError(errno.ERANGE)
+        if not name.startswith(NAMESPACES):
+            raise FilesystemError(errno.EOPNOTSUPP)

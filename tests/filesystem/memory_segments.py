@@ -1,0 +1,102 @@
+"""A segments room in memory: for tests of the filesystem alone."""
+
+from collections.abc import Callable, Sequence
+
+import trio
+
+from storjfs.errors import FilesystemError
+from storjfs.segments import Part, Run
+from storjfs.store import MetaStore, Statement
+
+_RUN = "REPLACE INTO run (seg, pos, length, ino, off) VALUES (?, ?, ?, ?, ?)"
+
+
+class MemorySegments:
+    """Segments of `capacity` bytes. `committed_data` is what would be left of each after a crash.
+
+    `slow`: read_now finds nothing, so that reads must wait. `full`: the errno that room() raises, 0 for none.
+    Segments without a live byte vanish when that is committed.
+    """
+
+    def __init__(self, store: MetaStore, capacity: int = 1 << 20, *, slow: bool = False) -> None:
+        self.capacity = capacity
+        self.slow = slow
+        self.full = 0
+        self.data: dict[int, bytearray] = {}
+        self.committed_data: dict[int, bytes] = {}
+        self.lives: dict[int, int] = {}
+        self.runs: list[tuple[int, int, int, int, int]] = []
+        self.prefetched: list[Part] = []
+        self.flushes = 0
+        self.while_reading: Callable[[], None] = lambda: None
+        self._store = store
+        self._frozen_sizes: dict[int, int] = {}
+        self._open = 1 + max((row[0] for row in store.read("SELECT seg FROM run")), default=0)
+        store.join(self)
+
+    # --- SegmentRoom ---
+
+    def append(self, ino: int, off: int, data: bytes) -> Sequence[Run]:
+        runs = []
+        at = 0
+        while at < len(data):
+            segment = self.data.setdefault(self._open, bytearray())
+            taken = min(len(data) - at, self.capacity - len(segment))
+            if not taken:
+                self._open += 1
+                continue
+            runs.append(Run(self._open, len(segment), taken))
+            self.runs.append((self._open, len(segment), taken, ino, off + at))
+            segment += data[at : at + taken]
+            at += taken
+        self._store.changed()
+        return runs
+
+    async def room(self) -> None:
+        if self.full:
+            raise FilesystemError(self.full)
+
+    def read_now(self, seg: int, pos: int, run: int, skip: int, length: int) -> bytes | None:
+        return None if self.slow else self._bytes(seg, pos, skip, length)
+
+    async def read(self, seg: int, pos: int, run: int, skip: int, length: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        self.while_reading()
+        return self._bytes(seg, pos, skip, length)
+
+    def _bytes(self, seg: int, pos: int, skip: int, length: int) -> bytes:
+        if seg not in self.data:
+            raise FilesystemError(5, f"segment {seg} is gone")
+        found = bytes(self.data[seg][pos + skip : pos + skip + length])
+        assert len(found) == length
+        return found
+
+    def prefetch(self, parts: Sequence[Part]) -> None:
+        self.prefetched += parts
+
+    def live(self, seg: int, delta: int) -> None:
+        self.lives[seg] = self.lives.get(seg, 0) + delta
+        assert self.lives[seg] >= 0
+
+    async def flush(self) -> None:
+        self.flushes += 1
+
+    def victims(self) -> Sequence[int]:
+        closed = [seg for seg in self.data if seg != self._open]
+        return [seg for seg in closed if 0 < self.lives.get(seg, 0) < len(self.data[seg]) // 2]
+
+    # --- participant ---
+
+    def freeze(self) -> Sequence[Statement]:
+        runs, self.runs = self.runs, []
+        self._frozen_sizes = {seg: len(data) for seg, data in self.data.items()}
+        return [(_RUN, runs)] if runs else []
+
+    def before_commit(self) -> None:
+        return None
+
+    def committed(self, group: int) -> None:
+        self.committed_data = {seg: bytes(self.data[seg][:n]) for seg, n in self._frozen_sizes.items()}
+        for seg in [seg for seg, live in self.lives.items() if not live and seg != self._open]:
+            self.data.pop(seg, None)
+            self.lives.pop(seg)
