@@ -168,7 +168,7 @@ class VolumePlace(Place):
         return done.stdout
 
     def _end_of_log(self) -> str:
-        logs = sorted((self.base / "state").rglob("*.log"))
+        logs = [path for path in (self.base / "state").rglob("*") if path.suffix in (".log", ".out")]
         return "\n".join(log.read_text(errors="replace")[-2000:] for log in logs)
 
     def _mount(self) -> None:
