@@ -8,7 +8,14 @@ import click
 
 from storjfs.errors import StorjfsError
 from storjfs.keys import VolumeKeys, entropy_to_phrase, new_entropy, recovery_kit
-from storjfs.volume import EmbeddedFarm, StaticFarmer, VolumePaths, VolumeSettings, create_volume, default_cache_size
+from storjfs.volume import (
+    EmbeddedFarm,
+    StaticFarmer,
+    VolumePaths,
+    VolumeSettings,
+    create_volume,
+    default_cache_size,
+)
 
 from .options import Known
 
@@ -56,7 +63,11 @@ def make_volume(
 
 def write_kit(path: Path, phrase: str, volume: str, settings: VolumeSettings) -> None:
     """A recovery kit file, mode 0600, never over another file."""
-    addresses = [] if isinstance(settings.farmers, EmbeddedFarm) else [str(farmer.address) for farmer in settings.farmers]
+    addresses = (
+        []
+        if isinstance(settings.farmers, EmbeddedFarm)
+        else [str(farmer.address) for farmer in settings.farmers]
+    )
     made = datetime.date.today().isoformat()
     text = recovery_kit(phrase, volume=volume, volume_id=settings.volume_id, made=made, farmers=addresses)
     try:
@@ -78,8 +89,8 @@ def _tell_about_keys(paths: VolumePaths, passphrase: Known | None) -> None:
 def _tell_about_farmers(settings: VolumeSettings) -> None:
     if isinstance(settings.farmers, EmbeddedFarm):
         click.echo(
-            f"Its {settings.farmers.count} farmers all run on this one machine: privacy yes, protection against the\n"
-            "loss of this disk no. `storjfs farm` on other machines, named in the settings, gives you that."
+            f"Its {settings.farmers.count} farmers all run on this machine: privacy yes, protection against\n"
+            "the loss of this disk no. `storjfs farm` on other machines, named in the settings, gives that."
         )
     else:
         click.echo(f"Its farmers: {', '.join(str(farmer.address) for farmer in settings.farmers)}.")
@@ -88,7 +99,9 @@ def _tell_about_farmers(settings: VolumeSettings) -> None:
 def _tell_phrase(phrase: str) -> None:
     """The words, once."""
     words = phrase.split()
-    click.echo("\nThis is its recovery phrase. Write it down: it is shown only now. With it, and with nothing else,")
+    click.echo(
+        "\nThis is its recovery phrase. Write it down: it is shown only now. With it, and with nothing else,"
+    )
     click.echo("the keys can be made again; whoever has it can read everything.\n")
     for first in range(0, len(words), WORDS_PER_LINE):
         click.echo("    " + " ".join(f"{word:<9}" for word in words[first : first + WORDS_PER_LINE]).rstrip())

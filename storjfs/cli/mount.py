@@ -9,7 +9,14 @@ import click
 
 from storjfs.daemon.exit_codes import ExitCode, ReportedError
 
-from .options import Known, new_passphrase_for, no_passphrase_option, passphrase_for, passphrase_options, volume_option
+from .options import (
+    Known,
+    new_passphrase_for,
+    no_passphrase_option,
+    passphrase_for,
+    passphrase_options,
+    volume_option,
+)
 
 END_PATIENCE = 20.0
 
@@ -18,11 +25,16 @@ END_PATIENCE = 20.0
 @click.argument("directory", type=click.Path(path_type=Path))
 @volume_option
 @click.option(
-    "-o", "options", multiple=True, metavar="OPTIONS",
+    "-o",
+    "options",
+    multiple=True,
+    metavar="OPTIONS",
     help="Mount options, separated by commas: ro, allow_other, noatime, relatime, sync=network "
     "(fsync returns when the data survives the loss of this machine), nosuid, nodev, noexec.",
 )
-@click.option("--cache-size", metavar="SIZE", help="Most local disk space for data that farmers have too (as 20G).")
+@click.option(
+    "--cache-size", metavar="SIZE", help="Most local disk space for data that farmers have too (as 20G)."
+)
 @click.option("--foreground", "-f", is_flag=True, help="Stay here and log to the terminal; Ctrl-C unmounts.")
 @click.option("--nonempty", is_flag=True, help="Mount over files; they are hidden until the unmount.")
 @click.option("--verbose", is_flag=True, help="Log more.")
@@ -69,7 +81,7 @@ def mount(
     if foreground:
         from storjfs.daemon.main import run_in_foreground
 
-        return run_in_foreground(request)
+        return int(run_in_foreground(request))
     from storjfs.daemon.launch import start_in_background
 
     start_in_background(request, paths.state_dir / "mount.out", click.echo)
@@ -93,8 +105,16 @@ def _first_time(volume: str, file: Path | None, command: str | None, without: bo
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path), required=False)
 @click.option("--volume", "-v", metavar="NAME", help="The volume, instead of the directory.")
-@click.option("--lazy", is_flag=True, help="Also if programs still use files there; they can go on until they close them.")
-@click.option("--no-flush", is_flag=True, help="Do not wait for the farmers; what is missing goes out at the next mount.")
+@click.option(
+    "--lazy",
+    is_flag=True,
+    help="Also if programs still use files there; they can go on until they close them.",
+)
+@click.option(
+    "--no-flush",
+    is_flag=True,
+    help="Do not wait for the farmers; what is missing goes out at the next mount.",
+)
 def umount(directory: Path | None, volume: str | None, lazy: bool, no_flush: bool) -> None:
     """Send everything to the farmers, and unmount."""
     from storjfs.daemon.client import NotMounted, request
@@ -113,7 +133,10 @@ def umount(directory: Path | None, volume: str | None, lazy: bool, no_flush: boo
     except NotMounted:
         if directory is None or not _take_off_dead_mount(directory):
             raise
-        click.echo(f"The mount process of {directory} had died; the dead mount is taken off. Nothing fsynced is lost.")
+        click.echo(
+            f"The mount process of {directory} had died; the dead mount is taken off. "
+            "Nothing that was fsynced is lost."
+        )
         return
     _await_end(pid)
     if left["waiting"] and not no_flush:

@@ -13,7 +13,13 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def volume_option(command: Command) -> Command:
     """--volume NAME."""
     return click.option(
-        "--volume", "-v", "volume", metavar="NAME", default="default", show_default=True, envvar="STORJFS_VOLUME",
+        "--volume",
+        "-v",
+        "volume",
+        metavar="NAME",
+        default="default",
+        show_default=True,
+        envvar="STORJFS_VOLUME",
         help="Which volume.",
     )(command)
 
@@ -21,7 +27,9 @@ def volume_option(command: Command) -> Command:
 def passphrase_options(command: Command) -> Command:
     """--passphrase-file and --passphrase-command; the command gets them as one PassphraseChoice."""
     command = click.option(
-        "--passphrase-command", metavar="COMMAND", help="A command that prints the passphrase (no shell is used)."
+        "--passphrase-command",
+        metavar="COMMAND",
+        help="A command that prints the passphrase (no shell is used).",
     )(command)
     return click.option(
         "--passphrase-file",
@@ -78,5 +86,7 @@ def new_passphrase_for(volume: str, file: Path | None, command: str | None, with
     source = passphrase_source(volume, file=file, command=command)
     if source is not None:
         return Known(source.read(new=True))
-    click.echo("No passphrase was given and there is no terminal to ask at: going on as with --no-passphrase.")
+    click.echo(
+        "No passphrase was given and there is no terminal to ask at: going on as with --no-passphrase."
+    )
     return None

@@ -54,7 +54,9 @@ def status(volume: str, as_json: bool, passphrase_file: Path | None, passphrase_
 @volume_option
 @click.option("--json", "as_json", is_flag=True, help="As JSON: the member `contracts` of the status report.")
 @passphrase_options
-def contracts(volume: str, as_json: bool, passphrase_file: Path | None, passphrase_command: str | None) -> None:
+def contracts(
+    volume: str, as_json: bool, passphrase_file: Path | None, passphrase_command: str | None
+) -> None:
     """Show the contracts with farmers: what they hold, how audits went, what was paid."""
     rows = report_of(volume, passphrase_file, passphrase_command)["contracts"]
     if as_json:

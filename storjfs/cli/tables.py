@@ -35,18 +35,24 @@ def _summary(report: dict[str, Any]) -> Table:
     """Volume, mount, data, segments, money: a line each."""
     table = Table.grid(padding=(0, 2))
     volume, mount, data, segments = report["volume"], report["mount"], report["data"], report["segments"]
-    kept = f"any {volume['k']} of {volume['n']} shards give a segment back" if volume["n"] else "no farmers yet"
+    kept = (
+        f"any {volume['k']} of {volume['n']} shards give a segment back" if volume["n"] else "no farmers yet"
+    )
     table.add_row("volume", f"{volume['name']}, {kept}")
     if volume["all_on_this_machine"]:
         table.add_row("", "all farmers are on this machine: privacy yes, protection against disk loss no")
     if mount:
         since = wording.duration(time.time() - mount["since"])
-        table.add_row("mount", f"{mount['mountpoint']} ({', '.join(mount['options'])}), {mount['state']} for {since}")
+        table.add_row(
+            "mount", f"{mount['mountpoint']} ({', '.join(mount['options'])}), {mount['state']} for {since}"
+        )
     else:
         table.add_row("mount", "not mounted; what is known from the last one")
     table.add_row("stored", wording.size(data["stored"]))
     waiting = wording.size(data["waiting"])
-    table.add_row("waiting", f"{waiting} to be sent" if data["waiting"] else "nothing: all data is with the farmers")
+    table.add_row(
+        "waiting", f"{waiting} to be sent" if data["waiting"] else "nothing: all data is with the farmers"
+    )
     table.add_row("cached", f"{wording.size(data['cached'])} of at most {wording.size(data['cache_limit'])}")
     table.add_row(
         "segments",
@@ -54,9 +60,9 @@ def _summary(report: dict[str, Any]) -> Table:
         f"{segments['at_risk']} at risk, {segments['lost']} lost, {segments['waiting']} on the way",
     )
     money = report["money"]
-    said = f"paid {wording.credits(money['paid'])}, deposits left {wording.credits(money['deposit_left'])}"
+    said = f"paid {wording.money(money['paid'])}, deposits left {wording.money(money['deposit_left'])}"
     if money["balance"] is not None:
-        said += f", balance {wording.credits(money['balance'])}"
+        said += f", balance {wording.money(money['balance'])}"
     table.add_row("credits", said)
     return table
 
@@ -67,13 +73,24 @@ def contracts_table(contracts: list[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("farmer", "state"):
         table.add_column(column, no_wrap=True)
-    for column in ("shards", "used", "of", "last audit", "passed/failed/offline", "paid", "deposit left", "ends in"):
+    for column in (
+        "shards",
+        "used",
+        "of",
+        "last audit",
+        "passed/failed/offline",
+        "paid",
+        "deposit left",
+        "ends in",
+    ):
         table.add_column(column, justify="right")
     for row in contracts:
         last = row["last_audit"]
         audit = Text("-")
         if last:
-            audit = Text(f"{last['outcome']} {wording.ago(last['at'], now)}", style=OUTCOMES.get(last["outcome"], ""))
+            audit = Text(
+                f"{last['outcome']} {wording.ago(last['at'], now)}", style=OUTCOMES.get(last["outcome"], "")
+            )
         state = row["state"] if row["condition"] == "good" else f"{row['state']}, {row['condition']}"
         table.add_row(
             wording.short_id(row["farmer"]),
@@ -83,8 +100,8 @@ def contracts_table(contracts: list[dict[str, Any]]) -> Table:
             wording.size(row["capacity"]),
             audit,
             f"{row['passed']}/{row['failed']}/{row['offline']}",
-            wording.credits(row["paid"]),
-            wording.credits(row["deposit_left"]),
+            wording.money(row["paid"]),
+            wording.money(row["deposit_left"]),
             wording.duration(row["ends_in"]),
         )
     return table

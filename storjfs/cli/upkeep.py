@@ -45,7 +45,9 @@ def audit(volume: str, now: bool) -> int | None:
         _show_audits(volume)
         return None
     result = request(paths.control_socket, "audit", now=True)
-    click.echo(f"{result['passed']} shards passed, {result['failed']} failed, {result['offline']} farmers' answers are missing.")
+    click.echo(f"{result['passed']} shards passed, {result['failed']} failed.")
+    if result["offline"]:
+        click.echo(f"{result['offline']} farmers did not answer.")
     return int(ExitCode.FAILED) if result["failed"] or result["offline"] else None
 
 
@@ -55,7 +57,12 @@ def _show_audits(volume: str) -> None:
     report = report_of(volume, None, None)
     audits = report["audits"]
     click.echo(f"Every shard is audited once in {wording.duration(audits['period'])}.")
-    click.echo(f"The last audit was {wording.ago(audits['last'], time.time())}; {audits['due'] or 0} shards are due now.")
+    last = (
+        "There was none yet"
+        if audits["last"] is None
+        else f"Last one {wording.ago(audits['last'], time.time())}"
+    )
+    click.echo(f"{last}; {audits['due'] or 0} shards are due now.")
     for row in report["contracts"]:
         counts = f"{row['passed']} passed, {row['failed']} failed, {row['offline']} offline"
         click.echo(f"  {wording.short_id(row['farmer'])}  {counts}")
@@ -73,4 +80,6 @@ def repair(volume: str) -> None:
         raise NotMounted("repair needs the volume to be mounted", "storjfs mount DIR") from None
     click.echo(f"{result['repaired']} segments repaired, {result['left']} still miss shards.")
     if result["left"]:
-        raise ReportedError("not everything could be repaired", "storjfs status shows what is missing", ExitCode.FAILED)
+        raise ReportedError(
+            "not everything could be repaired", "storjfs status shows what is missing", ExitCode.FAILED
+        )

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import click
 
-from .options import new_passphrase_for, no_passphrase_option, passphrase_for, passphrase_options, volume_option
+from .options import (
+    new_passphrase_for,
+    no_passphrase_option,
+    passphrase_for,
+    passphrase_options,
+    volume_option,
+)
 
 
 @click.command()
@@ -16,9 +22,15 @@ from .options import new_passphrase_for, no_passphrase_option, passphrase_for, p
     type=click.Path(path_type=Path, allow_dash=True),
     help="Make the volume from the recovery phrase in this file (or a recovery kit; - reads standard input).",
 )
-@click.option("--kit", type=click.Path(path_type=Path), help="Also write a recovery kit to this file, to print.")
-@click.option("--farmer", "farmers", multiple=True, metavar="HOST:PORT", help="A farmer to use; may be given often.")
-@click.option("--cache-size", metavar="SIZE", help="Most local disk space for data that farmers have too (as 20G).")
+@click.option(
+    "--kit", type=click.Path(path_type=Path), help="Also write a recovery kit to this file, to print."
+)
+@click.option(
+    "--farmer", "farmers", multiple=True, metavar="HOST:PORT", help="A farmer to use; may be given often."
+)
+@click.option(
+    "--cache-size", metavar="SIZE", help="Most local disk space for data that farmers have too (as 20G)."
+)
 @no_passphrase_option
 @passphrase_options
 def init(
@@ -51,7 +63,9 @@ def init(
         entropy = phrase_to_entropy(_phrase_text(phrase_file))
     passphrase = new_passphrase_for(volume, passphrase_file, passphrase_command, no_passphrase)
     if kit is None and phrase_file is None and sys.stdin.isatty() and sys.stdout.isatty():
-        answer = click.prompt("File for a recovery kit to print (empty: none)", default="", show_default=False)
+        answer = click.prompt(
+            "File for a recovery kit to print (empty: none)", default="", show_default=False
+        )
         kit = Path(answer).expanduser() if answer else None
     make_volume(paths, passphrase, entropy=entropy, farmers=chosen, cache_size=size, kit=kit)
     click.echo(f"Mount it with: storjfs mount {'' if volume == 'default' else f'--volume {volume} '}DIR")
@@ -83,7 +97,14 @@ def volumes(as_json: bool) -> None:
             mountpoint = request(paths.control_socket, "status")["mount"]["mountpoint"]
         except ReportedError:
             mountpoint = None
-        found.append({"name": name, "mountpoint": mountpoint, "passphrase": is_sealed(paths), "data": str(paths.data_dir)})
+        found.append(
+            {
+                "name": name,
+                "mountpoint": mountpoint,
+                "passphrase": is_sealed(paths),
+                "data": str(paths.data_dir),
+            }
+        )
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
@@ -102,10 +123,13 @@ def passphrase() -> None:
 @passphrase.command()
 @volume_option
 @passphrase_options
-@click.option("--new-passphrase-file", type=click.Path(path_type=Path), help="A file with the new passphrase.")
+@click.option(
+    "--new-passphrase-file", type=click.Path(path_type=Path), help="A file with the new passphrase."
+)
 @click.option("--no-passphrase", is_flag=True, help="From now on keep the keys without a passphrase.")
 @click.option(
-    "--phrase-file", type=click.Path(path_type=Path, allow_dash=True),
+    "--phrase-file",
+    type=click.Path(path_type=Path, allow_dash=True),
     help="The passphrase is forgotten: prove by this recovery phrase instead.",
 )
 def change(
@@ -118,13 +142,22 @@ def change(
 ) -> None:
     """Change the passphrase. No data is touched; a running mount goes on."""
     from storjfs.keys import PassphraseNeeded, phrase_to_entropy
-    from storjfs.volume import FromFile, FromPrompt, VolumePaths, change_passphrase, reset_passphrase, unlock_volume
+    from storjfs.volume import (
+        FromFile,
+        FromPrompt,
+        PassphraseSource,
+        VolumePaths,
+        change_passphrase,
+        reset_passphrase,
+        unlock_volume,
+    )
 
     paths = VolumePaths(volume)
     entropy = None if phrase_file is None else phrase_to_entropy(_phrase_text(phrase_file))
     old = None if entropy is not None else passphrase_for(volume, passphrase_file, passphrase_command)
     if entropy is None:
         unlock_volume(paths, old)  # a wrong one is said before a new one is asked for
+    new: PassphraseSource | None
     if no_passphrase:
         new = None
     elif new_passphrase_file is not None:
@@ -132,9 +165,12 @@ def change(
     elif sys.stdin.isatty():
         new = FromPrompt(volume)
     else:
-        raise PassphraseNeeded("no new passphrase was given", hint="give --new-passphrase-file or --no-passphrase")
+        raise PassphraseNeeded(
+            "no new passphrase was given", hint="give --new-passphrase-file or --no-passphrase"
+        )
     if entropy is not None:
         reset_passphrase(paths, entropy, new)
     else:
         change_passphrase(paths, old, new)
-    click.echo(f"The volume {volume} is now kept {'without a passphrase' if new is None else 'under the new passphrase'}.")
+    kept = "without a passphrase" if new is None else "under the new passphrase"
+    click.echo(f"The volume {volume} is now kept {kept}.")

@@ -13,7 +13,13 @@ def size(count: int | float) -> str:
         value /= 1024
     if unit == "B":
         return f"{int(value)} B"
-    return f"{value:.2f} {unit}" if value < 10 else f"{value:.1f} {unit}" if value < 100 else f"{value:.0f} {unit}"
+    return (
+        f"{value:.2f} {unit}"
+        if value < 10
+        else f"{value:.1f} {unit}"
+        if value < 100
+        else f"{value:.0f} {unit}"
+    )
 
 
 def duration(seconds: float) -> str:
@@ -32,7 +38,7 @@ def ago(moment: float | None, now: float) -> str:
     return "-" if moment is None else f"{duration(now - moment)} ago"
 
 
-def credits(nanocredits: int | None) -> str:
+def money(nanocredits: int | None) -> str:
     """Money with enough digits that small sums are not shown as nothing."""
     if nanocredits is None:
         return "-"
@@ -45,19 +51,3 @@ def credits(nanocredits: int | None) -> str:
 def short_id(identifier: str) -> str:
     """Enough of a hexadecimal id to tell a handful of them apart."""
     return identifier[:10]
-
-
-def parse_size(text: str) -> int:
-    """Bytes from 500M, 20GiB, 1.5 TB: decimal units are as said, a bare letter or "iB" is binary. Raises ValueError."""
-    said = text.strip().lower().replace(" ", "")
-    digits = said.rstrip("abcdefghijklmnopqrstuvwxyz")
-    unit = said[len(digits) :]
-    powers = {"": 0, "b": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
-    base = 1024
-    if unit.endswith("ib") and len(unit) == 3:
-        unit = unit[0]
-    elif unit.endswith("b") and len(unit) == 2:
-        unit, base = unit[0], 1000
-    if unit not in powers or not digits:
-        raise ValueError(f"{text!r} is not a size; try 500M, 20G or 1.5TB")
-    return int(float(digits) * base ** powers[unit])

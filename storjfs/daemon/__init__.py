@@ -1,1 +1,1 @@
-"""The mount process: builds a drive from the rooms below, keeps it running, tells how it is, ends it cleanly."""
+"""The mount process: builds a drive from the rooms below, runs it, tells how it is, ends it cleanly."""

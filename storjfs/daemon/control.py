@@ -1,7 +1,7 @@
 """The control socket: how commands talk to a running mount.
 
-A Unix stream socket, mode 0600, in the runtime directory. One request per connection, as a line of JSON with a
-member `do`; then lines with `progress` until the last one with `result` or `error`. The peer's user id is
+A Unix stream socket, mode 0600, in the runtime directory. One request per connection, as a line of JSON with
+a member `do`; then lines with `progress` until the last one with `result` or `error`. The peer's user id is
 checked as well: the directory could be a shared one. Format: docs/reference/control-socket.md.
 """
 
@@ -69,7 +69,10 @@ class ControlServer:
 
         action = self._actions.get(str(request.get("do")))
         if action is None:
-            await _send(stream, {"error": {"message": f"unknown request {request.get('do')!r}", "hint": "", "exit_code": 2}})
+            await _send(
+                stream,
+                {"error": {"message": f"unknown request {request.get('do')!r}", "hint": "", "exit_code": 2}},
+            )
             return
         try:
             result = await action(request, tell)

@@ -1,14 +1,6 @@
 """The embedded farm: a child process with the farmers of this machine, started again when it dies."""
 
 import logging
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-
-import msgspec
-import trio
 
 log = logging.getLogger(__name__)
 

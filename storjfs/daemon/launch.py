@@ -1,4 +1,4 @@
-"""Starting the mount process: in a session of its own, with its output in a log, watched until it is ready."""
+"""Starting the mount process: in a session of its own, its output in a log, watched until it is ready."""
 
 import os
 import subprocess
@@ -58,7 +58,7 @@ def start_in_background(request: MountRequest, output: Path, note: Callable[[str
 
 
 def _environment() -> dict[str, str]:
-    """Ours without passphrases. The package is found where this one was, whatever the working directory is."""
+    """Ours without passphrases; the package is found where this one was, whatever the directory is."""
     environment = {name: value for name, value in os.environ.items() if name not in PASSPHRASE_VARIABLES}
     package = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (package, environment.get("PYTHONPATH", ""))))

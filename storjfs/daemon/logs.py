@@ -21,10 +21,14 @@ def start_log(path: Path, *, verbose: bool, foreground: bool) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.touch(mode=0o600)
-    file = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_SIZE, backupCount=KEPT_LOGS, encoding="utf-8")
+    file = logging.handlers.RotatingFileHandler(
+        path, maxBytes=LOG_SIZE, backupCount=KEPT_LOGS, encoding="utf-8"
+    )
     handlers: list[logging.Handler] = [file]
     if foreground:
         handlers.append(logging.StreamHandler(sys.stderr))
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, format=FORMAT, handlers=handlers, force=True)
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO, format=FORMAT, handlers=handlers, force=True
+    )
     logging.getLogger("pyfuse3").setLevel(logging.WARNING)
     logging.captureWarnings(True)

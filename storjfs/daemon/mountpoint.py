@@ -104,7 +104,9 @@ def prepare(target: Path, *, nonempty: bool = False) -> Path:
         raise MountpointError(f"{target} is not a directory", hint="give a directory to mount on") from None
     except OSError as error:
         if error.errno == errno.ENOTDIR:
-            raise MountpointError(f"{target} is not a directory", hint="give a directory to mount on") from None
+            raise MountpointError(
+                f"{target} is not a directory", hint="give a directory to mount on"
+            ) from None
         raise MountpointError(f"{target} cannot be mounted on: {error.strerror}") from None
     if occupied and not nonempty:
         raise MountpointError(
@@ -133,7 +135,9 @@ def detach(target: Path, *, lazy: bool) -> None:
     command = [tool, "-u"] if tool else ["umount"]
     if lazy:
         command.append("-z" if tool else "-l")
-    done = subprocess.run([*command, "--", str(target)], capture_output=True, text=True, check=False, env=_plain())
+    done = subprocess.run(
+        [*command, "--", str(target)], capture_output=True, text=True, check=False, env=_plain()
+    )
     if done.returncode == 0 or mounted_at(target) is None:
         return
     said = done.stderr.strip()

@@ -9,8 +9,8 @@ import msgspec
 class MountRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Everything the mount process needs. Travels over a pipe, never as arguments or in the environment.
 
-    passphrase: None for a volume kept without one. options: as given after -o. cache_size: bytes, None for the
-    volume's setting. nonempty: mount over existing files.
+    passphrase: None for a volume kept without one. options: as given after -o. cache_size: bytes, None for
+    the volume's setting. nonempty: mount over existing files.
     """
 
     volume: str

@@ -8,4 +8,12 @@ from .connection import MountFailed
 from .options import FILESYSTEM_TYPE, BadMountOption, MountOptions, parse_options
 from .session import serve
 
-__all__ = ["FILESYSTEM_TYPE", "Adapter", "BadMountOption", "MountFailed", "MountOptions", "parse_options", "serve"]
+__all__ = [
+    "FILESYSTEM_TYPE",
+    "Adapter",
+    "BadMountOption",
+    "MountFailed",
+    "MountOptions",
+    "parse_options",
+    "serve",
+]

@@ -7,7 +7,15 @@ import errno
 from collections.abc import Sequence
 
 import pyfuse3
-from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
+from pyfuse3 import (
+    EntryAttributes,
+    FileInfo,
+    FUSEError,
+    ReaddirToken,
+    RequestContext,
+    SetattrFields,
+    StatvfsData,
+)
 
 from storjfs.errors import FilesystemError
 from storjfs.filesystem import Filesystem
@@ -19,8 +27,6 @@ from .errors import answered
 LISTING_STEP = 32
 # The cookies of "." and ".."; the filesystem's own ones follow.
 DOTS = 2
-# The unit of statfs.
-BLOCK = 4096
 
 _NO_ENTRY = no_entry()
 
@@ -142,8 +148,8 @@ class Adapter(pyfuse3.Operations):
 
     @answered
     async def read(self, fh: int, off: int, size: int) -> bytes:
-        """See Filesystem.read."""
-        return await self._filesystem.read(fh, off, size)
+        """See Filesystem.read; pyfuse3 takes any buffer."""
+        return await self._filesystem.read(fh, off, size)  # type: ignore[return-value]
 
     @answered
     async def write(self, fh: int, off: int, buf: bytes) -> int:
@@ -211,14 +217,14 @@ class Adapter(pyfuse3.Operations):
     @answered
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
         """See Filesystem.statfs."""
-        space = await self._filesystem.statfs()
+        capacity = await self._filesystem.statfs()
         made = StatvfsData()
-        made.f_bsize = made.f_frsize = BLOCK
-        made.f_blocks = space.total // BLOCK
-        made.f_bfree = made.f_bavail = space.free // BLOCK
-        made.f_files = space.files + space.files_free
-        made.f_ffree = made.f_favail = space.files_free
-        made.f_namemax = 255
+        made.f_bsize = made.f_frsize = capacity.block_size
+        made.f_blocks = capacity.blocks
+        made.f_bfree = made.f_bavail = capacity.free_blocks
+        made.f_files = capacity.files + capacity.free_files
+        made.f_ffree = made.f_favail = capacity.free_files
+        made.f_namemax = capacity.name_max
         return made
 
     @answered

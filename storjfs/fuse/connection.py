@@ -1,9 +1,9 @@
 """Opening the connection to the kernel: mount, and agree with it on how to talk.
 
 libfuse (here through pyfuse3) can be given a connection that is already mounted, as the mount point
-`/dev/fd/N`. We use that for two things that it does not do itself: to say why a mount failed, and to add to its
-answer in the INIT handshake what our libfuse does not know yet. It gets the handshake over a socket; then the
-real connection takes the socket's place under the same number.
+`/dev/fd/N`. We use that for two things that it does not do itself: to say why a mount failed, and to add to
+its answer in the INIT handshake what our libfuse does not know yet. It gets the handshake over a socket; then
+the real connection takes the socket's place under the same number.
 
 Wire format: struct fuse_init_in and fuse_init_out in linux/fuse.h.
 """
@@ -19,10 +19,10 @@ from pathlib import Path
 from storjfs.errors import StorjfsError
 
 # The kernel asks for the xattr security.capability before each write(2), unless the filesystem promises to
-# drop set-user-id and set-group-id bits on write, chown and truncate by itself (as ours does). Writes of 4 KiB
-# with nothing behind them: 40 MB/s without this, 300 with it.
+# drop set-user-id and set-group-id bits on write, chown and truncate by itself (as ours does). Writes of
+# 4 KiB with nothing behind them: 40 MB/s without this, 300 with it.
 HANDLE_KILLPRIV_V2 = 1 << 28
-# Discards cached pages when mtime or size came back changed; but nobody changes files behind the kernel's back.
+# Discards cached pages when mtime or size came back changed; but nobody but the kernel changes files.
 AUTO_INVAL_DATA = 1 << 12
 # Names that readlink(2) was asked for stay known to the kernel.
 CACHE_SYMLINKS = 1 << 23
@@ -82,7 +82,7 @@ def amended(offered: bytes, answer: bytes) -> bytes:
 
 
 def open_connection(mountpoint: Path, options: Iterable[str]) -> Connection:
-    """Mount with fusermount3, which hands the connection over a socket (as to libfuse). Raises MountFailed."""
+    """Mount with fusermount3, which hands over the connection (as to libfuse). Raises MountFailed."""
     tool = shutil.which("fusermount3")
     if tool is None:
         raise MountFailed("the program fusermount3 is missing", hint="install the package fuse3")
@@ -90,7 +90,11 @@ def open_connection(mountpoint: Path, options: Iterable[str]) -> Connection:
     with ours, theirs:
         done = subprocess.run(
             [tool, "-o", ",".join(sorted(options)), "--", str(mountpoint)],
-            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "_FUSE_COMMFD": str(theirs.fileno())},
+            env={
+                "PATH": os.environ.get("PATH", os.defpath),
+                "LC_ALL": "C",
+                "_FUSE_COMMFD": str(theirs.fileno()),
+            },
             pass_fds=(theirs.fileno(),),
             stderr=subprocess.PIPE,
             text=True,

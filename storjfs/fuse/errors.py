@@ -20,7 +20,9 @@ Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Any]])
 
 # What the system itself may tell us about local space and memory and what a program understands as such. Any
 # other OSError (a refused connection, a missing file of ours) says nothing about the file the program uses.
-PASSED_ON = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+PASSED_ON = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+)
 
 
 def errno_of(error: BaseException) -> int | None:

@@ -10,7 +10,21 @@ FILESYSTEM_TYPE = "storjfs"
 
 # Options that mount(8), fstab and file managers add on their own; true here anyway or without meaning for us.
 ACCEPTED_SILENTLY = frozenset(
-    {"rw", "defaults", "async", "auto", "noauto", "user", "users", "nouser", "nofail", "_netdev", "exec", "suid", "dev"}
+    {
+        "rw",
+        "defaults",
+        "async",
+        "auto",
+        "noauto",
+        "user",
+        "users",
+        "nouser",
+        "nofail",
+        "_netdev",
+        "exec",
+        "suid",
+        "dev",
+    }
 )
 # Passed to the kernel as they are.
 KERNEL = frozenset({"nosuid", "nodev", "noexec", "dirsync"})
@@ -80,6 +94,6 @@ def parse_options(given: Iterable[str]) -> MountOptions:
         elif word and word not in ACCEPTED_SILENTLY:
             raise BadMountOption(
                 f"the mount option {word!r} is not known",
-                hint="known are: ro, allow_other, noatime, relatime, sync=network, nosuid, nodev, noexec, dirsync",
+                hint="ro, allow_other, noatime, relatime, sync=network, nosuid, nodev, noexec, dirsync",
             )
     return MountOptions(read_only, allow_other, atime, sync_network, frozenset(kernel))

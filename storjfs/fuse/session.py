@@ -18,8 +18,8 @@ from .options import MountOptions
 
 log = logging.getLogger(__name__)
 
-# How far the kernel reads ahead for a sequential reader, where we are allowed to say so (root): requests of up
-# to 1 MiB instead of 128 KiB.
+# How far the kernel reads ahead for a sequential reader, where we are allowed to say so (root): requests of
+# up to 1 MiB instead of 128 KiB.
 READ_AHEAD_KIB = 1024
 
 
@@ -34,8 +34,8 @@ async def serve(
     """Mount, report started once the root can be listed through the mount, and serve until it is unmounted.
 
     Returns after an unmount by anyone (`fusermount3 -u`, umount(8), us): the kernel has then sent every dirty
-    page. Cancelled, it cuts the connection: programs get ENOTCONN, and what the kernel had not yet sent is lost,
-    as in a crash. Raises MountFailed. One per process (pyfuse3 keeps its session in globals).
+    page. Cancelled, it cuts the connection: programs get ENOTCONN, and what the kernel had not yet sent is
+    lost, as in a crash. Raises MountFailed. One per process (pyfuse3 keeps its session in globals).
     """
     connection = open_connection(mountpoint, options.for_kernel(volume))
     unmounted = False
@@ -51,7 +51,7 @@ async def serve(
             pyfuse3.close(unmount=False)
     finally:
         if not unmounted:
-            subprocess.run(["fusermount3", "-u", "-z", "--", str(mountpoint)], check=False, capture_output=True)
+            _take_off(mountpoint)
 
 
 def _attach(adapter: Adapter, connection: Connection) -> None:
@@ -62,6 +62,11 @@ def _attach(adapter: Adapter, connection: Connection) -> None:
     except BaseException:
         connection.close()
         raise
+
+
+def _take_off(mountpoint: Path) -> None:
+    """Leave no dead mount behind. Nobody answers any more, so this does not wait for dirty pages."""
+    subprocess.run(["fusermount3", "-u", "-z", "--", str(mountpoint)], check=False, capture_output=True)
 
 
 async def _answer_until_unmounted(unmounted: Callable[[], Any]) -> None:

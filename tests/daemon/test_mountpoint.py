@@ -10,7 +10,7 @@ from storjfs.daemon.mountpoint import MountpointError, NoFuse, canonical, parse_
 
 MOUNTINFO = """\
 22 27 0:20 / /proc rw,relatime shared:5 - proc proc rw
-90 27 0:51 / /home/ann/my\\040cloud rw,nosuid,nodev,relatime shared:300 - fuse.storjfs storjfs:default rw,user_id=1000
+90 27 0:51 / /home/ann/my\\040cloud rw,nosuid shared:300 - fuse.storjfs storjfs:default rw
 91 90 0:52 / /home/ann/my\\040cloud rw - tmpfs none rw
 92 27 0:53 / /mnt rw - ext4 /dev/sda\\0111 rw
 """
@@ -29,7 +29,8 @@ def test_mountinfo_names_target_type_and_source() -> None:
 def test_the_newest_mount_on_a_directory_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mountpoint, "mounts", lambda: parse_mountinfo(MOUNTINFO))
     found = mountpoint.mounted_at(Path("/home/ann/my cloud"))
-    assert found is not None and found.kind == "tmpfs"
+    assert found is not None
+    assert found.kind == "tmpfs"
     assert mountpoint.mounted_at(Path("/home/ann")) is None
 
 
@@ -60,12 +61,16 @@ def test_a_link_to_a_directory_stands_for_it(tmp_path: Path) -> None:
     assert canonical(tmp_path / "parent" / "real") == tmp_path / "real"
 
 
-def test_a_relative_path_and_a_trailing_slash_are_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_and_a_trailing_slash_are_fine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert canonical("cloud/") == Path(os.path.realpath(tmp_path)) / "cloud"
 
 
-def test_without_the_fuse_device_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_fuse_device_the_way_out_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(mountpoint, "FUSE_DEVICE", tmp_path / "fuse")
     with pytest.raises(NoFuse) as caught:
         mountpoint.require_fuse()

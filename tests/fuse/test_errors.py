@@ -30,10 +30,16 @@ async def test_a_full_disk_is_told_as_such() -> None:
 
 
 async def test_an_error_inside_a_nursery_counts_as_itself() -> None:
-    assert await errno_after(ExceptionGroup("", [ExceptionGroup("", [FilesystemError(errno.EDQUOT)])])) == errno.EDQUOT
+    assert (
+        await errno_after(ExceptionGroup("", [ExceptionGroup("", [FilesystemError(errno.EDQUOT)])]))
+        == errno.EDQUOT
+    )
 
 
-@pytest.mark.parametrize("error", [KeyError(3), ConnectionRefusedError(errno.ECONNREFUSED, "no"), ExceptionGroup("", [ValueError()])])
+@pytest.mark.parametrize(
+    "error",
+    [KeyError(3), ConnectionRefusedError(errno.ECONNREFUSED, "no"), ExceptionGroup("", [ValueError()])],
+)
 async def test_a_defect_is_logged_with_its_traceback_and_becomes_eio(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
