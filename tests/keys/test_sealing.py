@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nacl import pwhash
 
+from storjfs.errors import StorjfsError
 from storjfs.keys import (
     Hardness,
     KeyFileDamaged,
@@ -105,3 +107,12 @@ def test_a_newer_version_is_named() -> None:
 def test_nonsense_with_a_right_checksum_is_refused(body: bytes) -> None:
     with pytest.raises(KeyFileDamaged):
         open_sealed(with_checksum(body), "open sesame")
+
+
+def test_too_little_memory_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*_: object, **__: object) -> bytes:
+        raise RuntimeError("Unexpected failure in key derivation")
+
+    monkeypatch.setattr(pwhash.argon2id, "kdf", out_of_memory)
+    with pytest.raises(StorjfsError, match="needs 256 MiB of free memory"):
+        seal_entropy(ENTROPY, "open sesame")
