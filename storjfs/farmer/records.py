@@ -116,6 +116,7 @@ class Records:
         self._waiting: list[_Job] = []
         self._wake = trio.Event()
         self._closed = False
+        self._scope = trio.CancelScope()
 
     def read(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         """Rows of a query. Give it bounds: it runs on the loop."""
@@ -142,19 +143,27 @@ class Records:
             raise job.error
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Commit what comes, until cancelled; then commit the rest and close the database."""
-        task_status.started()
-        try:
+        """Commit what comes until `stop`, then the rest, and close the database.
+
+        Shielded from cancellation: those who use it end first, and what they wrote last must be committed.
+        """
+        with trio.CancelScope(shield=True) as self._scope:
+            task_status.started()
             while True:
                 await self._wake.wait()
                 await self._flush()
-        finally:
-            with trio.CancelScope(shield=True):
-                await self._flush()
-            self.close()
+        with trio.CancelScope(shield=True):
+            await self._flush()
+        self.close()
+
+    def stop(self) -> None:
+        """End `run`."""
+        self._scope.cancel()
 
     def close(self) -> None:
         """Close the database; what waits for a commit fails. Idempotent."""
+        if self._closed:
+            return
         self._closed = True
         for job in self._waiting:
             job.error = trio.ClosedResourceError("the farmer's records are closed")

@@ -1,0 +1,129 @@
+"""Several farmers in one process: `python -m storjfs.farmer.embedded`, the child of a mount or of a test.
+
+Prints one JSON line `[{"node_id": hex, "address": "host:port"}, ...]` to `--ready-fd` when all of them serve,
+and ends when `--parent-fd` reaches its end, which it does whatever way the parent goes.
+"""
+
+import logging
+import os
+import resource
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import msgspec
+import trio
+
+from storjfs.errors import StorjfsError
+from storjfs.farmer.farmer import Farmer
+from storjfs.farmer.settings import FarmerSettings
+from storjfs.settlement import Ledger
+
+log = logging.getLogger(__name__)
+
+PREDECESSOR_SECONDS = 15.0
+"""How long to wait for a predecessor that is still stopping."""
+SWITCH_INTERVAL = 0.0005
+"""Seconds a thread keeps Python's lock while others want it: hashing threads need it back 256 times a MiB."""
+
+
+def embedded_settings(ledger: Path, capacity: int, price: int, egress_price: int) -> FarmerSettings:
+    """What embedded farmers sell: as others do, but on any terms of length and audit period."""
+    return FarmerSettings(
+        capacity=capacity,
+        ledger=ledger,
+        price=price,
+        egress_price=egress_price,
+        term_min=1,
+        period_min=1,
+        group="embedded",
+        claim_every=60,
+    )
+
+
+def farmer_folder(folder: Path, index: int) -> Path:
+    """Where the embedded farmer number `index` (from 0) lives."""
+    return folder / f"farmer-{index}"
+
+
+async def run(farmers: Sequence[Farmer], ready: int | None, parent: int | None) -> None:
+    """Serve until the parent is gone or SIGTERM or SIGINT comes."""
+    async with trio.open_nursery() as nursery:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            for farmer in farmers:
+                await nursery.start(farmer.serve)
+            if ready is not None:
+                _report(farmers, ready)
+            if parent is not None:
+                nursery.start_soon(_watch, parent, nursery.cancel_scope)
+            async for _ in signals:
+                nursery.cancel_scope.cancel()
+                break
+
+
+def _report(farmers: Sequence[Farmer], ready: int) -> None:
+    lines = [{"node_id": farmer.node_id.hex(), "address": str(farmer.listening[0])} for farmer in farmers]
+    os.write(ready, msgspec.json.encode(lines) + b"\n")
+    os.close(ready)
+
+
+async def _watch(parent: int, scope: trio.CancelScope) -> None:
+    """Cancel `scope` when nobody holds the other end of the pipe `parent` any more."""
+    async with trio.lowlevel.FdStream(parent) as pipe:
+        while await pipe.receive_some(4096):
+            pass
+    scope.cancel()
+
+
+def raise_file_limit() -> None:
+    """As many open files as the system lets us have."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+@click.command()
+@click.option("--dir", "folder", type=click.Path(path_type=Path), required=True)
+@click.option("--count", type=click.IntRange(1, 256), default=6)
+@click.option("--ledger", type=click.Path(path_type=Path), required=True)
+@click.option("--capacity", type=int, required=True, help="Bytes each farmer may use.")
+@click.option("--price", type=int, default=5_000_000, help="Nanocredits per GiB and month.")
+@click.option("--egress-price", type=int, default=10_000_000, help="Nanocredits per GiB sent.")
+@click.option("--ready-fd", type=int)
+@click.option("--parent-fd", type=int)
+@click.option("--without", type=int, multiple=True, help="Leave out the farmer of this number.")
+def main(
+    folder: Path,
+    count: int,
+    ledger: Path,
+    capacity: int,
+    price: int,
+    egress_price: int,
+    ready_fd: int | None,
+    parent_fd: int | None,
+    without: tuple[int, ...],
+) -> None:
+    """Run embedded farmers until the parent is gone."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    raise_file_limit()
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    settings = embedded_settings(ledger, capacity, price, egress_price)
+    farmers: list[Farmer] = []
+    try:
+        settlement = Ledger(ledger)
+        for index in range(count):
+            if index not in without:
+                where = farmer_folder(folder, index)
+                farmers.append(Farmer.open(where, settings, settlement=settlement, wait=PREDECESSOR_SECONDS))
+        trio.run(run, farmers, ready_fd, parent_fd)
+    except StorjfsError as error:
+        log.error("%s %s", error, error.hint)
+        sys.exit(1)
+    finally:
+        for farmer in farmers:
+            farmer.close()
+
+
+if __name__ == "__main__":
+    main()

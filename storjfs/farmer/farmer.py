@@ -1,0 +1,200 @@
+"""One farmer: its folder, its parts, and its life."""
+
+import errno
+import fcntl
+import logging
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+import trio
+
+from storjfs.errors import StorjfsError
+from storjfs.farmer.book import Book, Clock
+from storjfs.farmer.contracting import Contracting
+from storjfs.farmer.disk import Disk
+from storjfs.farmer.identity import load_identity
+from storjfs.farmer.keeping import Keeper
+from storjfs.farmer.payments import Payments
+from storjfs.farmer.records import Records
+from storjfs.farmer.service import FarmerService
+from storjfs.farmer.settings import FarmerSettings
+from storjfs.farmer.shelf import Shelf
+from storjfs.network.identity import Identity
+from storjfs.network.service import serve_tls
+from storjfs.network.streams import serve
+from storjfs.protocol.ids import NodeId
+from storjfs.protocol.terms import Address
+from storjfs.settlement import Ledger, Settlement
+
+log = logging.getLogger(__name__)
+
+REVIEW_EVERY = 5.0
+LAST_WORDS = 10.0
+"""Seconds at most for the last claims when a farmer stops."""
+LOCAL = Address("127.0.0.1", 1)
+
+
+class FarmerRunning(StorjfsError):
+    """Another process runs the farmer of this folder."""
+
+
+class Farmer:
+    """A farmer. `serve` runs it; made by `open`.
+
+    In its folder, which one process at a time may use: `identity`, `lock`, `farmer.db` and `shelf/`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: FarmerSettings,
+        identity: Identity,
+        settlement: Settlement,
+        lock: int,
+        clock: Clock,
+        disk: Disk | None,
+    ) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.identity = identity
+        self.settlement = settlement
+        self.listening: tuple[Address, ...] = ()
+        self._lock = lock
+        self.records = Records(folder / "farmer.db")
+        self.book = Book(self.records, clock)
+        self.shelf = Shelf(folder / "shelf", settings.capacity, self.book.stored, disk)
+        key = identity.signing
+        self.payments = Payments(self.book, settlement, key.public)
+        self.keeper = Keeper(self.book, self.payments, self.shelf, key)
+        self.keeper.recover()
+        self.contracting = Contracting(
+            self.book,
+            self.payments,
+            self.keeper,
+            self.shelf,
+            key,
+            settings,
+            settlement.name,
+            lambda: self.addresses,
+        )
+        self.service = FarmerService(self.book, self.payments, self.keeper, self.contracting)
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        settings: FarmerSettings,
+        *,
+        settlement: Settlement | None = None,
+        wait: float = 0.0,
+        clock: Clock = time.time,
+        disk: Disk | None = None,
+    ) -> Self:
+        """The farmer in `folder`, made if there is none; finishes or undoes what a crash interrupted.
+
+        `settlement`: None for the ledger named in the settings. `wait`: seconds to give a predecessor that is
+        still stopping. Blocking. Raises FarmerRunning, IdentityUnusable, StoreError, SettlementError,
+        OSError.
+        """
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = _lock(folder / "lock", wait)
+        try:
+            identity = load_identity(folder)
+            settlement = settlement or Ledger(settings.ledger)
+            return cls(folder, settings, identity, settlement, lock, clock, disk)
+        except BaseException:
+            os.close(lock)
+            raise
+
+    @property
+    def node_id(self) -> NodeId:
+        return self.identity.node_id
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where renters reach this farmer."""
+        return self.settings.announce or self.listening
+
+    async def serve(
+        self, *, task_status: trio.TaskStatus[tuple[Address, ...]] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serve renters until cancelled; `started` gets the addresses listened on.
+
+        When cancelled it claims what it earned, which takes LAST_WORDS at most. The object is closed then.
+        """
+        where = self.settings.listen
+        host, port = (where.host, where.port) if where is not None else (LOCAL.host, 0)
+        handler = partial(serve_tls, service=self.service)
+        async with self.running(), trio.open_nursery() as nursery:
+            self.listening = await nursery.start(serve, self.identity, host, port, handler)
+            task_status.started(self.listening)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Self]:
+        """The farmer at work without a listener, for those who bring connections themselves."""
+        try:
+            async with trio.open_nursery() as records:
+                await records.start(self.records.run)
+                try:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(self.work)
+                        yield self
+                        nursery.cancel_scope.cancel()
+                finally:
+                    with trio.CancelScope(shield=True):
+                        with trio.move_on_after(LAST_WORDS):
+                            await self._last_words()
+                        self.records.stop()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Give up files and lock of a farmer that does not serve. Idempotent."""
+        if self._lock >= 0:
+            self.records.close()
+            os.close(self._lock)
+            self._lock = -1
+
+    async def work(self) -> None:
+        """Do what time makes due, until cancelled."""
+        claimed = trio.current_time()
+        while True:
+            try:
+                await self.contracting.review()
+                await self.payments.fold_all()
+                if trio.current_time() - claimed >= self.settings.claim_every:
+                    claimed = trio.current_time()
+                    await self.payments.claim_all()
+            # A full disk or a locked ledger must not end the farmer; all of it is tried again.
+            except Exception:
+                log.exception("the farmer's upkeep failed")
+            await trio.sleep(REVIEW_EVERY)
+
+    async def _last_words(self) -> None:
+        try:
+            await self.payments.fold_all()
+            await self.payments.claim_all()
+        except Exception:
+            log.exception("the last claims failed")
+
+
+def _lock(path: Path, wait: float) -> int:
+    """Lock the folder for this process; a file descriptor to close later. Raises FarmerRunning."""
+    until = time.monotonic() + wait
+    file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EINTR) or time.monotonic() >= until:
+                os.close(file)
+                raise FarmerRunning(
+                    f"a farmer is running in {path.parent} already", hint="Stop it, or choose another folder."
+                ) from error
+        time.sleep(0.02)

@@ -1,0 +1,342 @@
+"""Shards under contract: taken in with a signed receipt, sent, proved, and deleted by signed orders."""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Final
+
+import trio
+
+from storjfs.coding import merkle
+from storjfs.farmer.book import Book, ContractEntry
+from storjfs.farmer.payments import EPOCHS_KEPT, Payments
+from storjfs.farmer.records import Statement
+from storjfs.farmer.shelf import BATCH, Arrival, Held, NoRoom, ShardDamaged, Shelf, footprint
+from storjfs.network.data import ShardSource
+from storjfs.protocol import audits
+from storjfs.protocol.contracts import ACCEPTS_SHARDS, SERVES_SHARDS, State
+from storjfs.protocol.failures import ErrorCode, RequestFailed
+from storjfs.protocol.ids import Digest, NodeId, ShardId
+from storjfs.protocol.messages import (
+    Audit,
+    AuditAnswer,
+    Delete,
+    DeleteAnswer,
+    Get,
+    Put,
+    PutAnswer,
+)
+from storjfs.protocol.receipts import DeleteOrder, Receipt, open_delete, sign_receipt
+from storjfs.protocol.signing import Signed, SigningKey
+from storjfs.protocol.terms import Terms
+
+WORKERS: Final = 6
+"""Threads of one farmer that hash, read and write shards."""
+WIPE_AT_ONCE: Final = 1000
+SPARE_BUFFERS: Final = 8
+
+
+class Keeper:
+    """Everything a farmer does with shards."""
+
+    def __init__(self, book: Book, payments: Payments, shelf: Shelf, key: SigningKey) -> None:
+        self._book = book
+        self._payments = payments
+        self._shelf = shelf
+        self._key = key
+        self._limiter = trio.CapacityLimiter(WORKERS)
+        self._buffers: list[bytearray] = []
+        self._committing: set[ShardId] = set()
+        self._committed = trio.lowlevel.ParkingLot()
+        # Doomed rows whose files are gone; their deletion rides on the next commit.
+        self._cleared: list[Statement] = []
+
+    # --- at start ---
+
+    def recover(self) -> None:
+        """Finish or undo what a crash interrupted. Blocking; before anything is served."""
+        read = self._book.records.read
+        self._shelf.recover(lambda shard_id: bool(read("SELECT 1 FROM shard WHERE shard_id = ?", shard_id)))
+        doomed = [
+            ShardId(row[0])
+            for row in read("SELECT shard_id FROM doomed WHERE shard_id NOT IN (SELECT shard_id FROM shard)")
+        ]
+        self._shelf.remove(doomed)
+        self._cleared = [_undoom(shard_id) for shard_id in doomed]
+
+    # --- put ---
+
+    async def put(self, peer: NodeId, header: Put, source: ShardSource) -> PutAnswer:
+        """Take a shard in and sign for it. When this returns it survives a crash and power loss."""
+        entry = self._book.find(header.contract_id, peer)
+        self._check_service(entry, new=True)
+        held = self._held(header.shard_id)
+        if held is not None:
+            return await self._confirm(entry, held, source)
+        if header.shard_id in self._shelf.arrivals:
+            raise RequestFailed(ErrorCode.BUSY, "this shard is arriving on another connection")
+        if entry.used + entry.arriving + header.length > entry.terms.capacity:
+            raise RequestFailed(ErrorCode.NO_SPACE, "the contract's capacity is used up")
+        try:
+            arrival = self._shelf.begin(header.shard_id, header.length)
+        except NoRoom as error:
+            raise RequestFailed(ErrorCode.NO_SPACE, str(error)) from error
+        entry.arriving += header.length
+        try:
+            root = await self._receive(arrival, source)
+            return await self._commit(entry, arrival, root)
+        finally:
+            entry.arriving -= header.length
+            self._shelf.abandon(arrival)
+
+    async def _receive(self, arrival: Arrival, source: ShardSource) -> Digest:
+        """The shard, batch by batch; its root once all of it is on the disk."""
+        buffer = self._buffers.pop() if self._buffers else bytearray(BATCH)
+        left = arrival.length
+        try:
+            while True:
+                batch = memoryview(buffer)[: min(left, BATCH)]
+                await source.receive_exactly(batch)
+                left -= len(batch)
+                if not left:
+                    return await trio.to_thread.run_sync(arrival.finish, batch, limiter=self._limiter)
+                await trio.to_thread.run_sync(arrival.write, batch, limiter=self._limiter)
+        except OSError as error:
+            await self._discard(arrival)
+            raise RequestFailed(ErrorCode.NO_SPACE, "the farmer's disk does not take it") from error
+        except BaseException:
+            await self._discard(arrival)
+            raise
+        finally:
+            if len(self._buffers) < SPARE_BUFFERS:
+                self._buffers.append(buffer)
+
+    async def _discard(self, arrival: Arrival) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(arrival.discard, limiter=self._limiter)
+
+    async def _commit(self, entry: ContractEntry, arrival: Arrival, root: Digest) -> PutAnswer:
+        shard_id, length = arrival.shard_id, arrival.length
+        if arrival.cancelled or entry.state not in SERVES_SHARDS:
+            await self._discard(arrival)
+            raise RequestFailed(ErrorCode.CONTRACT_OVER, "it was deleted or the contract ended meanwhile")
+        revision = entry.terms.revision
+        statements: list[Statement] = [
+            _undoom(shard_id),  # a renter might use an id again
+            (
+                "INSERT INTO shard(shard_id, contract, revision, root, length) VALUES (?, ?, ?, ?, ?)",
+                (shard_id, entry.number, revision, root, length),
+            ),
+            (
+                "UPDATE contract SET shards = shards + 1, used = used + ?, footprint = footprint + ? "
+                "WHERE contract = ?",
+                (length, footprint(length), entry.number),
+            ),
+        ]
+        self._committing.add(shard_id)
+        try:
+            await self._book.records.commit(
+                statements, before=self._shelf.sync_arriving, after=lambda: self._shelf.place(shard_id)
+            )
+            entry.shards += 1
+            entry.used += length
+            entry.footprint += footprint(length)
+            self._shelf.settled(arrival)
+        finally:
+            self._committing.discard(shard_id)
+            self._committed.unpark_all()
+        return self._answer(entry, Held(shard_id, root, length), revision)
+
+    async def _confirm(self, entry: ContractEntry, held: Held, source: ShardSource) -> PutAnswer:
+        """A shard that is here already came again: the same receipt for the same bytes, else CONFLICT."""
+        (owner, revision) = self._book.records.read(
+            "SELECT contract, revision FROM shard WHERE shard_id = ?", held.shard_id
+        )[0]
+        if owner != entry.number or held.length != source.length:
+            raise RequestFailed(ErrorCode.CONFLICT)
+        buffer = memoryview(bytearray(min(BATCH, held.length)))
+        leaves = []
+        left = held.length
+        while left:
+            batch = buffer[: min(left, BATCH)]
+            await source.receive_exactly(batch)
+            left -= len(batch)
+            leaves.append(await trio.to_thread.run_sync(merkle.leaf_hashes, batch, limiter=self._limiter))
+        if merkle.tree_root(b"".join(leaves), held.length) != held.root:
+            raise RequestFailed(ErrorCode.CONFLICT)
+        return self._answer(entry, held, revision)
+
+    def _answer(self, entry: ContractEntry, held: Held, revision: int) -> PutAnswer:
+        receipt = Receipt(entry.contract_id, revision, held.shard_id, held.root, held.length)
+        return PutAnswer(sign_receipt(self._key, receipt))
+
+    # --- get ---
+
+    async def get(self, peer: NodeId, header: Get) -> bytes:
+        """A range of a shard, on credit as far as that goes."""
+        entry = self._book.find(header.contract_id, peer)
+        self._check_service(entry)
+        held = self._held_under(entry, header.shard_id)
+        if held is None:
+            raise RequestFailed(ErrorCode.UNKNOWN_SHARD)
+        if header.offset + header.length > held.length:
+            raise RequestFailed(ErrorCode.BAD_REQUEST, "the range ends behind the shard")
+        if not entry.lane.now.may_send(entry.terms, header.length):
+            raise RequestFailed(ErrorCode.PAYMENT_REQUIRED, "too much was sent without a voucher")
+        entry.lane.sent(entry.terms, header.length)
+        try:
+            return await trio.to_thread.run_sync(
+                self._shelf.read, held, header.offset, header.length, limiter=self._limiter
+            )
+        except ShardDamaged as error:
+            raise RequestFailed(ErrorCode.CORRUPT, str(error)) from error
+
+    # --- audits ---
+
+    async def audit(self, peer: NodeId, request: Audit) -> AuditAnswer:
+        """Prove the shards of a batch. The bill is on the disk before the answer goes out.
+
+        A repeated request is answered again and not billed again, also while the renter must pay first.
+        """
+        started = trio.current_time()
+        signed = request.request
+        peeked = signed.peek(audits.AuditRequest)
+        entry = self._book.find(peeked.contract_id, peer)
+        if request.voucher is not None:
+            await self._payments.accept(request.voucher, entry)
+        terms = self._book.revision(entry, peeked.revision)
+        batch = audits.open_request(signed, terms)
+        digest = hashlib.sha256(signed.body).digest()
+        async with entry.lane.auditing:
+            repeated = self._answered_before(entry, batch.epoch, digest)
+            self._check_service(entry, paid=not repeated)
+            reply, proved = await trio.to_thread.run_sync(
+                self._prove, entry, terms, batch, self._known(entry, batch), limiter=self._limiter
+            )
+            if not repeated:
+                in_time = trio.current_time() - started <= terms.answer_deadline
+                await self._payments.bill(entry, terms, batch.epoch, proved, digest, in_time=in_time)
+        return AuditAnswer(reply, entry.lane.voucher)
+
+    def _answered_before(self, entry: ContractEntry, epoch: int, digest: bytes) -> bool:
+        rows = self._book.records.read(
+            "SELECT digest FROM audit WHERE contract = ? AND epoch = ?", entry.number, epoch
+        )
+        if rows:
+            if rows[0][0] != digest:
+                raise RequestFailed(ErrorCode.CONFLICT, "another audit had this epoch")
+            return True
+        newest = self._book.records.read("SELECT max(epoch) FROM audit WHERE contract = ?", entry.number)
+        if newest[0][0] is not None and epoch <= newest[0][0] - EPOCHS_KEPT:
+            raise RequestFailed(ErrorCode.STALE, f"the newest audit had epoch {newest[0][0]}")
+        return False
+
+    def _known(self, entry: ContractEntry, batch: audits.AuditRequest) -> dict[ShardId, Held]:
+        found = (self._held_under(entry, shard.shard_id) for shard in batch.shards)
+        return {held.shard_id: held for held in found if held is not None}
+
+    def _prove(
+        self,
+        entry: ContractEntry,
+        terms: Terms,
+        batch: audits.AuditRequest,
+        known: dict[ShardId, Held],
+    ) -> tuple[Signed, int]:
+        """The signed reply, and how many sealed bytes it proves. In a worker thread."""
+        proofs, proved = [], 0
+        for shard in batch.shards:
+            leaves: tuple[audits.LeafProof, ...] = ()
+            held = known.get(shard.shard_id)
+            if held is not None and (held.root, held.length) == (shard.root, shard.length):
+                indices = audits.sampled(terms, batch, shard, merkle.sample_indices)
+                try:
+                    leaves = tuple(audits.LeafProof(*pair) for pair in self._shelf.prove(held, indices))
+                    proved += held.length
+                except ShardDamaged:
+                    pass  # no leaves: the answer says that it is lost, and it is not billed
+            proofs.append(audits.ShardProof(shard.shard_id, leaves))
+        reply = audits.AuditReply(entry.contract_id, batch.epoch, batch.nonce, tuple(proofs))
+        return audits.sign_reply(self._key, reply), proved
+
+    # --- delete ---
+
+    async def delete(self, peer: NodeId, request: Delete) -> DeleteAnswer:
+        """Forget the shards of a signed order, and keep the order."""
+        peeked = request.order.peek(DeleteOrder)
+        entry = self._book.find(peeked.contract_id, peer)
+        order = open_delete(request.order, entry.renter)
+        wanted = set(order.shard_ids)
+        for shard_id in wanted & self._shelf.arrivals.keys():
+            self._shelf.arrivals[shard_id].cancelled = True
+        while wanted & self._committing:
+            await self._committed.park()
+        held = [found for one in wanted if (found := self._held_under(entry, one)) is not None]
+        evidence: Statement = (
+            "INSERT INTO deletion(contract, time, signed) VALUES (?, ?, ?)",
+            (entry.number, self._book.now, request.order.to_bytes()),
+        )
+        deleted = await self._remove(entry, held, also=[evidence]) if held else 0
+        return DeleteAnswer(deleted)
+
+    async def wipe(self, entry: ContractEntry) -> None:
+        """Remove all shards of a contract that is over."""
+        while entry.shards:
+            rows = self._book.records.read(
+                "SELECT shard_id, root, length FROM shard WHERE contract = ? LIMIT ?",
+                entry.number,
+                WIPE_AT_ONCE,
+            )
+            if not rows:
+                break
+            await self._remove(entry, [Held(*row) for row in rows])
+
+    async def _remove(self, entry: ContractEntry, held: list[Held], *, also: Iterable[Statement] = ()) -> int:
+        """Take shards off the index, then off the disk; how many there were."""
+        async with entry.turn:
+            # Two orders may name the same shard at the same time.
+            held = [one for one in held if self._held(one.shard_id) is not None]
+            ids = [one.shard_id for one in held]
+            used = sum(one.length for one in held)
+            room = sum(footprint(one.length) for one in held)
+            statements: list[Statement] = [*self._cleared, *also]
+            self._cleared = []
+            statements += [("DELETE FROM shard WHERE shard_id IN (VALUES (?))", (one,)) for one in ids]
+            statements += [("INSERT OR IGNORE INTO doomed(shard_id) VALUES (?)", (one,)) for one in ids]
+            statements.append(
+                (
+                    "UPDATE contract SET shards = shards - ?, used = used - ?, footprint = footprint - ? "
+                    "WHERE contract = ?",
+                    (len(held), used, room, entry.number),
+                )
+            )
+            await self._book.records.commit(statements, after=lambda: self._shelf.remove(ids))
+            entry.shards -= len(held)
+            entry.used -= used
+            entry.footprint -= room
+            self._shelf.removed(one.length for one in held)
+            self._cleared += [_undoom(one) for one in ids]
+        return len(held)
+
+    # --- looking up ---
+
+    def _held(self, shard_id: ShardId) -> Held | None:
+        rows = self._book.records.read("SELECT root, length FROM shard WHERE shard_id = ?", shard_id)
+        return Held(shard_id, *rows[0]) if rows else None
+
+    def _held_under(self, entry: ContractEntry, shard_id: ShardId) -> Held | None:
+        rows = self._book.records.read(
+            "SELECT root, length FROM shard WHERE shard_id = ? AND contract = ?", shard_id, entry.number
+        )
+        return Held(shard_id, *rows[0]) if rows else None
+
+    def _check_service(self, entry: ContractEntry, *, new: bool = False, paid: bool = True) -> None:
+        """Raise RequestFailed unless this contract is served now; `new`: shards are taken in."""
+        if entry.state in (State.OFFERED, State.PROPOSED, State.SIGNED, State.FUNDED):
+            raise RequestFailed(ErrorCode.NOT_FUNDED)
+        if entry.state not in (ACCEPTS_SHARDS if new else SERVES_SHARDS):
+            raise RequestFailed(ErrorCode.CONTRACT_OVER)
+        if paid and not entry.lane.account.serving:
+            raise RequestFailed(ErrorCode.PAYMENT_REQUIRED, "two audits are not paid")
+
+
+def _undoom(shard_id: ShardId) -> Statement:
+    return "DELETE FROM doomed WHERE shard_id IN (VALUES (?))", (shard_id,)

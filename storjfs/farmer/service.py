@@ -1,0 +1,113 @@
+"""Which part of the farmer answers which request."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from msgspec import Struct
+
+from storjfs import __version__
+from storjfs.farmer.book import Book
+from storjfs.farmer.contracting import Contracting
+from storjfs.farmer.keeping import Keeper
+from storjfs.farmer.payments import Payments
+from storjfs.network.control import ControlConnection
+from storjfs.network.data import ShardSource
+from storjfs.network.service import Service
+from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
+from storjfs.protocol.ids import NodeId
+from storjfs.protocol.messages import (
+    Audit,
+    ContractList,
+    Delete,
+    End,
+    FundNotice,
+    Get,
+    GetContract,
+    GetOffer,
+    Hello,
+    HelloAnswer,
+    ListContracts,
+    OfferAnswer,
+    Pay,
+    Propose,
+    Purpose,
+    Put,
+    PutAnswer,
+    Request,
+    Role,
+    VoucherAnswer,
+)
+from storjfs.protocol.signing import Signed
+
+_LISTED = 1024
+_Answer = Callable[[NodeId, Any], Awaitable[Struct]]
+
+
+class FarmerService(Service):
+    """What a farmer does for its renters."""
+
+    def __init__(self, book: Book, payments: Payments, keeper: Keeper, contracting: Contracting) -> None:
+        self._book = book
+        self._payments = payments
+        self._keeper = keeper
+        self._contracting = contracting
+        self.connections: dict[NodeId, set[ControlConnection]] = {}
+        self._answers: dict[type[Request[Any]], _Answer] = {
+            GetOffer: self._offer,
+            Propose: lambda peer, request: contracting.propose(peer, request.proposal),
+            FundNotice: contracting.fund,
+            GetContract: self._contract,
+            ListContracts: self._contracts,
+            Audit: keeper.audit,
+            Pay: self._pay,
+            Delete: keeper.delete,
+            End: lambda peer, request: contracting.end(peer, request.contract_id),
+        }
+
+    async def hello(self, peer: NodeId, hello: Hello) -> HelloAnswer:
+        """Take the renter's newest vouchers, show our best ones."""
+        vouchers: tuple[Signed, ...] = ()
+        if hello.purpose is Purpose.CONTROL:
+            for voucher in hello.vouchers:
+                try:
+                    await self._payments.accept(voucher)
+                except (RequestFailed, ProtocolViolation):
+                    continue  # a wrong voucher is no reason not to talk
+            best = (lane.voucher for lane in self._book.lanes_of(peer))
+            vouchers = tuple(voucher for voucher in best if voucher is not None)
+        return HelloAnswer(0, Role.FARMER, (), f"storjfs {__version__}", vouchers)
+
+    async def request(self, peer: NodeId, request: Request[Any]) -> Struct:
+        answer = self._answers.get(type(request))
+        if answer is None:
+            raise RequestFailed(ErrorCode.UNSUPPORTED, type(request).__name__)
+        return await answer(peer, request)
+
+    async def put(self, peer: NodeId, header: Put, source: ShardSource) -> PutAnswer:
+        return await self._keeper.put(peer, header, source)
+
+    async def get(self, peer: NodeId, header: Get) -> bytes:
+        return await self._keeper.get(peer, header)
+
+    def attached(self, peer: NodeId, connection: ControlConnection) -> None:
+        self.connections.setdefault(peer, set()).add(connection)
+
+    def detached(self, peer: NodeId, connection: ControlConnection) -> None:
+        self.connections[peer].discard(connection)
+        if not self.connections[peer]:
+            del self.connections[peer]
+
+    async def _offer(self, peer: NodeId, request: GetOffer) -> OfferAnswer:
+        return OfferAnswer(self._contracting.signed_offer())
+
+    async def _contract(self, peer: NodeId, request: GetContract) -> Struct:
+        return self._contracting.answer(self._book.find(request.contract_id, peer))
+
+    async def _contracts(self, peer: NodeId, request: ListContracts) -> ContractList:
+        return ContractList(self._book.ids_of(peer, request.after, _LISTED))
+
+    async def _pay(self, peer: NodeId, request: Pay) -> VoucherAnswer:
+        lane = await self._payments.accept(request.voucher)
+        if lane.voucher is None:
+            raise RequestFailed(ErrorCode.BAD_REQUEST, "the voucher promises nothing")
+        return VoucherAnswer(lane.voucher)

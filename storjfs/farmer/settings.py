@@ -1,0 +1,175 @@
+"""farmer.toml: what a farmer sells, where it listens, and which settlement it trusts."""
+
+import json
+import os
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+from storjfs.protocol.terms import Address
+from storjfs.volume.errors import SettingsError
+from storjfs.volume.units import (
+    parse_credits,
+    parse_duration,
+    parse_size,
+    show_credits,
+    show_duration,
+    show_size,
+)
+
+FILE = "farmer.toml"
+FORMAT_VERSION = 1
+DAY = 86400
+DEFAULT_PORT = 7420
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FarmerSettings:
+    """Sizes in bytes, times in seconds, money in nanocredits."""
+
+    capacity: int
+    """Bytes that shards and their leaf hashes may take on the disk."""
+    ledger: Path
+    """The ledger in which renters open their lanes."""
+    listen: Address | None = None
+    """Where to listen; None: on this machine only, on a free port."""
+    announce: tuple[Address, ...] = ()
+    """Addresses for the offer; none: the one listened on."""
+    price: int = 5_000_000
+    """Per GiB and month."""
+    egress_price: int = 10_000_000
+    """Per GiB sent."""
+    group: str = ""
+    """Who operates it; farmers of one group are taken to fail together."""
+    term_min: int = 3600
+    term_max: int = 366 * DAY
+    period_min: int = 60
+    period_max: int = 56 * DAY
+    grace_max: int = 30 * DAY
+    claim_every: int = 3600
+    """Seconds between two claims at the settlement."""
+
+    def __post_init__(self) -> None:
+        if self.capacity < 1 << 20:
+            raise SettingsError("a farmer must share at least 1 MiB")
+
+    @classmethod
+    def from_toml(cls, text: str) -> Self:
+        """Read the text of farmer.toml. Raises SettingsError that names what is wrong."""
+        try:
+            document = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise SettingsError(f"{FILE} is not valid TOML: {error}") from None
+        version = document.pop("version", None)
+        if version != FORMAT_VERSION:
+            raise SettingsError(f"{FILE} has format version {version}; this storjfs knows {FORMAT_VERSION}")
+        for key in document:
+            if key not in _FIELDS:
+                raise SettingsError(f"there is no setting {key!r} in {FILE}")
+        for key in ("capacity", "ledger"):
+            if key not in document:
+                raise SettingsError(f"the setting {key} is missing in {FILE}")
+        return cls(**{key: _READ[key](value) for key, value in document.items()})
+
+    def to_toml(self) -> str:
+        """The text from which `from_toml` gives an equal object back."""
+        lines = [f"version = {FORMAT_VERSION}"]
+        for name, comment in _COMMENTS.items():
+            value = getattr(self, name)
+            text = _SHOW[name](value) if value is not None else None
+            lines += ["", f"# {comment}"] if comment else []
+            lines.append(f"{name} = {text}" if text is not None else f"# {name} =")
+        return "\n".join(lines) + "\n"
+
+    def write(self, folder: Path) -> None:
+        """Replace farmer.toml in `folder`, at once and durably. Raises OSError."""
+        path, new = folder / FILE, folder / f"{FILE}.new"
+        with new.open("w", encoding="utf-8") as file:
+            file.write(self.to_toml())
+            file.flush()
+            os.fsync(file.fileno())
+        new.rename(path)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """The settings in `folder`, None where there are none. Raises SettingsError."""
+        try:
+            return cls.from_toml((folder / FILE).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+
+    def changed(self, **changes: Any) -> Self:
+        """A copy with those `changes` that are not None."""
+        return replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+
+_FIELDS = frozenset(field.name for field in fields(FarmerSettings))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise SettingsError(f"{value!r} in {FILE} must be a text in quotes")
+    return value
+
+
+def parse_address(text: str) -> Address:
+    """`host:port` or a host with the usual port. Raises SettingsError."""
+    try:
+        return Address.parse(text if ":" in text.rpartition("]")[2] else f"{text}:{DEFAULT_PORT}")
+    except ValueError as error:
+        raise SettingsError(str(error), hint='Write it as in "farmer.example.org:7420".') from None
+
+
+def _addresses(value: Any) -> tuple[Address, ...]:
+    if not isinstance(value, list):
+        raise SettingsError(f"the addresses in {FILE} must be a list")
+    return tuple(parse_address(_text(one)) for one in value)
+
+
+def _quoted(text: object) -> str:
+    # The escapes of JSON are those of TOML's basic strings.
+    return json.dumps(str(text), ensure_ascii=False)
+
+
+_READ: dict[str, Callable[[Any], Any]] = {
+    "capacity": parse_size,
+    "ledger": lambda value: Path(_text(value)),
+    "listen": lambda value: parse_address(_text(value)),
+    "announce": _addresses,
+    "price": parse_credits,
+    "egress_price": parse_credits,
+    "group": _text,
+    **dict.fromkeys(
+        ("term_min", "term_max", "period_min", "period_max", "grace_max", "claim_every"), parse_duration
+    ),
+}
+_SHOW: dict[str, Callable[[Any], str]] = {
+    "capacity": lambda value: _quoted(show_size(value)),
+    "ledger": _quoted,
+    "listen": _quoted,
+    "announce": lambda value: "[" + ", ".join(map(_quoted, value)) + "]",
+    "price": lambda value: _quoted(show_credits(value)),
+    "egress_price": lambda value: _quoted(show_credits(value)),
+    "group": _quoted,
+    **dict.fromkeys(
+        ("term_min", "term_max", "period_min", "period_max", "grace_max", "claim_every"),
+        lambda value: _quoted(show_duration(value)),
+    ),
+}
+_COMMENTS = {
+    "capacity": "How much of this disk may be used.",
+    "price": "Credits per GiB and month.",
+    "egress_price": "Credits per GiB sent to renters.",
+    "listen": "Address and port to listen on; left out: this machine only, any free port.",
+    "announce": "Addresses under which renters reach this farmer, if not the one above.",
+    "group": "Who operates this farmer: name all your farmers alike.",
+    "ledger": "The ledger file in which lanes are opened.",
+    "term_min": "Bounds of a contract's length.",
+    "term_max": "",
+    "period_min": "Bounds of the audit period.",
+    "period_max": "",
+    "grace_max": "How long data may be kept at most for a renter that does not pay.",
+    "claim_every": "How often earnings are claimed.",
+}
