@@ -83,11 +83,11 @@ class Names(Reaper):
     async def link(self, ino: int, parent: int, name: bytes) -> Attributes:
         """Another name for an inode. Raises EPERM for a directory, EMLINK, EEXIST."""
         inode = self._inodes.get(ino)
-        if stat.S_ISDIR(inode.mode):
-            raise FilesystemError(errno.EPERM)
         if self._dentries.find(parent, name)[0]:
             raise FilesystemError(errno.EEXIST)
         directory = self._parent(parent, name)
+        if stat.S_ISDIR(inode.mode):
+            raise FilesystemError(errno.EPERM)
         if not inode.nlink:
             raise FilesystemError(errno.ENOENT)
         if inode.nlink >= core.LINK_MAX:
