@@ -135,6 +135,10 @@ class ContractBook:
         await self._store.sync()
         self._crash_point(f"contract: after {event}")
 
+    async def settle(self) -> None:
+        """Make durable what a cancelled or failed `change` left in memory only. Raises StoreError."""
+        await self._store.sync()
+
     def moved(self, farmer: NodeId, addresses: Sequence[Address]) -> None:
         """The farmer listens elsewhere now. Durable with a later group: an address is only a hint."""
         for entry in self:

@@ -85,7 +85,7 @@ class Cashier:
         terms = entry.terms
         before = await self._look_up(terms.lane)
         lane = self.pay.lanes.get(terms.lane)
-        used_before = lane is None and before is not None and before.claimed > 0
+        used_before = lane is None and before is not None
         step = deposit_step(terms)
         self._check_budget(step)
         self._crash_point("lane: before opening")
@@ -97,6 +97,15 @@ class Cashier:
         )
         self._crash_point("lane: after opening")
         return await self._refresh(entry, used_before=used_before)
+
+    async def find_lane(self, entry: Entry) -> Lane:
+        """The lane of a contract that was funded in an earlier life; frozen where this machine forgot it."""
+        lane = self.lane(entry)
+        if lane is None:
+            if await self._look_up(entry.terms.lane) is None:
+                return await self.fund(entry)
+            lane = await self._refresh(entry, used_before=True)
+        return lane
 
     async def _look_up(self, lane_id: LaneId) -> SettledLane | None:
         try:
@@ -183,15 +192,17 @@ class Cashier:
         seen = await self._look_up(entry.terms.lane)
         await self.pay.adopt(lane, shown, claimed=seen.claimed if seen is not None else 0)
 
-    async def pay_batch(self, entry: Entry, nonce: bytes, passed_bytes: int) -> bool:
-        """Pay for a verified audit batch. On return the voucher is stored; True if the farmer has it too.
+    async def pay_batch(self, entry: Entry, terms: Terms, nonce: bytes, passed_bytes: int) -> bool:
+        """Pay for a verified audit batch at the price of `terms`, the revision it was made under.
+
+        On return the voucher is stored; True if the farmer has it too.
 
         Raises LaneFrozen. A deposit that does not reach leaves the rest owed.
         """
         lane = self.lane(entry)
         if lane is None or not passed_bytes:
             return False
-        signed = await self.pay.settle(lane, entry.terms, entry.contract_id, nonce, passed_bytes)
+        signed = await self.pay.settle(lane, terms, entry.contract_id, nonce, passed_bytes)
         if not await self._covered(entry, lane):
             log.warning("farmer %s has earned more than the deposit covers", short(entry.node_id))
         elif lane.signed < lane.tally.amount:

@@ -89,15 +89,15 @@ class Market:
         self._groups: dict[NodeId, str] = {}
 
     async def attend(self, farmer: NodeId) -> None:
-        """Take the relation with `farmer` as far as it goes now. Failures are logged and tried again later."""
-        refusal = self.refusals.get(farmer)
-        if refusal is not None and self._now() < refusal.until and self._book.current(farmer) is None:
+        """Take the relation with `farmer` as far as it goes now; what fails is tried again later."""
+        if self._refused(farmer) and self._book.current(farmer) is None:
             return
         try:
             entry = self._book.current(farmer) or await self._make(farmer)
             if entry is not None:
                 await self._advance(entry)
-                self.refusals.pop(farmer, None)
+                if not self._refused(farmer):
+                    self.refusals.pop(farmer, None)
         except TermsRefused as error:
             log.warning("no contract with farmer %s: %s", short(farmer), error)
             self.refusals[farmer] = Refusal(str(error), self._now() + NEVER_AGAIN)
@@ -114,7 +114,6 @@ class Market:
 
     async def _make(self, farmer: NodeId) -> Entry | None:
         """A contract that both have signed, found again or made. Raises TermsRefused."""
-        peer = self._farmers.peer(farmer)
         proposal = self._cashier.pay.proposals.get(farmer)
         if proposal is not None and proposal.open().contract_id != NO_CONTRACT:
             # A revision of a contract that is over by now.
@@ -173,7 +172,7 @@ class Market:
             (offer.price <= settings.price_max, "it is dearer than price_max in the settings"),
             (offer.egress_price <= settings.egress_price_max, "its egress is dearer than the settings allow"),
             (offer.capacity >= SMALLEST_CAPACITY, "it has no space left to sell"),
-            (offer.period_min <= settings.audit_period, "it does not answer audits as often as the settings say"),
+            (offer.period_min <= settings.audit_period, "it does not answer audits that often"),
         )
         for holds, reason in checks:
             if not holds:
@@ -235,6 +234,7 @@ class Market:
 
     async def _advance(self, entry: Entry) -> None:
         """From whatever state, to active if it can be; then see to end, room and deposit."""
+        await self._book.settle()
         if entry.state == State.SIGNED:
             await self._cashier.fund(entry)
             await self._book.change(entry, Event.FUND)
@@ -243,6 +243,7 @@ class Market:
         if entry.state == State.RENEWING:
             await self._revise(entry)
         if entry.state == State.ACTIVE:
+            await self._cashier.find_lane(entry)
             await self._compare(entry)
             await self._cashier.keep_funded(entry)
             await self._consider_revision(entry)
@@ -250,7 +251,7 @@ class Market:
             await self._book.change(entry, Event.EXPIRE)
 
     async def _activate(self, entry: Entry) -> None:
-        lane = self._cashier.lane(entry) or await self._cashier.fund(entry)
+        lane = await self._cashier.find_lane(entry)
         notice = FundNotice(entry.contract_id, entry.terms.lane, lane.deposit)
         self._crash_point("funding: before notice")
         try:
@@ -285,16 +286,19 @@ class Market:
 
     async def _consider_revision(self, entry: Entry) -> None:
         """Propose a successor when the end is near, or the room."""
-        refusal = self.refusals.get(entry.node_id)
-        if refusal is not None and self._now() < refusal.until:
-            return
-        if not self._near_end(entry) and not self._short_of_room(entry):
-            return
-        proposal = await self._successor(entry)
-        if proposal is not None:
-            await self._cashier.pay.keep_proposal(entry.node_id, proposal)
+        if self._near_end(entry):
             await self._book.change(entry, Event.START_RENEWAL)
             await self._revise(entry)
+        elif self._short_of_room(entry) and not self._refused(entry.node_id):
+            proposal = await self._successor(entry)
+            if proposal is not None:
+                await self._cashier.pay.keep_proposal(entry.node_id, proposal)
+                await self._book.change(entry, Event.START_RENEWAL)
+                await self._revise(entry)
+
+    def _refused(self, farmer: NodeId) -> bool:
+        refusal = self.refusals.get(farmer)
+        return refusal is not None and self._now() < refusal.until
 
     def _near_end(self, entry: Entry) -> bool:
         terms = entry.terms
@@ -342,16 +346,24 @@ class Market:
 
     async def _revise(self, entry: Entry) -> None:
         """Send the stored successor, or a new one. If that fails until the end is close, the shards move."""
-        reason = "no answer"
+        reason = "the farmer does not answer"
+        left = entry.terms.end - self._now()
+        last_chance = left < (entry.terms.end - entry.terms.start) / 6
+        if self._refused(entry.node_id) and not last_chance:
+            return
         try:
             contract = await self._agree_on_successor(entry)
             if contract is not None:
                 await self._agreed(entry, contract)
+            if entry.state != State.RENEWING:
                 return
         except TermsRefused as error:
             reason = str(error)
-        left = entry.terms.end - self._now()
-        if left < (entry.terms.end - entry.terms.start) / 6:
+            self.refusals[entry.node_id] = Refusal(reason, self._now() + min(NEVER_AGAIN, left / 8))
+        except (PeerUnreachable, RequestTimeout):
+            if not last_chance:
+                raise
+        if last_chance:
             log.warning("contract %s is not renewed: %s", short(entry.contract_id), reason)
             await self._book.change(entry, Event.FAIL_RENEWAL)
 

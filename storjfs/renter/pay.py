@@ -65,7 +65,6 @@ _LANE_COLUMNS = "lane_id, node_id, deposit, expiry, frozen, amount, carry, count
 _PUT_LANE = f"INSERT OR REPLACE INTO lane ({_LANE_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?)"
 
 
-
 @dataclass(slots=True)
 class Lane:
     """One lane as pay.db has it. Change it through PayBook only."""

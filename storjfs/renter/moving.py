@@ -1,0 +1,67 @@
+"""Emptying contracts that are ending: their shards move to other farmers before the farmer deletes them."""
+
+import logging
+
+from storjfs.protocol.contracts import State
+from storjfs.renter.audits import HELD_STATES, MarkLost
+from storjfs.renter.book import ContractBook, Entry
+from storjfs.renter.market import Market
+from storjfs.store import MetaStore
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 32
+"""Shards on their way elsewhere at a time, per contract."""
+
+
+class Moving:
+    """`step` is called now and then; it asks for a few shards to be rebuilt elsewhere.
+
+    A shard is given up only where its segment is complete otherwise, so that at no time a segment lacks more
+    than the one shard that moves; the repair rebuilds that one on another farmer.
+    """
+
+    def __init__(self, book: ContractBook, market: Market, store: MetaStore, mark_lost: MarkLost) -> None:
+        self._book = book
+        self._market = market
+        self._store = store
+        self._mark_lost = mark_lost
+        self._after: dict[int, bytes] = {}
+
+    async def step(self) -> None:
+        """Go on with every ending contract."""
+        for entry in self._book.in_state((State.ENDING,)):
+            if self._is_empty(entry):
+                await self._market.end_empty(entry)
+            elif self._give_up_some(entry):
+                await self._store.sync()
+
+    def _is_empty(self, entry: Entry) -> bool:
+        left = self._store.read(
+            "SELECT 1 FROM shard WHERE contract = ? AND state < 3 LIMIT 1", (entry.number,)
+        )
+        return not left
+
+    def _give_up_some(self, entry: Entry) -> int:
+        after = self._after.get(entry.number, b"")
+        sql = (
+            f"SELECT seg, idx, shard_id FROM shard WHERE contract = ? AND shard_id > ? "
+            f"AND state IN {HELD_STATES} ORDER BY shard_id LIMIT {AT_ONCE}"
+        )
+        rows = self._store.read(sql, (entry.number, after))
+        # At the end of the list begin again: what had to wait for a repair may move by now.
+        self._after[entry.number] = rows[-1][2] if rows else b""
+        moved = 0
+        for seg, idx, shard_id in rows:
+            if self._complete(seg):
+                self._mark_lost(seg, idx, shard_id)
+                moved += 1
+        return moved
+
+    def _complete(self, seg: int) -> bool:
+        rows = self._store.read(
+            f"SELECT segment.n, (SELECT count(DISTINCT idx) FROM shard WHERE shard.seg = segment.seg "
+            f"AND shard.state IN {HELD_STATES}) FROM segment WHERE seg = ? AND state = 2",
+            (seg,),
+        )
+        return bool(rows) and rows[0][1] >= rows[0][0]

@@ -1,0 +1,251 @@
+"""The renter of one volume, put together from this room's parts."""
+
+import logging
+import random
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+
+import trio
+
+from storjfs.errors import StorjfsError
+from storjfs.keys import VolumeKeys
+from storjfs.network.peer import Connector
+from storjfs.network.streams import open_stream
+from storjfs.protocol.contracts import State
+from storjfs.protocol.ids import NodeId, PublicKey, short
+from storjfs.protocol.messages import HelloAnswer
+from storjfs.protocol.receipts import Receipt
+from storjfs.protocol.signing import Signed
+from storjfs.protocol.terms import Address
+from storjfs.renter.auditor import Auditor, AuditSummary
+from storjfs.renter.audits import Audits, MarkLost
+from storjfs.renter.book import ContractBook, Entry
+from storjfs.renter.cashier import Cashier
+from storjfs.renter.client import Buffer, ShardClient
+from storjfs.renter.farmers import Farmers
+from storjfs.renter.local_records import LocalRecords
+from storjfs.renter.market import Market
+from storjfs.renter.moving import Moving
+from storjfs.renter.pay import PayBook
+from storjfs.renter.read_back import ReadBack
+from storjfs.renter.report import ContractReport, RenterReport, contract_report
+from storjfs.renter.settings import KnownFarmer, RenterSettings
+from storjfs.settlement import Settlement
+from storjfs.store import MetaStore
+
+log = logging.getLogger(__name__)
+
+ROUND = 60.0
+"""Seconds between two looks at every farmer's contract; sooner when something happens."""
+FIRST_ROUND = 15.0
+"""Seconds that `run` waits for the first round before it reports to have started."""
+
+
+def _ignore_loss(seg: int, idx: int, shard_id: bytes) -> None:
+    """Until somebody sets `Renter.mark_lost`."""
+
+
+class Renter:
+    """Contracts, placement, audits and pay of one volume.
+
+    `await nursery.start(renter.run)` returns once every known farmer was asked for a contract, or after
+    FIRST_ROUND seconds. `mark_lost` must be set before, by whoever keeps the catalogue of shards.
+
+    `source` is the account that deposits come from. `now` gives seconds since 1970; `rng` serves choices,
+    `random_bytes` nonces. `crash_point(name)` is called at each point where a crash must do no harm.
+    """
+
+    def __init__(
+        self,
+        keys: VolumeKeys,
+        store: MetaStore,
+        pay_path: Path,
+        local_path: Path,
+        settlement: Settlement,
+        source: PublicKey,
+        settings: RenterSettings,
+        *,
+        farmers: Sequence[KnownFarmer] = (),
+        now: Callable[[], float] = time.time,
+        rng: random.Random | None = None,
+        random_bytes: Callable[[int], bytes] | None = None,
+        connector: Connector = open_stream,
+        crash_point: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        self.mark_lost: MarkLost = _ignore_loss
+        self._now = now
+        self.settings = settings
+        system = random.SystemRandom()
+        rng = rng or system
+        self.book = ContractBook(store, crash_point)
+        self._pay = PayBook(pay_path, keys.pay_key, keys.payment_identity, crash_point)
+        self.records = LocalRecords(local_path, keys.local_key)
+        self.farmers = Farmers(keys.renter_identity, self._vouchers_for, self._greeted, rng, connector)
+        self.farmers.known = list(farmers)
+        for entry in self.book:
+            if entry.state is not State.ENDED and entry.addresses:
+                self.farmers.move({entry.node_id: entry.addresses})
+        self.cashier = Cashier(
+            self._pay, settlement, source, self.book, self.farmers, settings, now, crash_point
+        )
+        self.client = ShardClient(self.book, self.farmers, self.cashier, self.records, settings, now, rng)
+        self.market = Market(
+            self.book, self.farmers, self.cashier, self.client, self.records, settings,
+            settlement.name, now, crash_point,
+        )  # fmt: skip
+        audits = Audits(
+            self.book, self.farmers, self.cashier, self.client, self.records, store,
+            self._lost, now, random_bytes or system.randbytes, crash_point,
+        )  # fmt: skip
+        self.auditor = Auditor(audits, self.book, self.client, self.records, store, settings, self._lost, now)
+        self.read_back = ReadBack(self.book, self.client, self.records, store, settings, self._lost, now)
+        self._moving = Moving(self.book, self.market, store, self._lost)
+        self._look = trio.Event()
+        self._removed: set[NodeId] = set()
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep contracts, audit and pay, until cancelled. Closes pay.db and local.db at the end."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                await nursery.start(self.farmers.run)
+                with trio.move_on_after(FIRST_ROUND):
+                    await self._round()
+                await nursery.start(self.auditor.run)
+                nursery.start_soon(self._rounds)
+                nursery.start_soon(self.read_back.run)
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
+            self._pay.close()
+            self.records.close()
+
+    # --- what the segments room uses ---
+
+    def code(self) -> tuple[int, int]:
+        """(k, n) for the next segment."""
+        return self.client.code()
+
+    def choose(self, count: int, size: int, exclude: Collection[int] = ()) -> list[int]:
+        """See ShardClient.choose."""
+        chosen = self.client.choose(count, size, exclude)
+        if len(chosen) < count:
+            self.look_around()
+        return chosen
+
+    def usual_latency(self, contract: int) -> float:
+        """See ShardClient.usual_latency."""
+        return self.client.usual_latency(contract)
+
+    async def put(self, contract: int, shard_id: bytes, sealed: Buffer, root: bytes | None = None) -> Receipt:
+        """See ShardClient.put."""
+        return await self.client.put(contract, shard_id, sealed, root)
+
+    async def get(self, contract: int, shard_id: bytes, offset: int, length: int) -> bytearray:
+        """See ShardClient.get."""
+        return await self.client.get(contract, shard_id, offset, length)
+
+    async def delete(self, contract: int, shard_ids: Sequence[bytes]) -> None:
+        """See ShardClient.delete."""
+        await self.client.delete(contract, shard_ids)
+
+    # --- what the mount process uses ---
+
+    def update_addresses(self, addresses: Mapping[bytes, Sequence[Address]]) -> None:
+        """These farmers listen there now; those not seen before are asked for a contract."""
+        known = {NodeId(node): tuple(where) for node, where in addresses.items()}
+        self._removed -= set(known)
+        self.farmers.move(known)
+        for farmer, where in known.items():
+            self.book.moved(farmer, where)
+        self.look_around()
+
+    async def farmer_removed(self, node_id: bytes) -> None:
+        """It is known to be gone for good: its shards are lost now, without waiting for `offline_grace`."""
+        farmer = NodeId(node_id)
+        self._removed.add(farmer)
+        entry = self.book.current(farmer)
+        if entry is not None:
+            await self.auditor.gone(entry, "it was removed")
+
+    async def audit_now(self) -> AuditSummary:
+        """See Auditor.audit_now."""
+        return await self.auditor.audit_now()
+
+    def contained(self, contract: int) -> bool:
+        """Whether the contract's farmer is silent at the moment."""
+        return self.auditor.contained(contract)
+
+    def look_around(self) -> None:
+        """Look at every farmer's contract soon, not only at the next round."""
+        self._look.set()
+
+    def report(self, balance: int | None = None) -> RenterReport:
+        """A row per contract, and what a person has to know."""
+        refusals = self.market.refusals.items()
+        problems = [f"farmer {short(farmer)}: {one.reason}" for farmer, one in refusals]
+        problems += [f"nobody answers at {one.addresses[0]}" for one in self.farmers.known]
+        if self.cashier.problem:
+            problems.append(self.cashier.problem)
+        over = (State.ENDED, State.BREACHED)
+        rows = [self._row(entry) for entry in self.book]
+        rows.sort(key=lambda row: (row.state in over, row.contract))
+        return RenterReport(rows, problems, balance, self._pay.promised())
+
+    def _row(self, entry: Entry) -> ContractReport:
+        standing = self.records.standing(entry.number)
+        shards, size = self.client.moved.get(entry.number, (0, 0))
+        return contract_report(
+            entry,
+            standing,
+            self.cashier.lane(entry),
+            shards=max(standing.shards + shards, 0),
+            used=max(standing.used + size, 0),
+            online=self.farmers.connected(entry.node_id),
+            contained=self.auditor.contained(entry.number),
+            now=self._now(),
+        )
+
+    # --- inside ---
+
+    def _lost(self, seg: int, idx: int, shard_id: bytes) -> None:
+        self.mark_lost(seg, idx, shard_id)
+
+    def _vouchers_for(self, farmer: NodeId) -> Sequence[Signed]:
+        return self.cashier.vouchers_for(farmer)
+
+    def _greeted(self, farmer: NodeId, answer: HelloAnswer) -> None:
+        self.auditor.heard_from(farmer)
+        if answer.vouchers and self._nursery is not None:
+            self._nursery.start_soon(self.cashier.learn, farmer, answer)
+
+    async def _rounds(self) -> None:
+        while True:
+            with trio.move_on_after(min(ROUND, self.settings.audit_period)):
+                await self._look.wait()
+            self._look = trio.Event()
+            await self._round()
+            # Not more often, however much is asked for.
+            await trio.sleep(1.0)
+
+    async def _round(self) -> None:
+        """One look at every farmer, several at a time; a slow one does not hold up the others for long."""
+        await self.farmers.find_out()
+        turn = trio.CapacityLimiter(8)
+
+        async def attend(farmer: NodeId) -> None:
+            async with turn:
+                await self.market.attend(farmer)
+
+        async with trio.open_nursery() as nursery:
+            for farmer in self.farmers.all():
+                if farmer not in self._removed:
+                    nursery.start_soon(attend, farmer)
+        try:
+            await self._moving.step()
+            await self.market.reclaim()
+        except StorjfsError as error:
+            log.warning("contracts: %s", error)
