@@ -33,6 +33,14 @@ class ControlServer:
     def __init__(self, path: Path, actions: Mapping[str, Action]) -> None:
         self._path = path
         self._actions = actions
+        self._answering = 0
+        self._idle = trio.Event()
+        self._idle.set()
+
+    async def idle(self) -> None:
+        """Return when no request is being answered."""
+        while self._answering:
+            await self._idle.wait()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen until cancelled; the socket file is gone afterwards.
@@ -60,8 +68,16 @@ class ControlServer:
                 if not _trusted(stream):
                     return
                 request = await _read_request(stream)
-                if request is not None:
+                if request is None:
+                    return
+                self._answering += 1
+                self._idle = trio.Event()
+                try:
                     await self._answer(stream, request)
+                finally:
+                    self._answering -= 1
+                    if not self._answering:
+                        self._idle.set()
 
     async def _answer(self, stream: trio.SocketStream, request: Mapping[str, Any]) -> None:
         async def tell(progress: Mapping[str, Any]) -> None:
@@ -76,9 +92,9 @@ class ControlServer:
             return
         try:
             result = await action(request, tell)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise
         except Exception as error:
+            if _is_gone(error):
+                return
             if not hasattr(error, "hint"):
                 log.exception("control request %s failed", request.get("do"))
             await _send(stream, {"error": describe(error)})
@@ -94,6 +110,13 @@ def describe(error: BaseException) -> dict[str, Any]:
     if not hasattr(error, "hint"):
         said = f"unexpected: {type(error).__name__}: {said}"
     return {"message": said, "hint": getattr(error, "hint", ""), "exit_code": exit_code_of(error)}
+
+
+def _is_gone(error: BaseException) -> bool:
+    """Whether the client went away meanwhile, be it inside a nursery."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(_is_gone(part) for part in error.exceptions)
+    return isinstance(error, trio.BrokenResourceError | trio.ClosedResourceError)
 
 
 def _trusted(stream: trio.SocketStream) -> bool:

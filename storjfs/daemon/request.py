@@ -1,6 +1,7 @@
 """What a mount process is told by the command that starts it, and what it tells back."""
 
 import os
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -33,22 +34,26 @@ class Telling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Teller:
-    """Writes tellings to a pipe; a reader that went away is no reason to stop."""
+    """Writes tellings to a pipe (if there is one) and says them; a reader that went away is no reason to stop."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor: int | None = descriptor
+    def __init__(self, descriptor: int | None, say: Callable[[str], None] = lambda text: None) -> None:
+        self._descriptor = descriptor
+        self._say = say
 
     def note(self, text: str) -> None:
         """A line the person should read."""
+        self._say(text)
         self._write(Telling(event="note", text=text))
 
     def ready(self) -> None:
         """The mount is usable; the last telling."""
+        self._say("ready")
         self._write(Telling(event="ready"))
         self.close()
 
     def failed(self, text: str, hint: str, exit_code: int) -> None:
         """The mount process ends; the last telling."""
+        self._say(f"{text}\n{hint}" if hint else text)
         self._write(Telling(event="failed", text=text, hint=hint, exit_code=exit_code))
         self.close()
 

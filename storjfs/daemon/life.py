@@ -1,0 +1,272 @@
+"""The life of a mount: own the volume, open the drive, mount, serve, unmount, send the rest, close.
+
+The end comes from anywhere (a signal, `storjfs umount`, `fusermount3 -u`) and always takes the same way, so that
+nothing that was accepted is lost:
+
+    1. the kernel lets go of the mount point, having sent every dirty page;
+    2. what is still here only is sent to the farmers, as far as they can be reached;
+    3. a last group commit; databases closed; the farm child ends.
+"""
+
+import contextlib
+import ctypes
+import gc
+import logging
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from storjfs.errors import StorjfsError
+from storjfs.fuse import Adapter, parse_options, serve
+from storjfs.volume import VolumeLock, VolumeLocked, VolumePaths, lock_volume
+
+from . import status
+from .client import request as ask
+from .control import ControlServer, Tell
+from .exit_codes import ReportedError
+from .mountpoint import MountpointBusy, canonical, detach, prepare, require_fuse
+from .request import MountRequest, Teller
+from .wiring import Drive, open_drive
+
+log = logging.getLogger(__name__)
+
+# How long an end by signal waits for programs that keep files open, before it cuts them off.
+PROGRAMS_PATIENCE = 5.0
+# How long a flush goes on without any byte getting through before it gives up.
+FARMERS_PATIENCE = 60.0
+# The same for the flush at the end, where somebody may wait for the process to go away.
+LAST_PATIENCE = 20.0
+STEP = 0.1
+ANSWER_PATIENCE = 10.0
+
+
+class NotFlushed(StorjfsError):
+    """The farmers could not be reached in time; the data stays in the journal."""
+
+
+class Life:
+    """One mount, from the request to the end of the process."""
+
+    def __init__(self, request: MountRequest, teller: Teller) -> None:
+        self._request = request
+        self._teller = teller
+        self._options = parse_options(request.options)
+        self._mountpoint = canonical(request.mountpoint)
+        self._paths = VolumePaths(request.volume)
+        self._state = "starting"
+        self._since = time.time()
+        self._unmounted = trio.Event()
+        self._flushed = trio.Event()
+        self._serving = trio.CancelScope()
+        self._last_flush = trio.CancelScope()
+        self._drive: Drive
+
+    async def run(self) -> None:
+        """Until the mount has ended. Raises what prevented it."""
+        require_fuse()
+        prepare(self._mountpoint, nonempty=self._request.nonempty)
+        with await own(self._paths, self._teller.note):
+            self._paths.make_runtime_dir()
+            self._paths.make_directories()
+            async with open_drive(self._paths, self._request, self._options) as drive:
+                self._drive = drive
+                await self._live()
+
+    async def _live(self) -> None:
+        control = ControlServer(self._paths.control_socket, self._actions())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._heed_signals)
+            await nursery.start(self._serve)
+            await nursery.start(control.run)
+            self._state = "mounted"
+            self._since = time.time()
+            gc.collect()
+            gc.freeze()
+            log.info("mounted %s on %s", self._paths.name, self._mountpoint)
+            self._teller.ready()
+            await self._unmounted.wait()
+            self._state = "stopping"
+            log.info("unmounted")
+            with self._last_flush:
+                await self._flush(_nobody, LAST_PATIENCE)
+            self._flushed.set()
+            with trio.move_on_after(ANSWER_PATIENCE):
+                await control.idle()
+            nursery.cancel_scope.cancel()
+
+    async def _serve(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """The mount itself; `_unmounted` is set however it ends."""
+        try:
+            with self._serving:
+                adapter = Adapter(self._drive.filesystem)
+                await serve(
+                    adapter, self._mountpoint, self._options, self._paths.name, task_status=task_status
+                )
+        finally:
+            self._unmounted.set()
+
+    # --- ending ---
+
+    async def _heed_signals(self) -> None:
+        """The first signal ends the mount in good order; a second one does not wait for the farmers."""
+        wanted = [signal.SIGTERM, signal.SIGINT]
+        if self._request.foreground:
+            wanted.append(signal.SIGHUP)
+        with trio.open_signal_receiver(*wanted) as signals:
+            async with trio.open_nursery() as nursery:
+                async for number in signals:
+                    log.info("signal %s", signal.Signals(number).name)
+                    if self._state == "mounted":
+                        self._state = "stopping"
+                        nursery.start_soon(self._end_by_signal)
+                    else:
+                        self._last_flush.cancel()
+
+    async def _end_by_signal(self) -> None:
+        """Unmount; programs that keep files open get some time, then ENOTCONN. Their written data is safe."""
+        try:
+            await trio.to_thread.run_sync(lambda: detach(self._mountpoint, lazy=False))
+        except StorjfsError as error:
+            log.warning("%s", error)
+            with contextlib.suppress(OSError):
+                await trio.to_thread.run_sync(sync_mount, self._mountpoint)
+            with contextlib.suppress(StorjfsError):
+                await trio.to_thread.run_sync(lambda: detach(self._mountpoint, lazy=True))
+        with trio.move_on_after(PROGRAMS_PATIENCE):
+            await self._unmounted.wait()
+            return
+        self._serving.cancel()
+
+    async def _flush(self, tell: Tell, patience: float) -> int:
+        """Send everything to the farmers; returns the bytes that are still only here.
+
+        Gives up when nothing has moved for `patience` seconds. What the kernel holds goes first.
+        """
+        if not self._unmounted.is_set():
+            await trio.to_thread.run_sync(sync_mount, self._mountpoint, abandon_on_cancel=True)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_flush, tell, patience, nursery.cancel_scope)
+            await self._drive.flush()
+            nursery.cancel_scope.cancel()
+        return self._drive.waiting()
+
+    async def _watch_flush(self, tell: Tell, patience: float, scope: trio.CancelScope) -> None:
+        most = least = self._drive.waiting()
+        moved = trio.current_time()
+        while True:
+            waiting = self._drive.waiting()
+            most = max(most, waiting)
+            if waiting < least:
+                least, moved = waiting, trio.current_time()
+            elif trio.current_time() - moved > patience:
+                log.warning("the farmers took nothing for %.0f s; %d bytes wait here", patience, waiting)
+                scope.cancel()
+            await tell({"waiting": waiting, "of": most})
+            await trio.sleep(STEP)
+
+    # --- what commands may ask ---
+
+    def _actions(self) -> Mapping[str, Callable[[Mapping[str, Any], Tell], Awaitable[Any]]]:
+        return {
+            "ping": self._ping,
+            "status": self._status,
+            "contracts": self._contracts,
+            "flush": self._flush_asked,
+            "umount": self._umount_asked,
+            "audit": self._audit_asked,
+            "repair": self._repair_asked,
+        }
+
+    async def _ping(self, asked: Mapping[str, Any], tell: Tell) -> Any:
+        return {"pid": os.getpid(), "state": self._state}
+
+    async def _status(self, asked: Mapping[str, Any], tell: Tell) -> Any:
+        mount = {
+            "mountpoint": str(self._mountpoint),
+            "pid": os.getpid(),
+            "since": self._since,
+            "options": self._options.words(),
+            "state": self._state,
+        }
+        return status.report(await self._drive.facts(), mount)
+
+    async def _contracts(self, asked: Mapping[str, Any], tell: Tell) -> Any:
+        return status.report(await self._drive.facts(), None)["contracts"]
+
+    async def _flush_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
+        return {"waiting": await self._flush(tell, FARMERS_PATIENCE)}
+
+    async def _umount_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
+        if asked.get("flush", True):
+            await self._flush(tell, FARMERS_PATIENCE)
+        else:
+            self._last_flush.cancel()
+        if self._state == "mounted":
+            await tell({"step": f"unmounting {self._mountpoint}"})
+            lazy = bool(asked.get("lazy", False))
+            try:
+                await trio.to_thread.run_sync(lambda: detach(self._mountpoint, lazy=lazy))
+            except MountpointBusy:
+                if not asked.get("flush", True):
+                    self._last_flush = trio.CancelScope()
+                raise
+            if lazy:
+                return {"waiting": self._drive.waiting()}
+        await self._flushed.wait()
+        return {"waiting": self._drive.waiting()}
+
+    async def _audit_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
+        return await self._drive.audit_now()
+
+    async def _repair_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
+        return await self._drive.repair_now(tell)
+
+
+async def own(paths: VolumePaths, note: Callable[[str], None]) -> VolumeLock:
+    """The volume's lock; waits for an earlier mount process that has unmounted and is sending the rest.
+
+    Raises VolumeLocked where the volume is mounted elsewhere.
+    """
+    said = False
+    deadline = trio.current_time() + ANSWER_PATIENCE
+    while True:
+        try:
+            return lock_volume(paths)
+        except VolumeLocked as locked:
+            try:
+                answer = await trio.to_thread.run_sync(lambda: ask(paths.control_socket, "ping"))
+            except (ReportedError, OSError):
+                # Before its first answer, or after its last one.
+                if trio.current_time() > deadline:
+                    raise locked from None
+            else:
+                if answer["state"] != "stopping":
+                    raise locked
+                deadline = trio.current_time() + ANSWER_PATIENCE
+        if not said:
+            said = True
+            note("An earlier mount of this volume has not ended yet; waiting for it.")
+        await trio.sleep(STEP)
+
+
+def sync_mount(mountpoint: Path) -> None:
+    """Have the kernel send all dirty pages of the mount (syncfs(2)); returns when we have taken them.
+
+    Blocks without the GIL, in a thread: the loop must be free to take them.
+    """
+    descriptor = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+    finally:
+        os.close(descriptor)
+
+
+async def _nobody(progress: Mapping[str, Any]) -> None:
+    """Nobody watches."""

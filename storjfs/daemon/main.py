@@ -1,0 +1,85 @@
+"""Where the mount process begins: in the background as `python -m storjfs.daemon FD`, or in the foreground."""
+
+import gc
+import logging
+import os
+import sys
+
+import click
+import msgspec
+import trio
+
+from storjfs.errors import StorjfsError
+from storjfs.volume import VolumePaths
+
+from .control import describe
+from .hardening import keep_memory_private
+from .life import Life
+from .logs import start_log
+from .request import MountRequest, Teller
+
+log = logging.getLogger(__name__)
+
+# A worker thread that computes in Python gives the loop its turn after this many seconds (default: 5 ms).
+SWITCH_INTERVAL = 0.0005
+# Objects that live on between collections of garbage; the default of 700 has the loop pause all the time.
+GARBAGE_THRESHOLD = 50_000
+
+
+def run_in_background(descriptor: int) -> int:
+    """The mount process: the request comes on standard input, tellings go to `descriptor`."""
+    request = msgspec.json.decode(sys.stdin.buffer.read(), type=MountRequest)
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.set_inheritable(descriptor, False)
+    return run(request, Teller(descriptor))
+
+
+def run_in_foreground(request: MountRequest) -> int:
+    """Mount here; returns the exit code after the unmount. Tellings go to the terminal."""
+    return run(request, Teller(None, say=lambda text: click.echo(text, err=True)))
+
+
+def run(request: MountRequest, teller: Teller) -> int:
+    """Mount, serve, end; the exit code. Whatever goes wrong is told in one line and logged in full."""
+    start_log(VolumePaths(request.volume).log_file, verbose=request.verbose, foreground=request.foreground)
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    gc.set_threshold(GARBAGE_THRESHOLD, 20, 50)
+    keep_memory_private()
+    try:
+        trio.run(Life(request, teller).run)
+    except (KeyboardInterrupt, SystemExit):
+        return 130
+    except BaseException as error:
+        first = cause_of(error)
+        told = describe(first)
+        if isinstance(first, StorjfsError):
+            log.error("%s", told["message"])
+            log.debug("in full", exc_info=error)
+        else:
+            log.critical("the mount process fails", exc_info=error)
+        teller.failed(told["message"], told["hint"], told["exit_code"])
+        return int(told["exit_code"])
+    log.info("ended cleanly")
+    return 0
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """What to tell of a group of errors: the first one made for people, else the first that is no cancellation."""
+    flat: list[BaseException] = []
+
+    def collect(part: BaseException) -> None:
+        if isinstance(part, BaseExceptionGroup):
+            for each in part.exceptions:
+                collect(each)
+        else:
+            flat.append(part)
+
+    collect(error)
+    for wanted in (StorjfsError, Exception):
+        for part in flat:
+            if isinstance(part, wanted):
+                return part
+    return flat[0]
+
+

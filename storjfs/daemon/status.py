@@ -1,0 +1,164 @@
+"""The status report: what is known about a volume, judged and put into the documented form.
+
+Schema: docs/reference/status.md. Pure: facts in, plain values for JSON out.
+"""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+SCHEMA = 1
+MONEY_UNIT = "nanocredit"
+MOST_LOST_FILES = 100
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ContractFacts:
+    """One contract. Ids as hexadecimal, sizes in bytes, times since 1970, money in nanocredits.
+
+    condition: good, offline, contained, failing or gone, as the schema says. last_outcome is empty before
+    the first audit.
+    """
+
+    contract: str
+    farmer: str
+    addresses: Sequence[str]
+    state: str
+    condition: str
+    shards: int
+    used: int
+    capacity: int
+    last_audit: float
+    last_outcome: str
+    passed: int
+    failed: int
+    offline: int
+    paid: int
+    deposit_left: int
+    ends_at: float
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is expected of it any more."""
+        return self.state in ("ended", "breached") and not self.shards
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """All that the report is made of. segments_by_spare counts stored segments by shards beyond k; a segment
+    with fewer than k counts as lost."""
+
+    volume: str
+    k: int
+    n: int
+    all_on_this_machine: bool
+    stored: int
+    waiting: int
+    cached: int
+    cache_limit: int
+    segments_waiting: int
+    segments_full: int
+    segments_degraded: int
+    segments_at_risk: int
+    segments_lost: int
+    segments_by_spare: Mapping[int, int]
+    contracts: Sequence[ContractFacts]
+    balance: int | None
+    audit_period: float
+    audits_due: int | None
+    problems: Sequence[str] = ()
+    lost_files: Sequence[str] | None = None
+
+
+def health_of(facts: Facts) -> str:
+    """healthy, degraded or at_risk.
+
+    At risk is what one more bad day could lose; degraded is what repair is busy with, and farmers that do not
+    keep up.
+    """
+    if facts.segments_lost or facts.segments_at_risk:
+        return "at_risk"
+    if facts.segments_degraded or any(
+        row.condition != "good" and row.shards and not row.over for row in facts.contracts
+    ):
+        return "degraded"
+    return "healthy"
+
+
+def problems_of(facts: Facts) -> list[str]:
+    """Sentences for a person, worst first."""
+    said = []
+    if facts.segments_lost:
+        said.append(f"{facts.segments_lost} segments cannot be read: too many of their shards are gone.")
+    if facts.segments_at_risk:
+        said.append(f"{facts.segments_at_risk} segments have few spare shards left; they are rebuilt first.")
+    if facts.segments_degraded:
+        said.append(f"{facts.segments_degraded} segments miss spare shards; all their data is there.")
+    for row in facts.contracts:
+        if row.condition != "good" and not row.over:
+            said.append(f"Farmer {row.farmer[:10]} {_CONDITIONS[row.condition]}.")
+    said.extend(facts.problems)
+    return said
+
+
+_CONDITIONS = {
+    "offline": "does not answer; its shards count as there for a while",
+    "contained": "has not answered for long and gets no new shards",
+    "failing": "failed its last audit; it was not paid, and what it lost is rebuilt elsewhere",
+    "gone": "is given up; its shards are rebuilt elsewhere",
+}
+
+
+def report(facts: Facts, mount: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The report as the schema says; `mount` is its member of that name."""
+    now = time.time()
+    contracts = [_contract(row, now) for row in facts.contracts]
+    last = max((row.last_audit for row in facts.contracts), default=0.0)
+    spare = {str(count): number for count, number in sorted(facts.segments_by_spare.items()) if number}
+    stored = facts.segments_full + facts.segments_degraded + facts.segments_at_risk + facts.segments_lost
+    return {
+        "schema": SCHEMA,
+        "health": health_of(facts),
+        "problems": problems_of(facts),
+        "volume": {
+            "name": facts.volume,
+            "k": facts.k,
+            "n": facts.n,
+            "all_on_this_machine": facts.all_on_this_machine,
+        },
+        "mount": mount,
+        "data": {
+            "stored": facts.stored,
+            "waiting": facts.waiting,
+            "cached": facts.cached,
+            "cache_limit": facts.cache_limit,
+        },
+        "segments": {
+            "total": stored + facts.segments_waiting,
+            "waiting": facts.segments_waiting,
+            "full": facts.segments_full,
+            "degraded": facts.segments_degraded,
+            "at_risk": facts.segments_at_risk,
+            "lost": facts.segments_lost,
+            "by_spare": spare,
+        },
+        "contracts": contracts,
+        "money": {
+            "unit": MONEY_UNIT,
+            "balance": facts.balance,
+            "paid": sum(row.paid for row in facts.contracts),
+            "deposit_left": sum(row.deposit_left for row in facts.contracts),
+        },
+        "audits": {"period": facts.audit_period, "last": last or None, "due": facts.audits_due},
+        "lost_files": None if facts.lost_files is None else list(facts.lost_files[:MOST_LOST_FILES]),
+    }
+
+
+def _contract(row: ContractFacts, now: float) -> dict[str, Any]:
+    made = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+    last_audit, outcome = made.pop("last_audit"), made.pop("last_outcome")
+    made["last_audit"] = {"at": last_audit, "outcome": outcome} if outcome else None
+    made["addresses"] = list(row.addresses)
+    made["ends_in"] = max(0.0, row.ends_at - now)
+    return made

@@ -1,0 +1,220 @@
+"""What programs see through a real mount: the adapter and the kernel, with the file data in memory."""
+
+import contextlib
+import ctypes
+import errno
+import mmap
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@contextlib.contextmanager
+def mounted(home: Path, *options: str) -> Iterator[Path]:
+    """A directory with a mount on it, taken off at the end; the process must end well."""
+    at = home / "mount"
+    at.mkdir(exist_ok=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.fuse.mounted_in_memory", str(at), str(home / "meta.db"), *options],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        if process.stdout.readline() != "ready\n":
+            raise AssertionError(process.stderr.read())
+        try:
+            yield at
+        finally:
+            subprocess.run(["fusermount3", "-u", str(at)], check=True)
+            errors = process.stderr.read()
+    assert process.returncode == 0, errors
+    assert errors == ""
+
+
+@pytest.fixture
+def at(tmp_path: Path) -> Iterator[Path]:
+    with mounted(tmp_path) as directory:
+        yield directory
+
+
+def test_written_bytes_are_read_back(at: Path) -> None:
+    content = os.urandom(3 << 20)
+    (at / "file").write_bytes(content)
+    assert (at / "file").read_bytes() == content
+    assert (at / "file").stat().st_size == len(content)
+
+
+def test_a_mapping_and_a_descriptor_see_the_same_file(at: Path) -> None:
+    with open(at / "file", "w+b") as file:
+        file.truncate(1 << 20)
+        with mmap.mmap(file.fileno(), 1 << 20) as view:
+            view[5000:5005] = b"hello"
+            view.flush()
+        assert os.pread(file.fileno(), 5, 5000) == b"hello"
+
+
+def test_appending_and_cutting(at: Path) -> None:
+    with open(at / "file", "ab") as file:
+        file.write(b"x" * 10_000)
+    os.truncate(at / "file", 100)
+    with open(at / "file", "ab") as file:
+        file.write(b"end")
+    assert (at / "file").read_bytes() == b"x" * 100 + b"end"
+    with open(at / "file", "wb") as file:
+        assert os.fstat(file.fileno()).st_size == 0
+
+
+def test_a_directory_of_many_files_is_listed_completely_and_with_dots(at: Path) -> None:
+    names = {f"file number {number}" for number in range(2000)}
+    for name in names:
+        (at / name).touch()
+    assert set(os.listdir(at)) == names
+    shown = subprocess.run(["ls", "-a", str(at)], capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+    assert shown[:2] == [".", ".."]
+    with os.scandir(at) as entries:
+        assert all(entry.is_file() and entry.inode() == entry.stat().st_ino for entry in entries)
+
+
+def test_names_are_any_bytes(at: Path) -> None:
+    name = bytes(set(range(1, 256)) - {ord("/")})[:255]
+    os.mkdir(os.path.join(os.fsencode(at), name))
+    assert os.listdir(os.fsencode(at)) == [name]
+    with pytest.raises(OSError) as caught:
+        os.mkdir(os.path.join(os.fsencode(at), b"x" * 256))
+    assert caught.value.errno == errno.ENAMETOOLONG
+
+
+def test_a_name_made_after_a_failed_lookup_is_found(at: Path) -> None:
+    assert not (at / "later").exists()
+    (at / "later").mkdir()
+    assert (at / "later").is_dir()
+
+
+def test_an_open_file_survives_its_unlinking(at: Path) -> None:
+    with open(at / "file", "w+b") as file:
+        file.write(b"still here")
+        file.flush()
+        os.unlink(at / "file")
+        assert os.listdir(at) == []
+        file.seek(0)
+        assert file.read() == b"still here"
+        assert os.fstat(file.fileno()).st_nlink == 0
+
+
+def test_renaming_replaces_exchanges_and_refuses(at: Path) -> None:
+    (at / "a").write_text("a")
+    (at / "b").write_text("b")
+    renameat2(at / "a", at / "b", 2)
+    assert ((at / "a").read_text(), (at / "b").read_text()) == ("b", "a")
+    with pytest.raises(OSError) as caught:
+        renameat2(at / "a", at / "b", 1)
+    assert caught.value.errno == errno.EEXIST
+    os.rename(at / "a", at / "b")
+    assert (at / "b").read_text() == "b"
+    assert os.listdir(at) == ["b"]
+
+
+def renameat2(source: Path, target: Path, flags: int) -> None:
+    """renameat2(2), which the os module does not have."""
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.renameat2(-100, os.fsencode(source), -100, os.fsencode(target), flags) != 0:
+        raise OSError(ctypes.get_errno(), "renameat2")
+
+
+def test_links_of_both_kinds(at: Path) -> None:
+    (at / "file").write_text("x")
+    os.link(at / "file", at / "other")
+    os.symlink("file", at / "link")
+    assert (at / "file").stat().st_nlink == 2
+    assert (at / "other").stat().st_ino == (at / "file").stat().st_ino
+    assert os.readlink(at / "link") == "file"
+    assert (at / "link").read_text() == "x"
+
+
+def test_modes_owners_and_times_are_kept(at: Path) -> None:
+    (at / "file").touch(mode=0o600)
+    os.chmod(at / "file", 0o4711)
+    os.utime(at / "file", ns=(1_000_000_001, 2_000_000_002))
+    found = (at / "file").stat()
+    assert stat.S_IMODE(found.st_mode) == 0o4711
+    assert (found.st_atime_ns, found.st_mtime_ns) == (1_000_000_001, 2_000_000_002)
+    before = after = found.st_ctime_ns
+    while after == before:  # the kernel's clock for these times ticks every few milliseconds
+        os.chmod(at / "file", 0o644)
+        after = (at / "file").stat().st_ctime_ns
+    assert after > before
+
+
+def test_the_umask_and_the_owner_apply_to_new_files(at: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        (at / "file").touch(mode=0o666)
+        (at / "dir").mkdir(mode=0o777)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((at / "file").stat().st_mode) == 0o640
+    assert stat.S_IMODE((at / "dir").stat().st_mode) == 0o750
+    assert (at / "file").stat().st_uid == os.getuid()
+
+
+def test_extended_attributes(at: Path) -> None:
+    (at / "file").touch()
+    with pytest.raises(OSError) as caught:
+        os.getxattr(at / "file", "user.none")
+    assert caught.value.errno == errno.ENODATA
+    os.setxattr(at / "file", "user.word", b"\0binary")
+    with pytest.raises(OSError) as caught:
+        os.setxattr(at / "file", "user.word", b"", os.XATTR_CREATE)
+    assert caught.value.errno == errno.EEXIST
+    assert os.getxattr(at / "file", "user.word") == b"\0binary"
+    assert os.listxattr(at / "file") == ["user.word"]
+    os.removexattr(at / "file", "user.word")
+    assert os.listxattr(at / "file") == []
+
+
+def test_special_files(at: Path) -> None:
+    os.mkfifo(at / "fifo")
+    assert stat.S_ISFIFO((at / "fifo").stat().st_mode)
+
+
+def test_df_says_something_sensible(at: Path) -> None:
+    found = os.statvfs(at)
+    assert found.f_frsize * found.f_blocks == 1 << 40
+    assert found.f_frsize * found.f_bavail == 1 << 39
+    assert found.f_namemax == 255
+
+
+def test_a_read_only_mount_says_so_itself(tmp_path: Path) -> None:
+    with mounted(tmp_path) as at:
+        (at / "file").write_text("x")
+    with mounted(tmp_path, "ro") as at:
+        with pytest.raises(OSError) as caught:
+            (at / "other").touch()
+        assert caught.value.errno == errno.EROFS
+        assert os.listdir(at) == ["file"]
+
+
+def test_small_writes_do_not_ask_for_an_attribute_each_time(tmp_path: Path) -> None:
+    """The promise to drop set-id bits ourselves (see storjfs.fuse.connection) arrived at the kernel."""
+    with mounted(tmp_path) as at:
+        with open(at / "file", "wb", buffering=0) as file:
+            for _ in range(100):
+                os.write(file.fileno(), b"y" * 100)
+        with pytest.raises(OSError):
+            os.getxattr(at / "file", "user.asked")
+    asked = (tmp_path / "meta.db.asked").read_text().split()
+    assert "user.asked" in asked
+    assert asked.count("security.capability") < 5
