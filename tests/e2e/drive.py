@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -56,6 +57,16 @@ class Drive:
         logs = sorted((self.home / "state").rglob("*.log"))
         return "".join(f"--- {log.name}\n{log.read_text(errors='replace')[-4000:]}" for log in logs)
 
+    def init(self, **changed: str) -> None:
+        """Make the volume without a passphrase, with some settings other than the defaults (TOML values)."""
+        self.run("init", "--no-passphrase")
+        file = self.paths().settings_file
+        text = file.read_text()
+        for name, value in changed.items():
+            text, found = re.subn(rf"(?m)^#? ?{name} = .*$", f"{name} = {value}", text, count=1)
+            assert found, f"no setting {name} in\n{text}"
+        file.write_text(text)
+
     def mount(self, *words: str) -> None:
         """Mount; usable when this returns."""
         self.run("mount", str(self.at), *words)
@@ -86,12 +97,12 @@ class Drive:
     def paths(self) -> VolumePaths:
         """Where this volume's files lie."""
         with self._environment():
-            return VolumePaths("default")
+            return VolumePaths()
 
     def keys(self) -> VolumeKeys:
         """The volume's keys, to look into its databases."""
         with self._environment():
-            return unlock_volume("default")
+            return unlock_volume(VolumePaths())
 
     @contextlib.contextmanager
     def _environment(self) -> Iterator[None]:

@@ -165,9 +165,9 @@ class SameAsLocal(RuleBasedStateMachine):
     def link(self, old: str, new: str) -> None:
         self.both(lambda root: os.link(root / old, root / new, follow_symlinks=False))
 
-    @rule(path=PATHS, target=NAMES)
-    def symlink(self, path: str, target: str) -> None:
-        self.both(lambda root: os.symlink(target, root / path))
+    @rule(path=PATHS, points_to=NAMES)
+    def symlink(self, path: str, points_to: str) -> None:
+        self.both(lambda root: os.symlink(points_to, root / path))
 
     @rule(path=PATHS, kind=st.sampled_from([stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFREG]))
     def mknod(self, path: str, kind: int) -> None:
