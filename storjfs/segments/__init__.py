@@ -5,6 +5,9 @@ put on farmers, what is stored stays as cache until evicted; reads take the near
 and missing shards. `Segments` is the room's face.
 """
 
+from storjfs.segments.journal import NoRoom
+from storjfs.segments.rebuild import RebuildFailed
+from storjfs.segments.segments import Segments
 from storjfs.segments.values import (
     Part,
     Placement,
@@ -16,10 +19,13 @@ from storjfs.segments.values import (
 )
 
 __all__ = [
+    "NoRoom",
     "Part",
     "Placement",
+    "RebuildFailed",
     "Run",
     "SegmentUnreadable",
+    "Segments",
     "SegmentsReport",
     "ShardState",
     "State",

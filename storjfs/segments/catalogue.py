@@ -69,12 +69,14 @@ class Segment:
     """One segment. `live` counts plaintext bytes that extents point to; `size` sealed bytes.
 
     `pins` keeps its data from being deleted while somebody reads; change it only through `Catalogue.pinned`.
+    `busy`: its shards are being put, so rows in state UPLOADING belong to somebody.
     """
 
     __slots__ = (
         "_cipher",
         "_key",
         "algorithm",
+        "busy",
         "created",
         "dirty",
         "flying",
@@ -99,6 +101,7 @@ class Segment:
         self.dirty = False
         self.flying = False
         self.pins = 0
+        self.busy = False
 
     @property
     def cipher(self) -> FrameCipher:
@@ -150,6 +153,7 @@ class Catalogue:
         self._doomed_changes: dict[bytes, int | None] = {}
         self._dropped: list[int] = []
         self._gone: set[int] = set()
+        self._lately: set[int] = set()
         self._when_frozen: list[Callable[[], None]] = []
         self._when_committed: list[tuple[int, Callable[[], None]]] = []
         self.barrier: Callable[[], Callable[[], None] | None] = lambda: None
@@ -179,6 +183,8 @@ class Catalogue:
         rows = []
         for segment in self._dirty:
             segment.dirty = False
+            if segment.state is State.STORED and len(self._lately) < REMEMBERED:
+                self._lately.add(segment.seg)
             if segment.seg not in self._gone:
                 segment.flying = True
                 self._flying.append(segment)
@@ -354,6 +360,11 @@ class Catalogue:
             if row[0] not in self._gone:
                 found.append(Segment(row, self._content_key) if known is None else known)
         return found
+
+    def lately_changed(self) -> list[Segment]:
+        """Stored segments that changed since the last call, as far as still in memory."""
+        lately, self._lately = self._lately, set()
+        return [self._loaded[seg] for seg in lately if seg in self._loaded]
 
     def runs_of(self, seg: int, after: int, limit: int) -> list[tuple[int, int, int, int]]:
         """Committed runs of a segment behind position `after` (-1 for all) as (pos, length, ino, off)."""

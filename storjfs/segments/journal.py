@@ -71,7 +71,8 @@ class Journal:
         self._check_disk_at = 0
         self._slack = min(cache.limit // 8, MOST_SLACK)
         self.opened_at = -math.inf
-        self._waiting: trio.Event | None = None
+        self._progress = trio.Event()
+        self._writers_waiting = 0
         sealer.progressed = self.drained
 
     # --- appending ---
@@ -180,21 +181,22 @@ class Journal:
     async def _wait_for_progress(self) -> None:
         self._sealer.notify = True
         self._sealer.kick()
-        if self._waiting is None:
-            self._waiting = trio.Event()
-        with trio.move_on_after(1):
-            await self._waiting.wait()
+        self._writers_waiting += 1
+        try:
+            with trio.move_on_after(1):
+                await self._progress.wait()
+        finally:
+            self._writers_waiting -= 1
 
     @property
     def writers_wait(self) -> bool:
         """Whether somebody waits in `room`."""
-        return self._waiting is not None
+        return self._writers_waiting > 0
 
     def drained(self) -> None:
         """Something was sealed or stored: let waiting writers look again."""
-        if self._waiting is not None:
-            self._waiting.set()
-            self._waiting = None
+        self._progress.set()
+        self._progress = trio.Event()
 
     async def _look_at_disk(self) -> None:
         folder, reserve = self._cache.journal_dir, self._disk_reserve

@@ -1,0 +1,129 @@
+"""From the last live byte to the farmers' word that the shards are gone."""
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from storjfs.errors import StorjfsError
+from storjfs.segments.cache import Cache
+from storjfs.segments.catalogue import Catalogue, Segment
+from storjfs.segments.values import Placement, State
+
+_LOG = logging.getLogger(__name__)
+
+BATCH: Final = 256
+FIRST_RETRY: Final = 5.0
+LAST_RETRY: Final = 600.0
+
+
+def may_delete(segment: Segment) -> bool:
+    """Whether the shards of a doomed segment may be deleted at the farmers now.
+
+    The one place for this decision. Nothing that recovery could go back to refers to segments yet, so as soon as
+    the group is committed in which the last extent let go of it.
+    """
+    return segment.state is State.DOOMED
+
+
+class Deleter:
+    """Dooms empty segments, drops what may be dropped, and has farmers delete. Belongs to the loop's thread.
+
+    `settled(segment)` tells whether a closed segment's data is out of the sealer's hands.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        cache: Cache,
+        placement: Placement,
+        *,
+        small: Callable[[Segment], bool],
+        gone: Callable[[Segment], None],
+    ) -> None:
+        self._catalogue = catalogue
+        self._cache = cache
+        self._placement = placement
+        self._small = small
+        self._gone = gone
+        self._empty: dict[int, Segment] = {}
+        self._doomed: dict[int, Segment] = {}
+        self._wake = trio.Event()
+        self._retry: dict[int, tuple[float, float]] = {}
+        """Per contract: when to try again, and the delay after that."""
+
+    def emptied(self, segment: Segment) -> None:
+        """The segment has no live byte left; whether that stays so shows at the end of the group."""
+        if segment.seg not in self._empty:
+            self._empty[segment.seg] = segment
+            self._catalogue.when_committed(self._wake.set)
+
+    def load(self) -> None:
+        """Take up what an earlier run had doomed."""
+        for segment in self._catalogue.doomed_segments():
+            self._doomed[segment.seg] = segment
+        self._wake.set()
+
+    def doom(self, segment: Segment) -> None:
+        """Nothing points to the segment: have it deleted once that is committed."""
+        if segment.state in (State.CLOSED, State.STORED):
+            self._catalogue.doom(segment, small=self._small(segment))
+            self._doomed[segment.seg] = segment
+            self._catalogue.when_committed(self._wake.set)
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Work until cancelled. Deletions not confirmed by then are asked for again at the next start."""
+        task_status.started()
+        while True:
+            if self._wake.is_set():
+                self._wake = trio.Event()
+            self.sweep()
+            await self._ask_farmers()
+            with trio.move_on_at(self._next_look()):
+                await self._wake.wait()
+
+    def sweep(self) -> None:
+        """Doom what is empty and committed; drop what is doomed, committed and in nobody's hands."""
+        for segment in list(self._empty.values()):
+            if segment.state is State.DOOMED or segment.live > 0:
+                del self._empty[segment.seg]
+            elif segment.state is not State.OPEN:
+                del self._empty[segment.seg]
+                self.doom(segment)
+        for segment in list(self._doomed.values()):
+            if segment.pins or segment.dirty or segment.flying or not may_delete(segment):
+                continue
+            del self._doomed[segment.seg]
+            self._cache.discard(segment)
+            self._catalogue.drop(segment)
+            self._catalogue.when_committed(self._wake.set)
+            self._gone(segment)
+
+    def _next_look(self) -> float:
+        times = [at for at, _ in self._retry.values()]
+        if self._doomed:
+            times.append(trio.current_time() + 1.0)  # a reader or an upload still has it
+        return min(times, default=float("inf"))
+
+    async def _ask_farmers(self) -> None:
+        for contract in self._catalogue.doomed_contracts():
+            at, delay = self._retry.get(contract, (0.0, FIRST_RETRY))
+            if trio.current_time() < at:
+                continue
+            try:
+                while shard_ids := self._catalogue.doomed_under(contract, BATCH):
+                    await self._placement.delete(contract, shard_ids)
+                    self._catalogue.deletion_confirmed(shard_ids)
+                    if len(shard_ids) < BATCH:
+                        break
+            except (StorjfsError, OSError) as error:
+                _LOG.info("contract %d deletes later: %s", contract, error)
+                self._retry[contract] = (trio.current_time() + delay, min(2 * delay, LAST_RETRY))
+            else:
+                self._retry.pop(contract, None)
+
+    def retry_now(self) -> None:
+        """A farmer may be back."""
+        self._retry = {contract: (0.0, FIRST_RETRY) for contract in self._retry}
+        self._wake.set()

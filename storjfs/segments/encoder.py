@@ -1,0 +1,132 @@
+"""From a segment's local file to its sealed shards, in worker threads and reused memory."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from storjfs.coding.geometry import PIECE, sealed_length, shard_length
+from storjfs.coding.merkle import shard_root
+from storjfs.coding.shards import ShardCipher
+from storjfs.segments.fetch import erasure_code
+
+_MOST_IDLE: Final = 48 << 20
+"""Bytes of buffers kept for the next segment."""
+
+
+class Buffers:
+    """Reused byte buffers: fresh memory costs a page fault per 4 KiB, more than encrypting into it.
+
+    A buffer is lent with at least the asked size, its content arbitrary. Methods belong to the loop's thread.
+    """
+
+    def __init__(self) -> None:
+        self._idle: list[bytearray] = []
+        self._idle_bytes = 0
+
+    def take(self, size: int) -> bytearray:
+        """A buffer of at least `size` bytes, for `give_back` when done."""
+        fitting = [one for one in self._idle if len(one) >= size]
+        if fitting:
+            best = min(fitting, key=len)
+            if len(best) <= 4 * size:
+                self._idle = [one for one in self._idle if one is not best]
+                self._idle_bytes -= len(best)
+                return best
+        return bytearray(size)
+
+    def give_back(self, buffer: bytearray) -> None:
+        """Nobody looks at it any more."""
+        if self._idle_bytes + len(buffer) <= _MOST_IDLE:
+            self._idle.append(buffer)
+            self._idle_bytes += len(buffer)
+
+    def clear(self) -> None:
+        """Let all idle memory go."""
+        self._idle.clear()
+        self._idle_bytes = 0
+
+
+@dataclass(slots=True, eq=False)
+class Sealed:
+    """A shard ready to be sent: `view` of the sealed bytes, Merkle root over them, hash of the unsealed shard."""
+
+    buffer: bytearray
+    view: memoryview
+    root: bytes
+    checksum: bytes
+
+
+class Encoder:
+    """The shards of one segment, of `size` bytes, in the file behind `fd`, under the (k, n) code.
+
+    Call `load` first; it may run beside whatever prepares the upload. `close` gives the memory back, but not while
+    a `seal` is under way.
+    """
+
+    def __init__(
+        self, fd: int, size: int, k: int, n: int, buffers: Buffers, threads: trio.CapacityLimiter
+    ) -> None:
+        self._fd = fd
+        self._size = size
+        self._k = k
+        self._n = n
+        self.length = shard_length(size, k)
+        """Bytes of each unsealed shard."""
+        self._buffers = buffers
+        self._threads = threads
+        self._data = buffers.take(k * self.length)
+        self._parity: bytearray | None = None
+
+    async def load(self, *, parity: bool) -> None:
+        """Read the segment, and compute its parity if any of that is wanted. Raises OSError, EOFError."""
+        if parity:
+            self._parity = self._buffers.take((self._n - self._k) * self.length)
+        await trio.to_thread.run_sync(self._load, limiter=self._threads)
+
+    def _load(self) -> None:
+        data = memoryview(self._data)[: self._k * self.length]
+        at = 0
+        while at < self._size:
+            got = os.preadv(self._fd, [data[at : self._size]], at)
+            if not got:
+                raise EOFError(f"the local file ends at {at} instead of {self._size}")
+            at += got
+        pad = len(data) - self._size
+        data[self._size :] = bytes(pad)
+        if self._parity is not None:
+            parity = [self._block(idx) for idx in range(self._k, self._n)]
+            erasure_code(self._k, self._n).encode_into([self._block(idx) for idx in range(self._k)], parity)
+
+    def _block(self, idx: int) -> memoryview:
+        source, at = (self._data, idx) if idx < self._k else (self._parity, idx - self._k)
+        assert source is not None
+        return memoryview(source)[at * self.length : (at + 1) * self.length]
+
+    async def seal(self, idx: int, key: bytes) -> Sealed:
+        """Shard `idx` sealed under its key. Give its buffer back to `buffers` when it is sent."""
+        out = self._buffers.take(sealed_length(self.length))
+        return await trio.to_thread.run_sync(seal_shard, self._block(idx), key, out, limiter=self._threads)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._buffers.give_back(self._data)
+        if self._parity is not None:
+            self._buffers.give_back(self._parity)
+            self._parity = None
+
+
+def seal_shard(plain: memoryview, key: bytes, out: bytearray) -> Sealed:
+    """Seal one whole shard into `out`; hash it before and after. Blocking."""
+    checksum = hashlib.sha256(plain).digest()
+    length = ShardCipher(key).seal_into(plain, out)
+    view = memoryview(out)[:length]
+    return Sealed(out, view, shard_root(view), checksum)
+
+
+Progress = Callable[[int, int], None]
+
+__all__ = ["PIECE", "Buffers", "Encoder", "Progress", "Sealed", "seal_shard"]

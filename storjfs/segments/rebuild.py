@@ -1,0 +1,258 @@
+"""Rebuilding lost shards: read k others by ranges, decode, check, seal under a new id, put on another farmer.
+
+Memory is one range of k shards and the shards being made. The new row replaces the lost one in one group, after its
+receipt; a crash before leaves the lost row and an id to be deleted.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
+
+import trio
+
+from storjfs.coding.buffers import Buffer
+from storjfs.coding.geometry import PIECE, SEALED_PIECE, sealed_length, shard_length
+from storjfs.errors import StorjfsError
+from storjfs.keys import VolumeKeys
+from storjfs.segments.cache import Cache
+from storjfs.segments.catalogue import NOBODY, Catalogue, Segment, Shard
+from storjfs.segments.encoder import Buffers, Encoder, Sealed, seal_shard
+from storjfs.segments.fetch import Fetcher, erasure_code
+from storjfs.segments.together import all_of
+from storjfs.segments.uploader import holders
+from storjfs.segments.values import Placement, ShardState, State
+from storjfs.store import MetaStore
+
+_LOG = logging.getLogger(__name__)
+
+RANGE: Final = 16
+"""Pieces of each source shard in memory at once."""
+
+
+class RebuildFailed(StorjfsError):
+    """A segment could not be brought back to full health now; `retry` tells whether another attempt may help."""
+
+    def __init__(self, seg: int, reason: str, *, retry: bool = True) -> None:
+        super().__init__(
+            f"segment {seg} is not repaired: {reason}",
+            hint="It is tried again by itself; storjfs status shows which farmers are missing.",
+        )
+        self.seg = seg
+        self.retry = retry
+
+
+class Rebuilder:
+    """Brings segments back to n shards. Methods belong to the loop's thread."""
+
+    def __init__(
+        self,
+        store: MetaStore,
+        catalogue: Catalogue,
+        cache: Cache,
+        placement: Placement,
+        keys: VolumeKeys,
+        fetcher: Fetcher,
+        buffers: Buffers,
+        threads: trio.CapacityLimiter,
+        *,
+        faulty: Callable[[Shard, StorjfsError], None] = lambda shard, error: None,
+        crash_point: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        self._store = store
+        self._catalogue = catalogue
+        self._cache = cache
+        self._placement = placement
+        self._shard_key = keys.shard_key
+        self._fetcher = fetcher
+        self._buffers = buffers
+        self._threads = threads
+        self._faulty = faulty
+        self._crash_point = crash_point
+
+    async def rebuild(self, segment: Segment) -> int:
+        """Make the shards that are lost; returns how many were put and committed.
+
+        Raises RebuildFailed where nothing at all could be done. Cancelled, it leaves what it has put.
+        """
+        catalogue = self._catalogue
+        with catalogue.pinned(segment):
+            held = catalogue.held(segment)
+            lost = [idx for idx in range(segment.n) if idx not in held]
+            if not lost or segment.busy or segment.state is not State.STORED:
+                await trio.lowlevel.checkpoint()
+                return 0
+            rows = self._new_rows(segment, lost)
+            if not rows:
+                raise RebuildFailed(segment.seg, "no farmer is left that could take a shard")
+            segment.busy = True
+            try:
+                await self._store.sync()
+                made = await self._make(segment, rows)
+                self._crash_point("rebuild ids committed")
+                put = 0
+                for row in rows:
+                    put += await self._put(segment, row, made[row.idx])
+            finally:
+                segment.busy = False
+                for row in rows:
+                    if row.state is ShardState.UPLOADING and row in catalogue.shards(segment):
+                        catalogue.remove_shard(segment, row)
+            await self._store.sync()
+            if not put:
+                raise RebuildFailed(segment.seg, "no farmer took the shard")
+            return put
+
+    def _new_rows(self, segment: Segment, lost: Sequence[int]) -> list[Shard]:
+        catalogue = self._catalogue
+        size = sealed_length(shard_length(segment.size, segment.k))
+        taken = holders(catalogue, segment)
+        failed = {shard.contract for shard in catalogue.shards(segment)} - {NOBODY}
+        # Rather not with those that lost it; but they are better than nobody.
+        found = self._placement.choose(len(lost), size, taken | failed)
+        if len(found) < len(lost):
+            found += self._placement.choose(len(lost) - len(found), size, taken | set(found))
+        return [
+            catalogue.add_shard(segment, idx, contract, size)
+            for idx, contract in zip(lost, found, strict=False)
+        ]
+
+    # --- making the shards ---
+
+    async def _make(self, segment: Segment, rows: Sequence[Shard]) -> dict[int, Sealed]:
+        """Shards sealed under the ids of `rows`, from the local file if it is whole, else from k others."""
+        file = self._cache.complete(segment)
+        if file is not None:
+            encoder = Encoder(file.fd, segment.size, segment.k, segment.n, self._buffers, self._threads)
+            file.users += 1
+            try:
+                await encoder.load(parity=True)
+                made = {row.idx: await encoder.seal(row.idx, self._shard_key(row.shard_id)) for row in rows}
+            except (OSError, EOFError) as error:
+                _LOG.info("segment %d is rebuilt from farmers: %s", segment.seg, error)
+            else:
+                if self._as_recorded(segment, made):
+                    return made
+                # The cached copy is advice; the recorded hashes decide.
+                self._cache.spoiled(file, 0, -(-segment.size // PIECE))
+                self._give_back(made)
+            finally:
+                file.users -= 1
+                encoder.close()
+        return await self._decode(segment, rows)
+
+    def _as_recorded(self, segment: Segment, made: dict[int, Sealed]) -> bool:
+        recorded = self._checksums(segment)
+        return all(recorded.get(idx, one.checksum) == one.checksum for idx, one in made.items())
+
+    def _checksums(self, segment: Segment) -> dict[int, bytes]:
+        """Hashes of the unsealed shards as far as some row, even a lost one, has them."""
+        return {shard.idx: shard.checksum for shard in self._catalogue.shards(segment) if shard.checksum}
+
+    def _give_back(self, made: dict[int, Sealed]) -> None:
+        for one in made.values():
+            self._buffers.give_back(one.buffer)
+
+    async def _decode(self, segment: Segment, rows: Sequence[Shard]) -> dict[int, Sealed]:
+        """From k shards of farmers. What turns out bad is noted as lost and replaced by another source."""
+        length = shard_length(segment.size, segment.k)
+        while True:
+            sources = self._sources(segment)
+            if len(sources) < segment.k:
+                raise RebuildFailed(segment.seg, f"fewer than {segment.k} shards are left")
+            plain = {row.idx: self._buffers.take(length) for row in rows}
+            try:
+                wrong = await self._decode_into(segment, sources, plain, length)
+                if wrong:
+                    for shard in wrong:
+                        self._catalogue.shard_lost(segment, shard)
+                        self._faulty(shard, RebuildFailed(segment.seg, "a shard is not what was stored"))
+                    continue
+                made = {}
+                for row in rows:
+                    made[row.idx] = await self._seal(row, memoryview(plain[row.idx])[:length])
+            finally:
+                for buffer in plain.values():
+                    self._buffers.give_back(buffer)
+            if not self._as_recorded(segment, made):
+                self._give_back(made)
+                raise RebuildFailed(segment.seg, "what was decoded is not what was stored", retry=False)
+            return made
+
+    def _sources(self, segment: Segment) -> list[Shard]:
+        latency = self._placement.usual_latency
+        held = self._catalogue.held(segment).values()
+        return sorted(held, key=lambda shard: latency(shard.contract))
+
+    async def _decode_into(
+        self, segment: Segment, sources: list[Shard], plain: dict[int, bytearray], length: int
+    ) -> list[Shard]:
+        """Fill `plain` range by range; returns sources whose bytes are not those recorded (then start again)."""
+        using, spare = sources[: segment.k], sources[segment.k :]
+        hashes = {shard.shard_id: hashlib.sha256() for shard in using}
+        code = erasure_code(segment.k, segment.n)
+        for first in range(0, length // PIECE, RANGE):
+            count = min(RANGE, length // PIECE - first)
+            blocks = await self._range(segment, using, spare, first, count)
+
+            def decode(blocks: dict[int, Buffer] = blocks, first: int = first) -> None:
+                made = code.reconstruct(blocks, list(plain))
+                for idx, block in made.items():
+                    plain[idx][first * PIECE : first * PIECE + len(block)] = block
+                for shard in using:
+                    if shard.shard_id in hashes and shard.idx in blocks:
+                        hashes[shard.shard_id].update(blocks[shard.idx])
+
+            await trio.to_thread.run_sync(decode, limiter=self._threads)
+        # A source that replaced another half-way was not hashed from its start; its seal has to do.
+        return [
+            shard
+            for shard in using
+            if shard.shard_id in hashes and hashes[shard.shard_id].digest() != shard.checksum
+        ]
+
+    async def _range(
+        self, segment: Segment, using: list[Shard], spare: list[Shard], first: int, count: int
+    ) -> dict[int, Buffer]:
+        """One range of k shards. `using` changes where a source fails and a spare takes its place."""
+        blocks: dict[int, Buffer] = {}
+
+        async def one(at: int) -> None:
+            while True:
+                shard = using[at]
+                try:
+                    blocks[shard.idx] = await self._fetcher.shard(segment, shard, first, count)
+                except (StorjfsError, OSError) as error:
+                    if not spare:
+                        raise RebuildFailed(segment.seg, f"too few shards can be had: {error}") from error
+                    using[at] = spare.pop(0)
+                else:
+                    return
+
+        await all_of(*(partial(one, at) for at in range(len(using))))
+        return blocks
+
+    async def _seal(self, row: Shard, plain: memoryview) -> Sealed:
+        out = self._buffers.take(len(plain) // PIECE * SEALED_PIECE)
+        key = self._shard_key(row.shard_id)
+        return await trio.to_thread.run_sync(seal_shard, plain, key, out, limiter=self._threads)
+
+    # --- putting them ---
+
+    async def _put(self, segment: Segment, row: Shard, sealed: Sealed) -> int:
+        """1 if a farmer signed for the shard, else 0."""
+        if segment.state is not State.STORED:
+            return 0
+        try:
+            receipt = await self._placement.put(row.contract, row.shard_id, sealed.view, sealed.root)
+        except (StorjfsError, OSError) as error:
+            _LOG.warning("repair of segment %d, contract %d: %s", segment.seg, row.contract, error)
+            return 0
+        finally:
+            self._buffers.give_back(sealed.buffer)
+        if receipt.root != sealed.root:
+            return 0
+        self._crash_point("rebuilt shard put")
+        self._catalogue.shard_held(segment, row, sealed.root, sealed.checksum)
+        return 1

@@ -1,0 +1,124 @@
+"""What is rebuilt when: the most endangered segment first, one at a time, again and again until all is well."""
+
+import heapq
+import logging
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from storjfs.errors import StorjfsError
+from storjfs.renter.repair_policy import SegmentHealth, Urgency, danger, repair_order, urgency
+from storjfs.segments.cache import Cache
+from storjfs.segments.catalogue import Catalogue, Segment
+from storjfs.segments.rebuild import Rebuilder, RebuildFailed
+from storjfs.segments.values import SegmentUnreadable, ShardState, State
+
+_LOG = logging.getLogger(__name__)
+
+BATCH: Final = 256
+MOST_IN_SIGHT: Final = 1024
+"""Segments of one survey; what is less endangered comes with the next."""
+FIRST_RETRY: Final = 5.0
+LAST_RETRY: Final = 600.0
+
+
+class Repair:
+    """The repair task. Methods belong to the loop's thread. `problem(text)` is told what does not work."""
+
+    def __init__(
+        self, catalogue: Catalogue, cache: Cache, rebuilder: Rebuilder, problem: Callable[[str], None]
+    ) -> None:
+        self._catalogue = catalogue
+        self._cache = cache
+        self._rebuilder = rebuilder
+        self._problem = problem
+        self._hurt: set[int] = set()
+        self._wake = trio.Event()
+        self._turn = trio.Lock()
+        self._delay = FIRST_RETRY
+
+    def hurt(self, segment: Segment) -> None:
+        """The segment lost a shard."""
+        if len(self._hurt) < MOST_IN_SIGHT:
+            self._hurt.add(segment.seg)
+        self._wake.set()
+
+    def again(self) -> None:
+        """Something changed for the better: try what failed without waiting."""
+        self._delay = FIRST_RETRY
+        self._wake.set()
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Survey and repair until cancelled."""
+        task_status.started()
+        while True:
+            if self._wake.is_set():
+                self._wake = trio.Event()
+            failed = await self.all()
+            with trio.move_on_after(self._delay if failed else float("inf")):
+                await self._wake.wait()
+            self._delay = min(2 * self._delay, LAST_RETRY) if failed else FIRST_RETRY
+
+    async def all(self) -> int:
+        """Rebuild what the policy wants, the most endangered first; returns how many segments failed."""
+        failed: set[int] = set()
+        while wanted := [seg for seg in await self.survey() if seg not in failed]:
+            for seg in wanted:
+                try:
+                    await self.one(self._catalogue.get(seg))
+                except (StorjfsError, OSError) as error:
+                    failed.add(seg)
+                    _LOG.warning("%s", error)
+                    if isinstance(error, RebuildFailed):
+                        self._problem(str(error))
+                if self._hurt - failed - set(wanted):
+                    break  # perhaps something more urgent
+        return len(failed)
+
+    async def one(self, segment: Segment) -> int:
+        """Rebuild one segment; returns the number of shards made. Raises RebuildFailed."""
+        async with self._turn:
+            self._hurt.discard(segment.seg)
+            if segment.state is not State.STORED:
+                return 0
+            return await self._rebuilder.rebuild(segment)
+
+    async def survey(self) -> list[int]:
+        """Segments to be rebuilt now, in order. Rows of uploads that a crash or an error cut off are removed."""
+        found: dict[int, SegmentHealth] = {}
+        rescued: list[int] = []
+        for seg in sorted(self._hurt):
+            self._look(seg, found, rescued)
+        after = -1
+        while batch := self._catalogue.unwell(after, BATCH):
+            for seg in batch:
+                self._look(seg, found, rescued)
+            after = batch[-1]
+            if len(found) > MOST_IN_SIGHT:
+                kept = heapq.nsmallest(MOST_IN_SIGHT, found.values(), key=danger)
+                found = {one.seg: one for one in kept}
+            await trio.lowlevel.checkpoint()
+        return rescued[:MOST_IN_SIGHT] + [one.seg for one in repair_order(found.values())]
+
+    def _look(self, seg: int, found: dict[int, SegmentHealth], rescued: list[int]) -> None:
+        try:
+            segment = self._catalogue.get(seg)
+        except SegmentUnreadable:
+            self._hurt.discard(seg)
+            return
+        if segment.state is not State.STORED or segment.busy or seg in found or seg in rescued:
+            return
+        for shard in list(self._catalogue.shards(segment)):
+            if shard.state is ShardState.UPLOADING:
+                self._catalogue.remove_shard(segment, shard)
+        shards = self._catalogue.held(segment)
+        contained = sum(shard.state is ShardState.SUSPECT for shard in shards.values())
+        state = SegmentHealth(seg, segment.k, segment.n, len(shards), contained)
+        need = urgency(state.k, state.n, state.healthy)
+        if need is Urgency.TOO_LATE and self._cache.complete(segment) is not None:
+            rescued.append(seg)
+        elif need in (Urgency.ROUTINE, Urgency.AT_ONCE):
+            found[seg] = state
+        else:
+            self._hurt.discard(seg)

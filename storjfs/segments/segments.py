@@ -1,0 +1,350 @@
+"""The room's face: one object per volume that takes runs, gives them back, and keeps its tasks running."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from storjfs.coding.buffers import Buffer
+from storjfs.coding.geometry import sealed_length, segment_capacity, shard_length
+from storjfs.errors import StorjfsError
+from storjfs.keys import VolumeKeys
+from storjfs.renter.repair_policy import Health
+from storjfs.segments.cache import Cache
+from storjfs.segments.catalogue import Catalogue, Segment, Shard
+from storjfs.segments.deletion import Deleter
+from storjfs.segments.fetch import Fetcher
+from storjfs.segments.journal import DISK_RESERVE, Journal
+from storjfs.segments.reader import Reader
+from storjfs.segments.rebuild import Rebuilder
+from storjfs.segments.repair import Repair
+from storjfs.segments.sealer import Sealer
+from storjfs.segments.uploader import Pace, Uploader
+from storjfs.segments.values import Part, Placement, Run, SegmentsReport, ShardState, State
+from storjfs.segments.victims import Victims
+from storjfs.store import MetaStore
+
+_LOG = logging.getLogger(__name__)
+
+IDLE: Final = 30.0
+"""Seconds without an append after which the open segment is closed and sent."""
+MOST_PROBLEMS: Final = 50
+UPLOAD_THREADS: Final = 2
+READ_THREADS: Final = 4
+
+
+class Segments:
+    """The segments of one volume. Methods belong to the loop's thread; `run` has to be running.
+
+    Made before the filesystem, since `store` asks participants in the order in which they joined. Raises OSError
+    where the folders cannot be used. `faulty(contract, shard_id, error)` is told of each shard that a farmer lost
+    or changed. `crash_point(name)` is called where a crash must be survived; tests let it raise.
+    """
+
+    def __init__(
+        self,
+        store: MetaStore,
+        keys: VolumeKeys,
+        placement: Placement,
+        *,
+        journal_dir: Path,
+        cache_dir: Path,
+        limit: int,
+        disk_reserve: int = DISK_RESERVE,
+        faulty: Callable[[int, bytes, StorjfsError], None] = lambda contract, shard_id, error: None,
+        crash_point: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        self._store = store
+        self._placement = placement
+        self._tell_faulty = faulty
+        self._problems: deque[str] = deque(maxlen=MOST_PROBLEMS)
+        self._flushing = 0
+        self._changed = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        upload_threads = trio.CapacityLimiter(UPLOAD_THREADS)
+        read_threads = trio.CapacityLimiter(READ_THREADS)
+
+        self._catalogue = catalogue = Catalogue(store, keys)
+        self._sealer = Sealer()
+        self._cache = Cache(journal_dir, cache_dir, limit)
+        self._fetcher = Fetcher(catalogue, placement, keys, read_threads, faulty=self._faulty)
+        self._reader = Reader(catalogue, self._sealer, self._cache, self._fetcher, read_threads)
+        self._uploader = Uploader(
+            store,
+            catalogue,
+            self._cache,
+            placement,
+            keys,
+            upload_threads,
+            Pace(lambda: self._sealer.appended, self._urgent),
+            sent=self._sent,
+            failed=self._upload_failed,
+            small=is_small,
+            crash_point=crash_point,
+        )
+        self._journal = Journal(
+            catalogue,
+            self._sealer,
+            self._cache,
+            code=placement.code,
+            closed=self._closed,
+            disk_reserve=disk_reserve,
+        )
+        self._deleter = Deleter(catalogue, self._cache, placement, small=is_small, gone=self._gone)
+        rebuilder = Rebuilder(
+            store,
+            catalogue,
+            self._cache,
+            placement,
+            keys,
+            self._fetcher,
+            self._uploader.buffers,
+            upload_threads,
+            faulty=self._faulty,
+            crash_point=crash_point,
+        )
+        self._repair = Repair(catalogue, self._cache, rebuilder, self._problem)
+        self._victims = Victims(catalogue, is_small)
+
+        catalogue.barrier = self._sealer.barrier
+        catalogue.emptied = self._deleter.emptied
+        catalogue.hurt = self._repair.hurt
+        self.append = self._journal.append
+        self.room = self._journal.room
+        self.read_now = self._reader.read_now
+        self.read = self._reader.read
+        self.prefetch = self._reader.prefetch
+        self.live = catalogue.live
+        self._start_up()
+
+    # Hot paths are bound above without a call between; these are their contracts.
+    append: Callable[[int, int, Buffer], list[Run]]
+    """append(ino, off, data): see Journal.append."""
+    prefetch: Callable[[Sequence[Part]], None]
+    """prefetch(parts): see Reader.prefetch."""
+    live: Callable[[int, int], None]
+    """live(seg, delta): `delta` more or fewer plaintext bytes of the segment are pointed to by extents."""
+
+    # --- life ---
+
+    def _start_up(self) -> None:
+        """Take up what the last run left: see decision record 1 for what a crash leaves where."""
+        catalogue, cache = self._catalogue, self._cache
+        cache.load()
+        for segment in list(catalogue.unsent.values()):
+            for shard in list(catalogue.shards(segment)):
+                if shard.state is ShardState.UPLOADING:
+                    catalogue.remove_shard(segment, shard)
+            if segment.state is State.OPEN:
+                catalogue.close(segment)
+            if cache.adopt_unsent(segment):
+                self._closed(segment)
+            elif segment.live > 0:
+                self._lost_locally(segment)
+            else:
+                self._deleter.emptied(segment)
+        for segment_id in cache.strays():
+            row = self._store.read("SELECT state FROM segment WHERE segment_id = ?", (segment_id,))
+            cache.settle_stray(segment_id, stored=bool(row) and row[0][0] == State.STORED)
+        self._deleter.load()
+
+    def _lost_locally(self, segment: Segment) -> None:
+        """An unsent segment without its file: what is not at farmers is gone. Said loudly, survived."""
+        catalogue = self._catalogue
+        held = len(catalogue.held(segment))
+        if segment.k == 0:
+            catalogue.set_code(segment, 1, 1)
+        rest = "the farmers still have it" if held >= segment.k else f"{segment.live} bytes of files are lost"
+        text = f"the unsent data of segment {segment.seg} is missing from {self._cache.journal_dir}: {rest}"
+        _LOG.error("%s", text)
+        self._problem(text)
+        catalogue.stored(segment, small=is_small(segment))
+        size = sealed_length(shard_length(segment.size, segment.k))
+        for idx in set(range(segment.n)) - catalogue.held(segment).keys():
+            catalogue.never_placed(segment, idx, size)
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Seal, upload, read, delete and repair until cancelled; unsent data is then sent after the next start.
+
+        Call `flush` or at least the store's `sync` before cancelling; and cancel this before the store.
+        """
+        try:
+            async with trio.open_nursery() as self._nursery:
+                await self._nursery.start(self._sealer.run)
+                await self._nursery.start(self._reader.run)
+                await self._nursery.start(self._uploader.run)
+                await self._nursery.start(self._deleter.run)
+                await self._nursery.start(self._repair.run)
+                self._nursery.start_soon(self._close_idle)
+                await self._cache.make_room(0)
+                task_status.started()
+        finally:
+            self._nursery = None
+            self._cache.close()
+
+    async def _close_idle(self) -> None:
+        while True:
+            appended = self._sealer.appended
+            await trio.sleep(IDLE)
+            if self._sealer.appended == appended:
+                self._journal.close_open()
+
+    # --- between the parts ---
+
+    def _closed(self, segment: Segment) -> None:
+        self._uploader.offer(segment)
+        if segment.live <= 0:
+            self._deleter.emptied(segment)
+
+    def _sent(self, segment: Segment) -> None:
+        self._catalogue.when_committed(lambda: self._let_go(segment))
+        if self._urgent():
+            self._store.request_commit()
+        self._note_change()
+
+    def _let_go(self, segment: Segment) -> None:
+        if self._nursery is not None and segment.state is State.STORED:
+            self._nursery.start_soon(self._release, segment)
+
+    async def _release(self, segment: Segment) -> None:
+        with self._catalogue.pinned(segment):
+            await self._cache.release(segment)
+            if len(self._catalogue.held(segment)) < segment.n:
+                self._repair.hurt(segment)
+        self._journal.drained()
+
+    def _gone(self, segment: Segment) -> None:
+        self._journal.drained()
+        self._note_change()
+
+    def _note_change(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    def _urgent(self) -> bool:
+        return (
+            self._flushing > 0
+            or self._journal.writers_wait
+            or 2 * self._cache.unsent > self._cache.limit
+        )
+
+    def _upload_failed(self, segment: Segment, reason: str) -> None:
+        self._problem(f"segment {segment.seg} is not stored yet: {reason}")
+        self._note_change()
+
+    def _faulty(self, shard: Shard, error: StorjfsError) -> None:
+        self._tell_faulty(shard.contract, shard.shard_id, error)
+
+    def _problem(self, text: str) -> None:
+        if text not in self._problems:
+            self._problems.append(text)
+
+    # --- for the filesystem and the daemon ---
+
+    async def flush(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Return when everything appended until now survives the loss of this machine, and that is committed.
+
+        `progress(done, all)` in bytes, whenever something changed. Waits as long as farmers are missing; then the
+        report tells why. Cancelled, it leaves the uploads going on. Raises StoreError.
+        """
+        self._journal.close_open()
+        waiting = dict(self._catalogue.unsent)
+        total = sum(segment.size for segment in waiting.values())
+        self._flushing += 1
+        try:
+            self._uploader.hurry()
+            await self._store.sync()
+            while True:
+                waiting = {seg: one for seg, one in waiting.items() if seg in self._catalogue.unsent}
+                if progress is not None:
+                    progress(total - sum(segment.size for segment in waiting.values()), total)
+                if not waiting:
+                    break
+                await self._changed.wait()
+            await self._store.sync()
+        finally:
+            self._flushing -= 1
+
+    def victims(self, limit: int = 16) -> list[int]:
+        """Stored segments that the compactor should rewrite, the most wasteful first; bounded work per call.
+
+        Their runs stand in the table `run`. Once the last extent has let go of one it is deleted by itself.
+        """
+        return self._victims.some(limit)
+
+    def doom(self, seg: int) -> None:
+        """No extent points to the segment any more: delete it, whatever `live` says. Rarely needed."""
+        self._deleter.doom(self._catalogue.get(seg))
+
+    def runs(self, seg: int, after: int = -1, limit: int = 256) -> list[tuple[int, int, int, int]]:
+        """Committed runs of a segment behind position `after`, as (pos, length, ino, off)."""
+        return self._catalogue.runs_of(seg, after, limit)
+
+    def report(self) -> SegmentsReport:
+        """For `status`. Costs a few bounded queries."""
+        catalogue = self._catalogue
+        tally = catalogue.tally()
+        ((to_delete,),) = self._store.read("SELECT COUNT(*) FROM (SELECT 1 FROM doomed LIMIT 100000)")
+        return SegmentsReport(
+            stored_bytes=catalogue.stored_bytes,
+            waiting_bytes=catalogue.waiting_bytes(),
+            cached_bytes=self._cache.used,
+            full=tally[Health.FULL],
+            degraded=tally[Health.DEGRADED],
+            at_risk=tally[Health.AT_RISK],
+            lost=tally[Health.LOST],
+            to_delete=to_delete,
+            problems=tuple(self._problems),
+            unreadable=tuple(self._reader.unreadable),
+        )
+
+    # --- for the renter ---
+
+    def shard_lost(self, seg: int, idx: int, shard_id: bytes) -> None:
+        """An audit found the shard to be lost; rows that are not (or no longer) so are left alone."""
+        try:
+            segment = self._catalogue.get(seg)
+        except StorjfsError:
+            return
+        for shard in self._catalogue.shards(segment):
+            if shard.shard_id == shard_id and shard.idx == idx and shard.held:
+                self._catalogue.shard_lost(segment, shard)
+
+    async def contract_lost(self, contract: int) -> int:
+        """All shards under a contract are lost, its farmer is gone for good; returns how many. Bounded steps."""
+        after, count = b"", 0
+        while rows := self._catalogue.shards_under(contract, after, 256):
+            for shard_id, seg in rows:
+                try:
+                    segment = self._catalogue.get(seg)
+                except StorjfsError:
+                    continue
+                for shard in self._catalogue.shards(segment):
+                    if shard.shard_id == shard_id and shard.held:
+                        self._catalogue.shard_lost(segment, shard)
+                        count += 1
+            after = rows[-1][0]
+            await trio.lowlevel.checkpoint()
+        return count
+
+    def farmers_changed(self) -> None:
+        """Contracts or farmers came or came back: try again now what could not be done without them."""
+        self._uploader.hurry()
+        self._deleter.retry_now()
+        self._repair.again()
+
+    async def rebuild(self, seg: int) -> int:
+        """Bring one segment back to n shards now; returns how many were made. Raises RebuildFailed."""
+        return await self._repair.one(self._catalogue.get(seg))
+
+    async def repair_all(self) -> None:
+        """Return when everything that wants repair, and can be repaired now, is repaired."""
+        await self._repair.all()
+
+
+def is_small(segment: Segment) -> bool:
+    """Closed early, under a quarter full: to be merged with others where there are many."""
+    return 4 * segment.size < segment_capacity(max(1, segment.k))

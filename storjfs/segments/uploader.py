@@ -1,0 +1,289 @@
+"""Closed segments to farmers: encode, seal, put in parallel, note the receipts.
+
+What a crash leaves: shard ids are committed before anything is sent, so a shard that a farmer may hold without our
+knowing has a row; at start-up such rows become deletions, and only indices without a receipt are sent again.
+"""
+
+import logging
+import math
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+import trio
+
+from storjfs.coding.geometry import sealed_length, shard_length
+from storjfs.errors import StorjfsError
+from storjfs.keys import VolumeKeys
+from storjfs.segments.cache import Cache
+from storjfs.segments.catalogue import Catalogue, Segment, Shard
+from storjfs.segments.encoder import Buffers, Encoder
+from storjfs.segments.together import Together, all_of
+from storjfs.segments.values import Placement, ShardState, State
+from storjfs.store import MetaStore
+
+_LOG = logging.getLogger(__name__)
+
+SEGMENTS_AT_ONCE: Final = 2
+PUTS_AT_ONCE: Final = 6
+GENTLE_PUTS: Final = 1
+BYTES_AT_ONCE: Final = 40 << 20
+"""Sealed bytes on their way; one shard may always go."""
+FOREGROUND: Final = 0.2
+"""Seconds after an append during which uploads hold back."""
+FIRST_RETRY: Final = 1.0
+LAST_RETRY: Final = 60.0
+
+
+class Pace:
+    """How many puts may be under way: few while a program writes, all the better when it stops or waits for us.
+
+    `appended()` counts bytes appended; `urgent()` tells that somebody waits, or that too much is unsent.
+    """
+
+    def __init__(self, appended: Callable[[], int], urgent: Callable[[], bool]) -> None:
+        self._appended = appended
+        self._urgent = urgent
+        self._seen = -1
+        self._changed_at = -math.inf
+
+    def puts(self) -> int:
+        now = trio.current_time()
+        appended = self._appended()
+        if appended != self._seen:
+            self._seen = appended
+            self._changed_at = now
+        if now - self._changed_at < FOREGROUND and not self._urgent():
+            return GENTLE_PUTS
+        return PUTS_AT_ONCE
+
+
+class Uploader:
+    """Works off closed segments in their order. Methods belong to the loop's thread.
+
+    `sent` is called when a segment is stored and its file may become cache (not yet committed).
+    """
+
+    def __init__(
+        self,
+        store: MetaStore,
+        catalogue: Catalogue,
+        cache: Cache,
+        placement: Placement,
+        keys: VolumeKeys,
+        threads: trio.CapacityLimiter,
+        pace: Pace,
+        *,
+        sent: Callable[[Segment], None],
+        failed: Callable[[Segment, str], None],
+        small: Callable[[Segment], bool],
+        crash_point: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        self._store = store
+        self._catalogue = catalogue
+        self._cache = cache
+        self._placement = placement
+        self._shard_key = keys.shard_key
+        self._threads = threads
+        self._pace = pace
+        self._sent = sent
+        self._failed = failed
+        self._small = small
+        self._crash_point = crash_point
+        self.buffers = Buffers()
+        self._queue: deque[Segment] = deque()
+        self._wake = trio.Event()
+        self._flying_bytes = 0
+        self._flying = 0
+        self._landed = trio.Event()
+        self.busy = 0
+        self.sent_bytes = 0
+        """Sealed bytes that farmers confirmed since the start."""
+        self.retry_now = trio.Event()
+
+    def offer(self, segment: Segment) -> None:
+        """Upload `segment`, which is closed, when its turn comes."""
+        self._queue.append(segment)
+        self._wake.set()
+
+    def hurry(self) -> None:
+        """Try again now what could not be placed: something has changed, or somebody waits."""
+        self.retry_now.set()
+        self.retry_now = trio.Event()
+        self._landed.set()
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Upload until cancelled. What was under way then goes on at the next start."""
+        async with trio.open_nursery() as nursery:
+            for _ in range(SEGMENTS_AT_ONCE):
+                nursery.start_soon(self._work)
+            task_status.started()
+
+    async def _work(self) -> None:
+        while True:
+            while not self._queue:
+                self._wake = trio.Event()
+                await self._wake.wait()
+            segment = self._queue.popleft()
+            self.busy += 1
+            try:
+                await self._upload(segment)
+            finally:
+                self.busy -= 1
+            if not self._queue and not self.busy:
+                self.buffers.clear()
+
+    async def _upload(self, segment: Segment) -> None:
+        with self._catalogue.pinned(segment):
+            segment.busy = True
+            try:
+                await self._until_stored(segment)
+            finally:
+                segment.busy = False
+        if segment.state is State.STORED:
+            self._sent(segment)
+
+    async def _until_stored(self, segment: Segment) -> None:
+        delay = FIRST_RETRY
+        while segment.state is State.CLOSED:
+            changed = self.retry_now
+            before = len(self._catalogue.held(segment))
+            try:
+                await self._round(segment)
+            except (StorjfsError, OSError, EOFError) as error:
+                _LOG.warning("segment %d is not stored yet: %s", segment.seg, error)
+                self._failed(segment, str(error))
+            if segment.state is not State.CLOSED:
+                return
+            if len(self._catalogue.held(segment)) > before:
+                delay = FIRST_RETRY
+            with trio.move_on_after(delay):
+                await changed.wait()
+            delay = min(2 * delay, LAST_RETRY)
+
+    async def _round(self, segment: Segment) -> None:
+        """One attempt at all that is missing of one segment."""
+        catalogue = self._catalogue
+        if segment.k == 0 or not catalogue.shards(segment):
+            # Nothing was sent yet, so the code may still follow the farmers at hand.
+            catalogue.set_code(segment, *self._placement.code())
+        held = catalogue.held(segment)
+        missing = [idx for idx in range(segment.n) if idx not in held]
+        size = sealed_length(shard_length(segment.size, segment.k))
+        file = self._cache.find(segment)
+        if file is None or not self._cache.opened(file):
+            raise EOFError("its local file is missing")
+        contracts = self._placement.choose(len(missing), size, holders(catalogue, segment))
+        if len(held) + len(contracts) < segment.needed:
+            there = len(held) + len(contracts)
+            self._failed(segment, f"{segment.needed} farmers with room are needed, {there} are there")
+            if not contracts:
+                return
+        rows = [
+            catalogue.add_shard(segment, idx, contract, size)
+            for idx, contract in zip(missing, contracts, strict=False)
+        ]
+        encoder = Encoder(file.fd, segment.size, segment.k, segment.n, self.buffers, self._threads)
+        attempt = _Attempt(self, segment, encoder, rows)
+        file.users += 1
+        try:
+            await attempt.run(parity=any(idx >= segment.k for idx in missing))
+        finally:
+            file.users -= 1
+            attempt.clean_up()
+            encoder.close()
+        if segment.state is State.STORED:
+            for idx in set(range(segment.n)) - catalogue.held(segment).keys():
+                catalogue.never_placed(segment, idx, size)
+
+    async def _turn(self, size: int) -> None:
+        """Wait until one more put may start, and count it."""
+        while self._flying and (
+            self._flying >= self._pace.puts() or self._flying_bytes + size > BYTES_AT_ONCE
+        ):
+            if self._landed.is_set():
+                self._landed = trio.Event()
+            with trio.move_on_after(FOREGROUND):
+                await self._landed.wait()
+        self._flying += 1
+        self._flying_bytes += size
+
+    def _returned(self, size: int) -> None:
+        self._flying -= 1
+        self._flying_bytes -= size
+        self._landed.set()
+
+
+class _Attempt:
+    """The shards of one segment on their way to the farmers chosen for them, and to others where those fail."""
+
+    def __init__(self, uploader: Uploader, segment: Segment, encoder: Encoder, rows: list[Shard]) -> None:
+        self._of = uploader
+        self._segment = segment
+        self._encoder = encoder
+        self._rows = rows
+        self._refused: set[int] = set()
+
+    async def run(self, *, parity: bool) -> None:
+        of = self._of
+        # The ids, and that the segment is closed, have to be durable before a farmer gets to see any of it.
+        await all_of(of._store.sync, partial(self._encoder.load, parity=parity))
+        of._crash_point("ids committed")
+        async with Together() as together:
+            for row in list(self._rows):
+                await of._turn(row.length)
+                together.start(partial(self._place, row))
+
+    def clean_up(self) -> None:
+        """What has no receipt by now gets none: have it deleted."""
+        for row in self._rows:
+            if row.state is ShardState.UPLOADING and row in self._of._catalogue.shards(self._segment):
+                self._of._catalogue.remove_shard(self._segment, row)
+
+    async def _place(self, row: Shard) -> None:
+        """Put one index somewhere, however many farmers that takes; the turn is taken already."""
+        of, segment = self._of, self._segment
+        catalogue, size = of._catalogue, row.length
+        try:
+            while segment.state is not State.DOOMED:
+                if await self._put(row):
+                    return
+                # Whether that farmer has it is unknown: this id is to be deleted; the next farmer gets another.
+                self._refused.add(row.contract)
+                catalogue.remove_shard(segment, row)
+                self._rows.remove(row)
+                taken = holders(catalogue, segment) | self._refused
+                found = of._placement.choose(1, size, taken)
+                if not found:
+                    return
+                row = catalogue.add_shard(segment, row.idx, found[0], size)
+                self._rows.append(row)
+                await of._store.sync()
+        finally:
+            of._returned(size)
+
+    async def _put(self, row: Shard) -> bool:
+        of, segment = self._of, self._segment
+        sealed = await self._encoder.seal(row.idx, of._shard_key(row.shard_id))
+        try:
+            receipt = await of._placement.put(row.contract, row.shard_id, sealed.view, sealed.root)
+        except (StorjfsError, OSError) as error:
+            _LOG.warning("shard %d of segment %d, contract %d: %s", row.idx, segment.seg, row.contract, error)
+            return False
+        finally:
+            of.buffers.give_back(sealed.buffer)
+        if receipt.root != sealed.root:
+            _LOG.warning("contract %d signed for another shard than was sent", row.contract)
+            return False
+        of._crash_point("shard put")
+        of._catalogue.shard_held(segment, row, sealed.root, sealed.checksum)
+        of.sent_bytes += row.length
+        if segment.state is State.CLOSED and len(of._catalogue.held(segment)) >= segment.needed:
+            of._catalogue.stored(segment, small=of._small(segment))
+        return True
+
+
+def holders(catalogue: Catalogue, segment: Segment) -> set[int]:
+    """The contracts under which a shard of the segment lies or travels; lost ones are not counted."""
+    return {shard.contract for shard in catalogue.shards(segment) if shard.state is not ShardState.LOST}
