@@ -45,7 +45,7 @@ def embedded_settings(ledger: Path, capacity: int, price: int, egress_price: int
 
 def farmer_folder(folder: Path, index: int) -> Path:
     """Where the embedded farmer number `index` (from 0) lives."""
-    return folder / f"farmer-{index}"
+    return folder / f"farmer-{index:02}"
 
 
 async def run(farmers: Sequence[Farmer], ready: int | None, parent: int | None) -> None:
