@@ -12,6 +12,7 @@ import trio
 from storjfs.protocol.ids import NodeId
 
 _RECEIVE: Final = 256 << 10
+_RECEIVE_SOME: Final = 64 << 10
 _SEND: Final = 256 << 10
 _CLOSE_SECONDS: Final = 2.0
 
@@ -81,9 +82,11 @@ class TlsStream(trio.abc.Stream):
         self._check()
         self._receiving = True
         try:
+            await trio.lowlevel.checkpoint_if_cancelled()
             count = self._decrypt(memoryview(buffer))
             if count is not None:
-                await trio.lowlevel.checkpoint()
+                # Not one that can be cancelled: what was decrypted exists nowhere else.
+                await trio.lowlevel.cancel_shielded_checkpoint()
             while count is None:
                 await self._fill()
                 count = self._decrypt(memoryview(buffer))
@@ -96,7 +99,11 @@ class TlsStream(trio.abc.Stream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """As trio.abc.ReceiveStream."""
-        buffer = bytearray(max_bytes or _SEND)
+        if max_bytes is None:
+            max_bytes = _RECEIVE_SOME
+        elif max_bytes < 1:
+            raise ValueError("max_bytes must be at least 1")
+        buffer = bytearray(max_bytes)
         count = await self.receive_into(buffer)
         return bytes(memoryview(buffer)[:count])
 

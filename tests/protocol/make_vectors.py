@@ -1,4 +1,4 @@
-"""Makes tests/vectors/protocol.json: `python -m tests.protocol.make_vectors`. Everything follows from fixed keys."""
+"""Makes tests/vectors/protocol.json from fixed keys: `python -m tests.protocol.make_vectors`."""
 
 import json
 from hashlib import sha256

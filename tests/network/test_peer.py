@@ -1,0 +1,214 @@
+"""A peer connects when needed, again after losses, and not too often."""
+
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from msgspec import Struct
+
+from storjfs.network.control import Handler, refuse_all
+from storjfs.network.failures import PeerUnreachable
+from storjfs.network.frames import FrameStream
+from storjfs.network.peer import LONGEST_BACKOFF, Backoff, Peer
+from storjfs.network.service import HELLO_TIMEOUT, serve_peer
+from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
+from storjfs.protocol.framing import encode_request, open_answer
+from storjfs.protocol.ids import ContractId, ShardId
+from storjfs.protocol.messages import (
+    End,
+    GetOffer,
+    Hello,
+    HelloAnswer,
+    OfferAnswer,
+    Ping,
+    Purpose,
+    Request,
+    Role,
+)
+from storjfs.protocol.signing import Signed
+from tests.network.farm import FARMER, RENTER, SOMETHING, STRANGER, Farmer, MemoryLine, MiB, listening
+
+CONTRACT = ContractId(bytes(32))
+SHARD = ShardId(bytes(range(32)))
+
+
+@asynccontextmanager
+async def peering(
+    farmer: Farmer,
+    handler: Handler = refuse_all,
+    vouchers: Callable[[], Sequence[Signed]] = tuple,
+    greeted: Callable[[HelloAnswer], None] | None = None,
+) -> AsyncIterator[tuple[Peer, MemoryLine]]:
+    async with trio.open_nursery() as nursery:
+        line = MemoryLine(nursery, farmer)
+        peer = Peer(
+            RENTER,
+            FARMER.node_id,
+            (),
+            connector=line,
+            handler=handler,
+            vouchers=vouchers,
+            greeted=greeted,
+            source=random.Random(1),
+        )
+        await nursery.start(peer.run)
+        yield peer, line
+        nursery.cancel_scope.cancel()
+
+
+async def test_it_connects_at_the_first_request_and_once() -> None:
+    async with peering(Farmer()) as (peer, line):
+        assert (line.dials, peer.connected) == (0, False)
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(peer.request, GetOffer())
+        assert (line.dials, peer.connected) == (1, True)
+
+
+async def test_the_hello_carries_the_newest_vouchers_and_the_answer_is_handed_on() -> None:
+    farmer, answers = Farmer(), list[HelloAnswer]()
+    async with peering(farmer, vouchers=lambda: [SOMETHING], greeted=answers.append) as (peer, _):
+        await peer.request(GetOffer())
+        await peer.put_shard(CONTRACT, SHARD, b"x")
+    assert [(hello.purpose, hello.vouchers) for hello in farmer.hellos] == [
+        (Purpose.CONTROL, (SOMETHING,)),
+        (Purpose.DATA, ()),
+    ]
+    assert [answer.role for answer in answers] == [Role.FARMER]
+
+
+async def test_a_farmer_can_ask_too() -> None:
+    async def agree(request: Request[Any]) -> Struct:
+        assert isinstance(request, End)
+        raise RequestFailed(ErrorCode.CONFLICT, request.reason)
+
+    farmer = Farmer()
+    async with peering(farmer, agree) as (peer, _):
+        await peer.request(GetOffer())
+        with pytest.raises(RequestFailed, match="moving house"):
+            await farmer.control[0].request(End(CONTRACT, "moving house"))
+    assert not farmer.control
+
+
+async def test_a_lost_connection_is_made_again_unnoticed() -> None:
+    async with peering(Farmer()) as (peer, line):
+        await peer.request(GetOffer())
+        await line.cut()
+        assert await peer.request(GetOffer()) == OfferAnswer(SOMETHING)
+        peer.disconnect()
+        assert await peer.request(GetOffer()) == OfferAnswer(SOMETHING)
+
+
+async def test_a_request_whose_connection_dies_is_sent_once_more() -> None:
+    asked = 0
+
+    async def die_first(request: Request[Any]) -> Struct:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            await line.cut()
+            await trio.sleep_forever()
+        return OfferAnswer(SOMETHING)
+
+    async with peering(Farmer(answering=die_first)) as (peer, line):
+        await peer.request(GetOffer())
+        assert await peer.request(GetOffer()) == OfferAnswer(SOMETHING)
+    assert asked == 3
+
+
+async def test_after_a_failure_calls_fail_at_once_until_the_next_attempt(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with peering(Farmer()) as (peer, line):
+        line.up = False
+        with pytest.raises(PeerUnreachable):
+            await peer.request(GetOffer())
+        with pytest.raises(PeerUnreachable) as caught:
+            await peer.put_shard(CONTRACT, SHARD, b"x")
+        assert line.dials == 1
+        assert 0.1 < caught.value.retry_after <= 0.25
+        line.up = True
+        await trio.sleep(caught.value.retry_after)
+        assert await peer.request(GetOffer()) == OfferAnswer(SOMETHING)
+
+
+def test_delays_double_vary_and_stay_bounded() -> None:
+    backoff, delays = Backoff(random.Random(3)), []
+    for _ in range(20):
+        backoff.failed(100.0)
+        delays.append(backoff.until - 100)
+    assert delays[0] <= 0.25
+    assert all(LONGEST_BACKOFF / 2 <= delay <= LONGEST_BACKOFF for delay in delays[9:])
+    assert len(set(delays)) == 20
+    backoff.reset()
+    assert backoff.until == 0
+
+
+async def test_a_peer_that_does_not_run_is_unreachable() -> None:
+    async with trio.open_nursery() as nursery:
+        peer = Peer(RENTER, FARMER.node_id, (), connector=MemoryLine(nursery, Farmer()))
+        with pytest.raises(PeerUnreachable):
+            await peer.request(GetOffer())
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 0), (2, 9)])
+async def test_another_version_is_refused_in_words(low: int, high: int) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    frames = FrameStream(ours)
+    hello = Hello(Purpose.CONTROL, Role.RENTER, low, high)
+    await frames.send(encode_request(0, hello))
+    await serve_peer(theirs, RENTER.node_id, Farmer())
+    frame = await frames.receive_frame()
+    assert frame is not None
+    with pytest.raises(RequestFailed, match="version 1") as caught:
+        open_answer(frame, hello)
+    assert caught.value.code is ErrorCode.UNSUPPORTED
+
+
+async def test_a_connection_begins_with_a_hello_or_ends() -> None:
+    for data in (encode_request(0, Ping()), (1 << 20).to_bytes(4, "big")):
+        ours, theirs = trio.testing.memory_stream_pair()
+        await ours.send_all(data)
+        with pytest.raises(ProtocolViolation):
+            await serve_peer(theirs, RENTER.node_id, Farmer())
+
+
+async def test_a_silent_caller_is_dropped(autojump_clock: trio.testing.MockClock) -> None:
+    _ours, theirs = trio.testing.memory_stream_pair()
+    await serve_peer(theirs, RENTER.node_id, Farmer())
+    assert trio.current_time() == pytest.approx(HELLO_TIMEOUT)
+
+
+async def test_over_tls_requests_and_shards_of_two_renters() -> None:
+    farmer, content = Farmer(), bytes(range(256)) * (4 * MiB // 256)
+    async with listening(farmer) as address, trio.open_nursery() as nursery:
+        for identity in (RENTER, STRANGER):
+            peer = Peer(identity, FARMER.node_id, [address])
+            await nursery.start(peer.run)
+            shard_id = ShardId(identity.node_id)
+            assert await peer.request(GetOffer()) == OfferAnswer(SOMETHING)
+            async with trio.open_nursery() as puts:
+                puts.start_soon(peer.put_shard, CONTRACT, shard_id, content)
+                puts.start_soon(peer.put_shard, CONTRACT, SHARD, memoryview(content)[:100_001])
+            buffer = bytearray(MiB)
+            await peer.get_range(CONTRACT, shard_id, MiB + 7, buffer)
+            assert buffer == content[MiB + 7 : 2 * MiB + 7]
+        assert farmer.shards[SHARD] == content[:100_001]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_hundred_mebibytes_cross_the_loopback_in_reasonable_time() -> None:
+    farmer, content = Farmer(), bytes(4 * MiB)
+    async with listening(farmer) as address, trio.open_nursery() as nursery:
+        peer = Peer(RENTER, FARMER.node_id, [address])
+        await nursery.start(peer.run)
+        with trio.fail_after(20):  # 5 MB/s: an order of magnitude under what a busy machine manages
+            async with trio.open_nursery() as puts:
+                for number in range(25):
+                    puts.start_soon(peer.put_shard, CONTRACT, ShardId(number.to_bytes(32, "big")), content)
+        assert len(farmer.shards) == 25
+        nursery.cancel_scope.cancel()
