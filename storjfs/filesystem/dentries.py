@@ -23,6 +23,8 @@ _REPLACE = "REPLACE INTO dentry (parent, name, ino, id) VALUES (?, ?, ?, ?)"
 _DELETE = "DELETE FROM dentry WHERE (parent, name) IN (VALUES (?, ?))"
 _COUNTER = "REPLACE INTO counters (key, value) VALUES (?, ?)"
 
+COMPLETE_NAMES = 65_536
+
 NOTHING = (0, 0)
 Key = tuple[int, bytes]
 Listed = tuple[int, bytes, int]  # id, name, ino
@@ -44,6 +46,8 @@ class DentryTable:
             0
         ]
         self._watchers: dict[int, list[Listing]] = {}
+        self._complete: dict[int, set[bytes]] = {}  # names ever entered into directories made by this process
+        self._complete_names = 0
 
     def find(self, parent: int, name: bytes) -> tuple[int, int]:
         """(ino, id) of a name, NOTHING where it does not exist."""
@@ -58,6 +62,9 @@ class DentryTable:
         names = self._overlay.get(parent)
         if names is not None and (changed := names.get(name)) is not None:
             return changed[:2]
+        known = self._complete.get(parent)
+        if known is not None and name not in known:
+            return NOTHING
         rows = self._store.read(_FIND, (parent, name))
         if not rows:
             return NOTHING
@@ -69,6 +76,11 @@ class DentryTable:
         self._young[key] = entry
         if len(self._young) >= CACHED:
             self._old, self._young = self._young, {}
+
+    def begin(self, parent: int) -> None:
+        """`parent` is new and empty: for as long as memory allows, a name that was never entered into it is
+        known not to exist without asking the database, as programs do before each file they create."""
+        self._complete[parent] = set()
 
     def add(self, parent: int, name: bytes, ino: int) -> None:
         """Enter a name, or point an existing one at another inode."""
@@ -87,6 +99,13 @@ class DentryTable:
             names = self._overlay[parent] = {}
         names[name] = (ino, number, self._store.group)
         key = (parent, name)
+        known = self._complete.get(parent)
+        if known is not None:
+            known.add(name)
+            self._complete_names += 1
+            if self._complete_names > COMPLETE_NAMES:
+                self._complete.clear()
+                self._complete_names = 0
         self._dirty[key] = None
         self._remember(key, (ino, number) if ino else NOTHING)
         self._sorted.pop(parent, None)

@@ -74,6 +74,10 @@ class ExtentTable:
     def cut(self, inode: Inode, start: int, end: int) -> None:
         """[start, end) becomes a hole. Loads every window in it: keep the range bounded."""
         first, last = start >> WINDOW_BITS, (end - 1) >> WINDOW_BITS
+        if last - first < 2:
+            for index in range(first, last + 1):
+                self._splice(inode, index, start, end, ())
+            return
         loaded = self._load_range(inode, first, last)
         base = inode.ino << INDEX_BITS
         for index in range(first, last + 1):

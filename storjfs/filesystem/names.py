@@ -53,6 +53,7 @@ class Names(Reaper):
         self._dentries.add(parent, name, inode.ino)
         if is_directory:
             directory.nlink += 1
+            self._dentries.begin(inode.ino)
         self._touch_directory(directory, now)
         return inode
 

@@ -5,7 +5,6 @@ stops nobody. The orphan table remembers what is still to do across a crash.
 """
 
 import math
-import stat
 from collections.abc import Iterable
 
 import trio
@@ -15,7 +14,7 @@ from storjfs.filesystem.core import SIZE_MAX, Core
 from storjfs.filesystem.inodes import Inode
 from storjfs.filesystem.windows import WINDOW
 
-AT_ONCE = 256 * WINDOW  # bytes of a file whose extents are dropped without letting others run
+AT_ONCE = 64 * WINDOW  # bytes of a file whose extents are dropped without letting others run
 
 
 class Reaper(Core):
@@ -70,7 +69,7 @@ class Reaper(Core):
         self._inodes.delete(inode)
 
     def _cut(self, inode: Inode, start: int, end: int) -> None:
-        if start < end and stat.S_ISREG(inode.mode):
+        if start < end and inode.stored:
             self._extents.cut(inode, start, end)
             self._inodes.mark(inode)
 
