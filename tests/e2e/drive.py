@@ -38,7 +38,9 @@ class Drive:
             "XDG_RUNTIME_DIR": str(runtime),
         }
 
-    def run(self, *words: str, check: bool = True, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *words: str, check: bool = True, timeout: float = PATIENCE
+    ) -> subprocess.CompletedProcess[str]:
         """One `storjfs` command; with `check`, what it printed is in the error."""
         done = subprocess.run(
             [sys.executable, "-m", "storjfs", *words],
@@ -49,7 +51,9 @@ class Drive:
             stdin=subprocess.DEVNULL,
         )
         if check and done.returncode != 0:
-            raise AssertionError(f"storjfs {' '.join(words)}: exit {done.returncode}\n{done.stdout}{done.stderr}{self.log()}")
+            raise AssertionError(
+                f"storjfs {' '.join(words)}: exit {done.returncode}\n{done.stdout}{done.stderr}{self.log()}"
+            )
         return done
 
     def log(self) -> str:

@@ -76,7 +76,9 @@ class Writer:
             path = self.folder / name
             content = path.read_bytes() if path.exists() else b""
             whole, rest = divmod(len(content), self.RECORD)
-            assert whole >= self.confirmed.get(name, 0), f"{name}: fsync confirmed {self.confirmed[name]}, found {whole}"
+            assert whole >= self.confirmed.get(name, 0), (
+                f"{name}: fsync confirmed {self.confirmed[name]}, found {whole}"
+            )
             for number in range(whole):
                 found = content[number * self.RECORD : (number + 1) * self.RECORD]
                 assert found == self.record(name, number), f"{name}: record {number} of {whole} differs"

@@ -18,7 +18,12 @@ def sh(command: str, at: Path) -> str:
     """Run a shell line in a folder; its output, or an error with it."""
     quiet = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_TERMINAL_PROMPT": "0"}
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", command], cwd=at, env=quiet, capture_output=True, text=True, timeout=2 * PATIENCE
+        ["bash", "-euo", "pipefail", "-c", command],
+        cwd=at,
+        env=quiet,
+        capture_output=True,
+        text=True,
+        timeout=2 * PATIENCE,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
     return done.stdout
@@ -37,10 +42,16 @@ def test_git_clones_commits_and_collects(mounted: Drive, tmp_path: Path) -> None
     needs("git")
     origin = tmp_path / "origin"
     origin.mkdir()
-    sh(f"git init -q . && for i in $(seq 300); do echo $i > f$i; done && git add . && {GIT} commit -qm one", origin)
+    sh(
+        f"git init -q . && for i in $(seq 300); do echo $i > f$i; done && git add . && {GIT} commit -qm one",
+        origin,
+    )
     sh(f"git clone -q {origin} work", mounted.at)
     work = mounted.at / "work"
-    sh(f"for i in $(seq 50); do echo more >> f$i; done && {GIT} commit -qam two && git gc -q && git fsck --strict", work)
+    sh(
+        f"for i in $(seq 50); do echo more >> f$i; done && {GIT} commit -qam two && git gc -q && git fsck --strict",
+        work,
+    )
     assert sh("git status --porcelain", work) == ""
     sh(f"git pull -q {work} HEAD", origin)
 

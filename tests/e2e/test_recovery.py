@@ -18,7 +18,9 @@ SOURCE = Path(os.__file__).parent
 def files_of(tree: Path) -> dict[str, bytes]:
     """Every regular file below `tree`, by its relative name."""
     return {
-        str(path.relative_to(tree)): path.read_bytes() for path in sorted(tree.rglob("*")) if path.is_file() and not path.is_symlink()
+        str(path.relative_to(tree)): path.read_bytes()
+        for path in sorted(tree.rglob("*"))
+        if path.is_file() and not path.is_symlink()
     }
 
 
@@ -30,7 +32,11 @@ def farmer_in(folder: Path) -> str:
 
 def shards_in(folder: Path) -> dict[str, Path]:
     """The shard files on a farmer's shelf, by their id in hex."""
-    return {path.name: path for path in folder.rglob("*") if path.is_file() and re.fullmatch("[0-9a-f]{64}", path.name)}
+    return {
+        path.name: path
+        for path in folder.rglob("*")
+        if path.is_file() and re.fullmatch("[0-9a-f]{64}", path.name)
+    }
 
 
 def copy_library(drive: Drive) -> dict[str, bytes]:
@@ -63,7 +69,8 @@ def flip_a_bit_in_each_piece(path: Path) -> None:
 
 def row_of(drive: Drive, farmer: str) -> dict[str, Any]:
     """The contract with a farmer, as `storjfs status` shows it."""
-    (row,) = [row for row in drive.status()["contracts"] if row["farmer"] == farmer]
+    rows: list[dict[str, Any]] = drive.status()["contracts"]
+    (row,) = [row for row in rows if row["farmer"] == farmer]
     return row
 
 
@@ -117,7 +124,10 @@ def test_a_farmer_that_is_gone_for_good_is_replaced_unasked(drive: Drive) -> Non
     shutil.rmtree(gone)
     drive.mount()
     await_that(lambda: row_of(drive, farmer)["condition"] == "gone", "the farmer counts as gone")
-    await_that(lambda: drive.status()["segments"]["full"] == drive.status()["segments"]["total"], "its shards are rebuilt")
+    await_that(
+        lambda: drive.status()["segments"]["full"] == drive.status()["segments"]["total"],
+        "its shards are rebuilt",
+    )
     assert (drive.at / "file").read_bytes() == content
 
 
