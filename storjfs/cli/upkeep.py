@@ -62,7 +62,7 @@ def _show_audits(volume: str) -> None:
         if audits["last"] is None
         else f"Last one {wording.ago(audits['last'], time.time())}"
     )
-    click.echo(f"{last}; {audits['due'] or 0} shards are due now.")
+    click.echo(f"{last}.")
     for row in report["contracts"]:
         counts = f"{row['passed']} passed, {row['failed']} failed, {row['offline']} offline"
         click.echo(f"  {wording.short_id(row['farmer'])}  {counts}")

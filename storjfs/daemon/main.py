@@ -81,5 +81,3 @@ def cause_of(error: BaseException) -> BaseException:
             if isinstance(part, wanted):
                 return part
     return flat[0]
-
-

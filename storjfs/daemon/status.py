@@ -41,7 +41,7 @@ class ContractFacts:
     @property
     def over(self) -> bool:
         """Whether nothing is expected of it any more."""
-        return self.state in ("ended", "breached") and not self.shards
+        return self.state in ("ended", "breached")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,6 @@ class Facts:
     contracts: Sequence[ContractFacts]
     balance: int | None
     audit_period: float
-    audits_due: int | None
     problems: Sequence[str] = ()
     lost_files: Sequence[str] | None = None
 
@@ -103,8 +102,8 @@ def problems_of(facts: Facts) -> list[str]:
 
 
 _CONDITIONS = {
-    "offline": "does not answer; its shards count as there for a while",
-    "contained": "has not answered for long and gets no new shards",
+    "offline": "does not answer",
+    "contained": "owes the answer to an audit; its shards count as there for a while",
     "failing": "failed its last audit; it was not paid, and what it lost is rebuilt elsewhere",
     "gone": "is given up; its shards are rebuilt elsewhere",
 }
@@ -150,7 +149,7 @@ def report(facts: Facts, mount: Mapping[str, Any] | None) -> dict[str, Any]:
             "paid": sum(row.paid for row in facts.contracts),
             "deposit_left": sum(row.deposit_left for row in facts.contracts),
         },
-        "audits": {"period": facts.audit_period, "last": last or None, "due": facts.audits_due},
+        "audits": {"period": facts.audit_period, "last": last or None},
         "lost_files": None if facts.lost_files is None else list(facts.lost_files[:MOST_LOST_FILES]),
     }
 

@@ -1,0 +1,179 @@
+"""From the rooms' own reports to the facts of the status report."""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import apsw
+
+from storjfs.keys import VolumeKeys
+from storjfs.protocol.contracts import State
+from storjfs.renter.report import ContractReport, RenterReport
+from storjfs.segments import SegmentsReport
+from storjfs.store import META_SCHEMA, META_VERSION, ROOT_INODE, open_database
+from storjfs.volume import EmbeddedFarm, VolumeSettings
+
+from .status import MOST_LOST_FILES, ContractFacts, Facts
+
+MOST_UNWELL = 100_000
+DEEPEST = 4096
+
+_UNWELL = """
+SELECT s.seg, s.k, s.n, (SELECT COUNT(*) FROM shard h WHERE h.seg = s.seg AND h.state IN (1, 2)) AS held
+FROM segment s
+WHERE s.state = 2 AND s.seg IN (SELECT DISTINCT seg FROM shard WHERE state IN (0, 3))
+ORDER BY s.seg LIMIT ?
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Trouble:
+    """What is looked up only where something is wrong: stored segments that lack shards, by spare ones; the
+    names of files with lost parts."""
+
+    by_spare: Mapping[int, int]
+    lost_files: Sequence[str]
+
+
+NO_TROUBLE = Trouble({}, ())
+NO_CONTRACTS = RenterReport([], [], None, 0)
+
+
+def gather(
+    volume: str,
+    settings: VolumeSettings,
+    cache_limit: int,
+    code: tuple[int, int],
+    segments: SegmentsReport,
+    renter: RenterReport,
+    trouble: Trouble,
+    *,
+    addresses: Mapping[str, Sequence[str]],
+    waiting_segments: int,
+    running: bool,
+) -> Facts:
+    """`addresses`: by node id in hex. `running`: whether the renter has been through its first round, so that being offline means something."""
+    k, n = code
+    by_spare = dict(trouble.by_spare)
+    by_spare[n - k] = by_spare.get(n - k, 0) + segments.full
+    return Facts(
+        volume=volume,
+        k=k,
+        n=n,
+        all_on_this_machine=isinstance(settings.farmers, EmbeddedFarm),
+        stored=segments.stored_bytes,
+        waiting=segments.waiting_bytes,
+        cached=segments.cached_bytes,
+        cache_limit=cache_limit,
+        segments_waiting=waiting_segments,
+        segments_full=segments.full,
+        segments_degraded=segments.degraded,
+        segments_at_risk=segments.at_risk,
+        segments_lost=segments.lost,
+        segments_by_spare=by_spare,
+        contracts=[_contract(row, addresses.get(row.node_id, ()), running) for row in renter.contracts],
+        balance=renter.balance,
+        audit_period=settings.audit_period,
+        problems=[*segments.problems, *renter.problems],
+        lost_files=trouble.lost_files,
+    )
+
+
+def _contract(row: ContractReport, addresses: Sequence[str], running: bool) -> ContractFacts:
+    return ContractFacts(
+        contract=row.contract_id,
+        farmer=row.node_id,
+        addresses=addresses,
+        state=str(row.state),
+        condition=condition_of(row, running),
+        shards=row.shards,
+        used=row.used,
+        capacity=row.capacity,
+        last_audit=row.last_audit or 0.0,
+        last_outcome=str(row.last_result),
+        passed=row.passed,
+        failed=row.failed,
+        offline=row.offline,
+        paid=row.paid,
+        deposit_left=row.deposit_left,
+        ends_at=float(row.end),
+    )
+
+
+def condition_of(row: ContractReport, running: bool) -> str:
+    """One word for how the farmer behaves; see the schema."""
+    if row.state is State.BREACHED:
+        return "gone"
+    if row.state is State.ENDED:
+        return "good"
+    if row.contained:
+        return "contained"
+    if running and not row.online:
+        return "offline"
+    if row.last_result == "failed":
+        return "failing"
+    return "good"
+
+
+# --- what needs a database connection of its own, in a worker thread ---
+
+
+def unwell_segments(meta_db: Path, keys: VolumeKeys) -> list[int]:
+    """Stored segments that lack shards, as committed."""
+    with contextlib.closing(_reading(meta_db, keys)) as connection:
+        rows = connection.execute(_UNWELL, (MOST_UNWELL,)).fetchall()
+    return [seg for seg, _, n, held in rows if held < n]
+
+
+def look_at_trouble(meta_db: Path, keys: VolumeKeys, name_files: bool) -> Trouble:
+    """What lacks shards, and which files are hurt. Takes as long as there are files, if some are to be named."""
+    by_spare: dict[int, int] = {}
+    lost: list[int] = []
+    with contextlib.closing(_reading(meta_db, keys)) as connection:
+        for seg, k, n, held in connection.execute(_UNWELL, (MOST_UNWELL,)):
+            if held < n:
+                by_spare[held - k] = by_spare.get(held - k, 0) + 1
+            if held < k:
+                lost.append(seg)
+        names = _files_in(connection, lost) if name_files else []
+    return Trouble(by_spare, names)
+
+
+def _files_in(connection: apsw.Connection, segments: Sequence[int]) -> list[str]:
+    """Names of files that have extents in these segments."""
+    inodes: set[int] = set()
+    for seg in segments:
+        rows = connection.execute(
+            "SELECT DISTINCT r.ino FROM run r WHERE r.seg = ? "
+            "AND EXISTS (SELECT 1 FROM extent e WHERE e.ino = r.ino AND e.seg = r.seg)",
+            (seg,),
+        )
+        inodes.update(ino for (ino,) in rows)
+        if len(inodes) >= MOST_LOST_FILES:
+            break
+    names = []
+    for ino in sorted(inodes)[:MOST_LOST_FILES]:
+        for parent, name in connection.execute("SELECT parent, name FROM dentry WHERE ino = ?", (ino,)):
+            names.append(_path(connection, parent, bytes(name)))
+    return names
+
+
+def _path(connection: apsw.Connection, parent: int, name: bytes) -> str:
+    parts = [name]
+    while parent != ROOT_INODE and len(parts) < DEEPEST:
+        found = connection.execute("SELECT parent, name FROM dentry WHERE ino = ?", (parent,)).fetchall()
+        if not found:
+            break
+        parent, name = found[0]
+        parts.append(bytes(name))
+    return os.fsdecode(b"/".join(reversed(parts))).encode("utf-8", "replace").decode()
+
+
+def _reading(meta_db: Path, keys: VolumeKeys) -> apsw.Connection:
+    connection = open_database(
+        meta_db, keys.metadata_key, META_SCHEMA, version=META_VERSION, autocheckpoint=0
+    )
+    connection.pragma("query_only", True)
+    return connection

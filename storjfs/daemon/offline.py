@@ -1,0 +1,98 @@
+"""The status of a volume that is not mounted, from what the last mount left on disk. Nothing is changed."""
+
+from typing import Any
+
+import trio
+
+from storjfs.keys import VolumeKeys
+from storjfs.renter.renter import Renter
+from storjfs.renter.settings import RenterSettings
+from storjfs.segments import SegmentsReport
+from storjfs.settlement import Ledger, SettlementError
+from storjfs.store import MetaStore
+from storjfs.volume import PassphraseSource, VolumePaths, VolumeSettings, read_settings, unlock_volume
+
+from . import facts, status
+from .wiring import own_account
+
+# Counters that the catalogue of segments keeps in meta.db.
+_COUNTERS = (
+    "segments_full",
+    "segments_degraded",
+    "segments_at_risk",
+    "segments_lost",
+    "segments_stored_bytes",
+)
+
+
+def read_report(paths: VolumePaths, passphrase: PassphraseSource | None) -> dict[str, Any]:
+    """The status report. Raises what unlock_volume raises, and StoreError."""
+    keys = unlock_volume(paths, passphrase)
+    settings = read_settings(paths)
+    if not paths.meta_db.exists():
+        return status.report(_never_mounted(paths, settings), None)
+    return trio.run(_read, paths, settings, keys)
+
+
+def _never_mounted(paths: VolumePaths, settings: VolumeSettings) -> status.Facts:
+    return facts.gather(
+        paths.name,
+        settings,
+        settings.cache_size,
+        settings.code or (0, 0),
+        SegmentsReport(0, 0, 0, 0, 0, 0, 0, 0, (), ()),
+        facts.NO_CONTRACTS,
+        facts.NO_TROUBLE,
+        addresses={},
+        waiting_segments=0,
+        running=False,
+    )
+
+
+async def _read(paths: VolumePaths, settings: VolumeSettings, keys: VolumeKeys) -> dict[str, Any]:
+    store = MetaStore.open(paths.meta_db, keys.metadata_key)
+    ledger = Ledger(paths.ledger_db)
+    renter = Renter(
+        keys,
+        store,
+        paths.pay_db,
+        paths.local_db,
+        ledger,
+        own_account(keys),
+        RenterSettings.of_volume(settings),
+    )
+    try:
+        balance: int | None = ledger.balance(own_account(keys))
+    except SettlementError:
+        balance = None
+    segments = _segments(paths, store)
+    trouble = facts.NO_TROUBLE
+    if segments.degraded or segments.at_risk or segments.lost:
+        trouble = facts.look_at_trouble(paths.meta_db, keys, segments.lost > 0)
+    return status.report(
+        facts.gather(
+            paths.name,
+            settings,
+            settings.cache_size,
+            renter.code(),
+            segments,
+            renter.report(balance),
+            trouble,
+            addresses={one.node_id.hex(): [str(at) for at in one.addresses] for one in renter.book},
+            waiting_segments=store.read("SELECT COUNT(*) FROM segment WHERE state IN (0, 1)")[0][0],
+            running=False,
+        ),
+        None,
+    )
+
+
+def _segments(paths: VolumePaths, store: MetaStore) -> SegmentsReport:
+    """What the segments room would report, without taking up its work."""
+    counters = dict(store.read("SELECT key, value FROM counters"))
+    full, degraded, at_risk, lost, stored = (counters.get(name, 0) for name in _COUNTERS)
+    ((waiting,),) = store.read("SELECT COALESCE(SUM(size), 0) FROM segment WHERE state IN (0, 1)")
+    ((to_delete,),) = store.read("SELECT COUNT(*) FROM doomed")
+    cached = 0
+    if paths.cache_dir.is_dir():
+        cached = sum(entry.stat().st_blocks * 512 for entry in paths.cache_dir.rglob("*") if entry.is_file())
+    return SegmentsReport(stored, waiting, cached, full, degraded, at_risk, lost, to_delete, (), ())

@@ -1,0 +1,297 @@
+"""A drive: the rooms of one volume put together, running, and what the mount process asks of them."""
+
+import contextlib
+import logging
+import os
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import trio
+
+from storjfs.errors import StorjfsError
+from storjfs.filesystem import Capacity, Filesystem, Policy
+from storjfs.fuse import MountOptions
+from storjfs.keys import VolumeKeys
+from storjfs.protocol.ids import PublicKey
+from storjfs.protocol.signing import SigningKey
+from storjfs.protocol.terms import Address
+from storjfs.renter.renter import Renter
+from storjfs.renter.settings import RenterSettings, known_farmers
+from storjfs.segments.segments import Segments
+from storjfs.settlement import Ledger
+from storjfs.store import MetaStore
+from storjfs.volume import EmbeddedFarm, VolumePaths, VolumeSettings, read_settings, unlock_volume
+
+from . import facts
+from .farm_child import FarmChild
+from .request import MountRequest
+from .status import Facts
+
+log = logging.getLogger(__name__)
+
+# How long a mount waits for its farmers. With contracts it is usable without them (what is cached, and all
+# writes); without any it would not know where to send data to.
+KNOWN_PATIENCE = 2.0
+FIRST_PATIENCE = 20.0
+FARM_PATIENCE = 10.0
+LOOK = 0.05
+GIB = 1 << 30
+
+
+class FarmersUnreachable(StorjfsError):
+    """None of the farmers of a new volume answers."""
+
+
+class Passphrase:
+    """The passphrase that came with the request; a PassphraseSource."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def read(self, *, new: bool = False) -> str:
+        """See storjfs.volume.PassphraseSource."""
+        return self._text
+
+
+def own_account(keys: VolumeKeys) -> PublicKey:
+    """The account of the volume itself, from which lanes are funded: the payment identity of no farmer."""
+    return SigningKey(keys.payment_identity(bytes(32))).public
+
+
+class Drive:
+    """A running drive. All methods belong to the loop's thread."""
+
+    def __init__(
+        self,
+        paths: VolumePaths,
+        settings: VolumeSettings,
+        cache_size: int,
+        keys: VolumeKeys,
+        ledger: Ledger,
+        options: MountOptions,
+    ) -> None:
+        self.paths = paths
+        self.settings = settings
+        self.cache_size = cache_size
+        self._keys = keys
+        self._ledger = ledger
+        self.store = MetaStore.open(paths.meta_db, keys.metadata_key)
+        self.renter = Renter(
+            keys,
+            self.store,
+            paths.pay_db,
+            paths.local_db,
+            ledger,
+            own_account(keys),
+            RenterSettings.of_volume(settings),
+            farmers=known_farmers(settings),
+        )
+        self.segments = Segments(
+            self.store,
+            keys,
+            self.renter,
+            journal_dir=paths.journal_dir,
+            cache_dir=paths.cache_dir,
+            limit=cache_size,
+            faulty=self._faulty,
+        )
+        self.renter.mark_lost = self.segments.mark_lost
+        policy = Policy(read_only=options.read_only, atime=options.atime, sync_network=options.sync_network)
+        self.filesystem = Filesystem(
+            self.store, self.segments, self.capacity, policy, (os.getuid(), os.getgid())
+        )
+        self._started = False
+        self._embedded: frozenset[bytes] = frozenset()
+
+    # --- what the filesystem and the mount process ask ---
+
+    def capacity(self) -> Capacity:
+        """Contracted space, as much of it as the code leaves for data. Before any contract: what is planned."""
+        k, n = self.renter.code()
+        total = used = 0
+        for entry in self.renter.book:
+            if entry.accepts:
+                total += entry.terms.capacity
+                used += self.renter.client.candidate(entry).used
+        if not total:
+            planned = self.settings.farmers
+            count = planned.count if isinstance(planned, EmbeddedFarm) else len(planned)
+            total = count * self.settings.capacity
+        return Capacity(total=total * k // n, free=max(total - used, 0) * k // n)
+
+    def waiting(self) -> int:
+        """Bytes that are not with enough farmers yet."""
+        return self.segments.report().waiting_bytes
+
+    async def flush(self) -> None:
+        """Return when all data is with enough farmers; waits for them as long as they are away."""
+        await self.segments.flush()
+
+    async def audit_now(self) -> dict[str, int]:
+        """Audit every shard now."""
+        summary = await self.renter.audit_now()
+        return {"passed": summary.passed, "failed": summary.failed, "offline": len(summary.silent)}
+
+    async def repair_now(self, tell: Callable[[Mapping[str, Any]], Awaitable[None]]) -> dict[str, int]:
+        """Bring every segment back to all its shards, as far as farmers take them."""
+        self.segments.farmers_changed()
+        await self.store.sync()
+        unwell = await trio.to_thread.run_sync(facts.unwell_segments, self.paths.meta_db, self._keys)
+        repaired = 0
+        for done, seg in enumerate(unwell):
+            await tell({"repaired": done, "of": len(unwell)})
+            try:
+                repaired += await self.segments.rebuild(seg) > 0
+            except StorjfsError as error:
+                log.warning("%s", error)
+        await self.store.sync()
+        left = await trio.to_thread.run_sync(facts.unwell_segments, self.paths.meta_db, self._keys)
+        return {"repaired": repaired, "left": len(left)}
+
+    async def facts(self) -> Facts:
+        """For the status report."""
+        try:
+            balance: int | None = await self.renter.cashier.balance()
+        except StorjfsError:
+            balance = None
+        report = self.segments.report()
+        trouble = facts.NO_TROUBLE
+        if report.degraded or report.at_risk or report.lost:
+            look = facts.look_at_trouble
+            trouble = await trio.to_thread.run_sync(look, self.paths.meta_db, self._keys, report.lost > 0)
+        return facts.gather(
+            self.paths.name,
+            self.settings,
+            self.cache_size,
+            self.renter.code(),
+            report,
+            self.renter.report(balance),
+            trouble,
+            addresses={
+                entry.node_id.hex(): [str(address) for address in entry.addresses]
+                for entry in self.renter.book
+            },
+            waiting_segments=self._waiting_segments(),
+            running=self._started,
+        )
+
+    def _waiting_segments(self) -> int:
+        return int(self.store.read("SELECT COUNT(*) FROM segment WHERE state IN (0, 1)")[0][0])
+
+    # --- running ---
+
+    @contextlib.asynccontextmanager
+    async def running(self, farm: FarmChild | None) -> AsyncIterator[None]:
+        """Everything runs inside; at the end it stops in the order in which it depends on each other."""
+        if farm is not None:
+            farm.moved = self._farmers_moved
+        async with trio.open_nursery() as below:
+            await below.start(self.store.run)
+            async with trio.open_nursery() as above:
+                await above.start(self.segments.run)
+                await above.start(self.filesystem.run)
+                await self._start_renter(above, farm)
+                yield
+                above.cancel_scope.cancel()
+            await self.store.sync()
+            below.cancel_scope.cancel()
+
+    async def _start_renter(self, nursery: trio.Nursery, farm: FarmChild | None) -> None:
+        """Start it, and wait a little for the farmers, so that the mount is usable from the beginning."""
+        if farm is not None:
+            with trio.move_on_after(FARM_PATIENCE):
+                await farm.ready.wait()
+        known = self._has_contract()
+        started = trio.Event()
+
+        async def start() -> None:
+            await nursery.start(self.renter.run)
+            started.set()
+            self._started = True
+            self.segments.farmers_changed()
+            await self._give_up_missing()
+
+        nursery.start_soon(start)
+        with trio.move_on_after(KNOWN_PATIENCE if known else FIRST_PATIENCE):
+            await started.wait()
+            while not self._has_contract():
+                await trio.sleep(LOOK)
+        if not self._has_contract():
+            if farm is None:
+                raise self._nobody_answers()
+            log.error("there is no contract with any embedded farmer yet; data waits here")
+
+    def _has_contract(self) -> bool:
+        return any(entry.serves for entry in self.renter.book)
+
+    def _nobody_answers(self) -> FarmersUnreachable:
+        problems = self.renter.report().problems
+        return FarmersUnreachable(
+            "no farmer made a contract: " + ("; ".join(problems[:3]) or "nobody answers"),
+            hint=f"check the addresses under [farmers] in {self.paths.settings_file}",
+        )
+
+    def _farmers_moved(self, addresses: Mapping[bytes, Sequence[Address]]) -> None:
+        """The embedded farm has (re)started."""
+        self._embedded = frozenset(addresses)
+        self.renter.update_addresses(addresses)
+        self.segments.farmers_changed()
+
+    async def _give_up_missing(self) -> None:
+        """Farmers with contracts that are not among those of a complete embedded farm are gone for good."""
+        planned = self.settings.farmers
+        if not isinstance(planned, EmbeddedFarm) or len(self._embedded) < planned.count:
+            return
+        for entry in list(self.renter.book):
+            if entry.serves and entry.node_id not in self._embedded:
+                await self.renter.farmer_removed(entry.node_id)
+
+    def _faulty(self, contract: int, shard_id: bytes, error: StorjfsError) -> None:
+        log.warning("contract %d, shard %s: %s", contract, shard_id.hex()[:16], error)
+
+
+@contextlib.asynccontextmanager
+async def open_drive(
+    paths: VolumePaths, request: MountRequest, options: MountOptions
+) -> AsyncIterator[Drive]:
+    """A running drive; the caller owns the volume's lock. Raises what keeps it from running.
+
+    The farm child starts first: its start, unlocking and opening the ledger take place at the same time.
+    """
+    settings = read_settings(paths)
+    async with trio.open_nursery() as nursery:
+        farm = None
+        if isinstance(settings.farmers, EmbeddedFarm):
+            farm = embedded_farm(paths, settings, settings.farmers.count)
+            nursery.start_soon(farm.run)
+        source = None if request.passphrase is None else Passphrase(request.passphrase)
+        keys = await trio.to_thread.run_sync(unlock_volume, paths, source)
+        ledger = await trio.to_thread.run_sync(open_ledger, paths, settings, keys)
+        drive = Drive(paths, settings, request.cache_size or settings.cache_size, keys, ledger, options)
+        async with drive.running(farm):
+            yield drive
+        nursery.cancel_scope.cancel()
+    ledger.close_file()
+
+
+def embedded_farm(paths: VolumePaths, settings: VolumeSettings, count: int) -> FarmChild:
+    """The farm child of a volume. Its farmers share one disk, so each offers no more than its part of it."""
+    paths.farm_dir.mkdir(mode=0o700, exist_ok=True)
+    share = max(shutil.disk_usage(paths.farm_dir).total // count, GIB)
+    return FarmChild(
+        paths.farm_dir,
+        count,
+        paths.ledger_db,
+        min(settings.capacity, share),
+        paths.state_dir / "farm.log",
+    )
+
+
+def open_ledger(paths: VolumePaths, settings: VolumeSettings, keys: VolumeKeys) -> Ledger:
+    """The embedded settlement, with the volume's play balance issued (once, however often it is asked for)."""
+    ledger = Ledger(paths.ledger_db)
+    ledger.issue(
+        own_account(keys), settings.play_balance, memo="play balance", order=b"play " + keys.volume_id
+    )
+    return ledger
