@@ -224,11 +224,11 @@ class ControlConnection:
             if trio.current_time() < self.last_heard + quiet:
                 continue
             try:
-                await self.request(Ping(), quiet)
-            except RequestTimeout:
-                if trio.current_time() >= self.last_heard + quiet:
-                    return self.close()
+                with trio.move_on_after(quiet):
+                    await self._exchange(Ping())  # not behind requests that wait for their answers
             except (RequestFailed, PeerUnreachable, ProtocolViolation):
+                return self.close()
+            if trio.current_time() >= self.last_heard + quiet:
                 return self.close()
 
     def _end(self) -> None:

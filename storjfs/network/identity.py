@@ -64,8 +64,8 @@ def peer_of(tls: ssl.SSLObject) -> NodeId:
         raise WrongPeer("the peer shows no certificate")
     try:
         key = x509.load_der_x509_certificate(certificate).public_key()
-    except ValueError as error:
-        raise WrongPeer("the peer's certificate is malformed") from error
+    except Exception as error:  # the parser's ways to fail are many, and the bytes are a stranger's
+        raise WrongPeer("the peer's certificate is malformed or of an unknown kind") from error
     if not isinstance(key, Ed25519PublicKey):
         raise WrongPeer("the peer's key is not an Ed25519 key")
     return NodeId(key.public_bytes(Encoding.Raw, PublicFormat.Raw))

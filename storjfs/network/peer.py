@@ -71,7 +71,7 @@ class Peer:
         """`vouchers()` gives those for each hello, `greeted` gets each answer to one; `handler` serves the
         farmer's requests; `source` is the randomness of the backoff."""
         self.identity, self.node_id = identity, node_id
-        self.addresses: Sequence[Address] = tuple(addresses)
+        self._addresses = tuple(addresses)
         self._connector, self._handler, self._role = connector, handler, role
         self._vouchers, self._greeted = vouchers, greeted
         self._backoff = Backoff(source or random.Random())
@@ -91,6 +91,17 @@ class Peer:
             self._nursery = None
             with trio.CancelScope(shield=True):
                 await self._data.aclose()
+
+    @property
+    def addresses(self) -> Sequence[Address]:
+        """Where to dial. Others than before are tried at once."""
+        return self._addresses
+
+    @addresses.setter
+    def addresses(self, addresses: Sequence[Address]) -> None:
+        if tuple(addresses) != self._addresses:
+            self._addresses = tuple(addresses)
+            self._backoff.reset()
 
     @property
     def connected(self) -> bool:
@@ -177,19 +188,19 @@ class Peer:
             wait = self._backoff.until - now
             raise PeerUnreachable(f"not reachable; next attempt in {wait:.1f} s", retry_after=wait)
         try:
-            stream = await self._connector(self.identity, self.node_id, self.addresses, DIAL_TIMEOUT)
+            stream = await self._connector(self.identity, self.node_id, self._addresses, DIAL_TIMEOUT)
             frames = FrameStream(stream, buffer_size)
             try:
                 answer = await self._greet(frames, purpose)
+                self._backoff.reset()
+                if purpose is Purpose.CONTROL and self._greeted is not None:
+                    self._greeted(answer)
             except BaseException:
                 await trio.aclose_forcefully(stream)
                 raise
         except (PeerUnreachable, ProtocolViolation, RequestFailed):
             self._backoff.failed(trio.current_time())
             raise
-        self._backoff.reset()
-        if purpose is Purpose.CONTROL and self._greeted is not None:
-            self._greeted(answer)
         return frames
 
     async def _greet(self, frames: FrameStream, purpose: Purpose) -> HelloAnswer:

@@ -54,7 +54,7 @@ async def open_stream(
                 except WrongPeer as error:
                     wrong = error
                     reasons.append(f"{address}: {error}")
-                except (OSError, trio.BrokenResourceError) as error:
+                except (OSError, ValueError, trio.BrokenResourceError) as error:
                     reasons.append(f"{address}: {error}")
             if attempt.cancelled_caught:
                 reasons.append(f"{address}: no answer")
@@ -128,8 +128,10 @@ class _Gate:
                 await stream.do_handshake()
                 stream.peer = peer_of(stream.tls)
                 return True
-        except (trio.BrokenResourceError, WrongPeer) as error:
+        except (trio.BrokenResourceError, trio.ClosedResourceError, WrongPeer) as error:
             log.info("connection refused: %s", error)
+        except Exception:  # a stranger must not be able to end the listener
+            log.exception("a handshake failed in an unknown way")
         finally:
             self.handshakes -= 1
         return False

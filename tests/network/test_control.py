@@ -241,6 +241,7 @@ async def test_requests_fail_when_the_line_is_lost() -> None:
             nursery.start_soon(ask)
             await trio.testing.wait_all_tasks_blocked()
             await raw.aclose()
+        await trio.testing.wait_all_tasks_blocked()
         assert ended == [None]
         with pytest.raises(PeerUnreachable):
             await connection.request(GetOffer())
@@ -277,6 +278,17 @@ async def test_a_peer_that_only_answers_pings_is_kept(autojump_clock: trio.testi
         assert not one.closed
         assert not other.closed
         assert trio.current_time() - one.last_heard <= 30
+
+
+async def test_signs_of_life_do_not_wait_behind_slow_requests(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def slow(request: Request[Any]) -> Struct:
+        await trio.sleep(200)
+        return OfferAnswer(SOMETHING)
+
+    async with connected(theirs=slow, our_limits=ControlLimits(requests_out=1)) as (one, _):
+        assert await one.request(GetOffer(), timeout=300) == OfferAnswer(SOMETHING)
 
 
 async def test_who_floods_and_does_not_read_is_not_listened_to() -> None:

@@ -30,6 +30,7 @@ from storjfs.protocol.messages import (
     Role,
 )
 from storjfs.protocol.signing import Signed
+from storjfs.protocol.terms import Address
 from tests.network.farm import FARMER, RENTER, SOMETHING, STRANGER, Farmer, MemoryLine, MiB, listening
 
 CONTRACT = ContractId(bytes(32))
@@ -134,6 +135,28 @@ async def test_after_a_failure_calls_fail_at_once_until_the_next_attempt(
         line.up = True
         await trio.sleep(caught.value.retry_after)
         assert await peer.request(GetOffer()) == OfferAnswer(SOMETHING)
+
+
+async def test_new_addresses_are_tried_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    async with peering(Farmer()) as (peer, line):
+        line.up = False
+        with pytest.raises(PeerUnreachable):
+            await peer.request(GetOffer())
+        line.up = True
+        peer.addresses = [Address("127.0.0.1", 4007)]
+        assert await peer.request(GetOffer()) == OfferAnswer(SOMETHING)
+
+
+async def test_an_answer_to_the_hello_that_is_not_accepted_ends_the_attempt() -> None:
+    def reject(answer: HelloAnswer) -> None:
+        raise ProtocolViolation("not what was agreed")
+
+    farmer = Farmer()
+    async with peering(farmer, greeted=reject) as (peer, _):
+        with pytest.raises(ProtocolViolation):
+            await peer.request(GetOffer())
+        await trio.testing.wait_all_tasks_blocked()
+        assert not farmer.control
 
 
 def test_delays_double_vary_and_stay_bounded() -> None:

@@ -116,6 +116,34 @@ async def test_nobody_there_is_unreachable() -> None:
         await open_stream(RENTER, FARMER.node_id, [])
 
 
+@pytest.mark.parametrize("host", ["a\0b", "\udc80", "x" * 300, "..", "no-such-host.invalid"])
+async def test_hosts_that_are_none_are_unreachable(host: str) -> None:
+    with pytest.raises(PeerUnreachable):
+        await open_stream(RENTER, FARMER.node_id, [Address(host, 1)])
+
+
+async def test_no_certificate_can_end_the_listener(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(tls: ssl.SSLObject) -> NodeId:
+        raise ArithmeticError("a parser's bug")
+
+    with caplog.at_level(logging.ERROR):
+        async with echoing() as address:
+            with monkeypatch.context() as patch:
+                client = TlsStream(
+                    await trio.open_tcp_stream(address.host, address.port), RENTER.client, server_side=False
+                )
+                patch.setattr("storjfs.network.streams.peer_of", fail)
+                async with client:
+                    await client.do_handshake()
+                    with pytest.raises(trio.BrokenResourceError):
+                        await client.receive_some(32)
+            async with await open_stream(RENTER, FARMER.node_id, [address]) as other:
+                assert await other.receive_some(32) == RENTER.node_id
+    assert "a parser's bug" in caplog.text
+
+
 async def test_a_listener_that_says_nothing_is_unreachable_in_time() -> None:
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with listeners[0]:
