@@ -137,7 +137,7 @@ class Catalogue:
     """The tables segment, shard, run and doomed. All methods belong to the loop's thread and do not wait.
 
     A participant of the group commit: `MetaStore` calls freeze, before_commit and committed. `barrier` makes what
-    the commit thread has to wait for. `emptied` is called for a closed segment whose last live byte went.
+    the commit thread has to wait for; the other callables tell what happened.
     """
 
     def __init__(self, store: MetaStore, keys: VolumeKeys) -> None:
@@ -158,6 +158,9 @@ class Catalogue:
         self._when_committed: list[tuple[int, Callable[[], None]]] = []
         self.barrier: Callable[[], Callable[[], None] | None] = lambda: None
         self.emptied: Callable[[Segment], None] = lambda segment: None
+        """Called for a closed segment that has no live bytes."""
+        self.condemned: Callable[[], None] = lambda: None
+        """Called when it is committed that more shards are to be deleted."""
         self.hurt: Callable[[Segment], None] = lambda segment: None
         """Called for a stored segment that lost a shard."""
         counters = dict(store.read("SELECT key, value FROM counters"))
@@ -218,6 +221,7 @@ class Catalogue:
         ids = [(shard_id, contract) for shard_id, contract in doomed.items() if contract is not None]
         confirmed = [(shard_id,) for shard_id, contract in doomed.items() if contract is None]
         if ids:
+            self._when_frozen.append(self.condemned)
             yield "REPLACE INTO doomed VALUES (?, ?)", ids
         if confirmed:
             yield "DELETE FROM doomed WHERE (shard_id) IN (VALUES (?))", confirmed

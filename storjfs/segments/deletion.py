@@ -53,11 +53,15 @@ class Deleter:
         self._retry: dict[int, tuple[float, float]] = {}
         """Per contract: when to try again, and the delay after that."""
 
+    def wake(self) -> None:
+        """Look again at what there is to do."""
+        self._wake.set()
+
     def emptied(self, segment: Segment) -> None:
         """The segment has no live byte left; whether that stays so shows at the end of the group."""
         if segment.seg not in self._empty:
             self._empty[segment.seg] = segment
-            self._catalogue.when_committed(self._wake.set)
+            self._catalogue.when_committed(self.wake)
 
     def load(self) -> None:
         """Take up what an earlier run had doomed."""
@@ -70,7 +74,7 @@ class Deleter:
         if segment.state in (State.CLOSED, State.STORED):
             self._catalogue.doom(segment, small=self._small(segment))
             self._doomed[segment.seg] = segment
-            self._catalogue.when_committed(self._wake.set)
+            self._catalogue.when_committed(self.wake)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work until cancelled. Deletions not confirmed by then are asked for again at the next start."""
@@ -97,7 +101,7 @@ class Deleter:
             del self._doomed[segment.seg]
             self._cache.discard(segment)
             self._catalogue.drop(segment)
-            self._catalogue.when_committed(self._wake.set)
+            self._catalogue.when_committed(self.wake)
             self._gone(segment)
 
     def _next_look(self) -> float:

@@ -100,6 +100,8 @@ class Fetcher:
             self._hedges -= race.hedged
 
     def _hedge_delay(self, shard: Shard, patient: bool) -> float:
+        if self._placement.contained(shard.contract):
+            return SHORTEST_HEDGE
         usual = HEDGE_AFTER_USUAL * self._placement.usual_latency(shard.contract)
         delay = max(SHORTEST_HEDGE, usual, HEDGE_AFTER_TYPICAL * self._typical)
         return 4 * delay + 1.0 if patient else delay
@@ -128,10 +130,15 @@ class _Race:
         self._count = count
         self._patient = patient
         held = fetcher._catalogue.held(segment)
-        latency = fetcher._placement.usual_latency
+        placement = fetcher._placement
         self._direct = held.get(idx) if idx not in avoid else None
         others = [shard for shard in held.values() if shard.idx != idx and shard.idx not in avoid]
-        self._others = sorted(others, key=lambda shard: latency(shard.contract), reverse=True)
+        # Best last, to be popped: those that answer, the fastest of them.
+        self._others = sorted(
+            others,
+            key=lambda one: (placement.contained(one.contract), placement.usual_latency(one.contract)),
+            reverse=True,
+        )
         self._running = 0
         self._got: dict[int, Buffer] = {}
         self._asked_others = 0

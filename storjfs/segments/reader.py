@@ -140,7 +140,6 @@ class Reader:
             return found
         segment = self._catalogue.get(seg)
         frames = frames_covering(pos, run, skip, length)
-        first, count = pieces_of(frames)
         with self._catalogue.pinned(segment):
             try:
                 plain = await self._read_local(segment, frames)
@@ -178,21 +177,23 @@ class Reader:
     async def _read_fetched(self, segment: Segment, frames: list[tuple[int, int, int, int]]) -> Buffer:
         first, count = pieces_of(frames)
         start = first * PIECE
-        sealed = await self._pieces(segment, first, count)
-        try:
-            return open_frames(segment.cipher, frames, sealed, start)
-        except FrameCorrupt as error:
-            _LOG.warning("segment %d: %s; trying another way to it", segment.seg, error)
-        # The shards proved themselves, so this is no farmer's doing unless shard keys were lent. One other way is
+        # The second time nothing local is left of these pieces, so all of it comes from farmers.
+        for _ in range(2):
+            sealed = await self._pieces(segment, first, count)
+            try:
+                return open_frames(segment.cipher, frames, sealed, start)
+            except FrameCorrupt as error:
+                _LOG.warning("segment %d: %s; trying another way to it", segment.seg, error)
+            file = self._cache.find(segment)
+            if file is not None:
+                self._cache.spoiled(file, first, count)
+        # The shards proved themselves, so this is no farmer's doing unless shard keys were lent. One more way is
         # left: the same pieces from the other shards.
-        file = self._cache.find(segment)
-        if file is not None:
-            self._cache.spoiled(file, first, count)
         if not segment.unsent:
-            parts = []
-            for idx, at, pieces in ranges_of(segment, first, count):
-                data = await self._fetcher.rows(segment, idx, at, pieces, avoid=(idx,))
-                parts.append(data)
+            parts = [
+                await self._fetcher.rows(segment, idx, at, pieces, avoid=(idx,))
+                for idx, at, pieces in ranges_of(segment, first, count)
+            ]
             try:
                 return open_frames(segment.cipher, frames, memoryview(b"".join(parts)), start)
             except FrameCorrupt:
@@ -208,13 +209,20 @@ class Reader:
 
     async def _pieces(self, segment: Segment, first: int, count: int) -> memoryview:
         """The sealed pieces `[first, first + count)`, fetched as far as they are not here."""
-        if segment.k == 0 or segment.unsent and not self._catalogue.held(segment):
+        if segment.k == 0 or (segment.unsent and not self._catalogue.held(segment)):
             raise SegmentUnreadable(segment.seg, "its local file is missing or damaged, and no farmer has it yet")
-        fetches = self._start(segment, first, count, prefetch=False)
-        whole = fetches[0]
+        file = self._cache.find(segment)
+        if file is not None and (file.unsent or not self._cache.opened(file)):
+            file = None
+        fetches: list[Fetch] = []
+        for low, pieces in _absent(file, first, count):
+            fetches += [one for one in self._start(segment, low, pieces, prefetch=False) if one not in fetches]
         for fetch in fetches:
             fetch.waiting += 1
+        out: memoryview | None = None
         try:
+            if len(fetches) != 1 or fetches[0].count < count:
+                out = await self._local_pieces(segment, file, first, count)
             for fetch in fetches:
                 await fetch.done.wait()
                 if fetch.error is not None:
@@ -224,15 +232,31 @@ class Reader:
                 fetch.waiting -= 1
                 if not fetch.waiting and not fetch.prefetch and not fetch.done.is_set():
                     self._give_up(fetch)
-        assert whole.data is not None
-        if len(fetches) == 1:
+        if out is None:
+            whole = fetches[0]
+            assert whole.data is not None
             return memoryview(whole.data)[(first - whole.first) * PIECE : (first - whole.first + count) * PIECE]
-        out = memoryview(bytearray(count * PIECE))
         for fetch in fetches:
             assert fetch.data is not None
             low, high = max(first, fetch.first), min(first + count, fetch.first + fetch.count)
             source = memoryview(fetch.data)[(low - fetch.first) * PIECE : (high - fetch.first) * PIECE]
             out[(low - first) * PIECE : (high - first) * PIECE] = source
+        return out
+
+    async def _local_pieces(
+        self, segment: Segment, file: LocalFile | None, first: int, count: int
+    ) -> memoryview:
+        """Room for the pieces, filled with what the local file has of them."""
+        out = memoryview(bytearray(count * PIECE))
+        if file is None or not (file.present or 0) >> first & ((1 << count) - 1):
+            return out
+        file.users += 1
+        try:
+            await trio.to_thread.run_sync(os.preadv, file.fd, [out], first * PIECE, limiter=self._threads)
+        except OSError as error:
+            _LOG.warning("local data of segment %d cannot be read: %s", segment.seg, error)
+        finally:
+            file.users -= 1
         return out
 
     def _start(self, segment: Segment, first: int, count: int, *, prefetch: bool) -> list[Fetch]:

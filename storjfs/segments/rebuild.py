@@ -181,9 +181,11 @@ class Rebuilder:
             return made
 
     def _sources(self, segment: Segment) -> list[Shard]:
-        latency = self._placement.usual_latency
-        held = self._catalogue.held(segment).values()
-        return sorted(held, key=lambda shard: latency(shard.contract))
+        placement = self._placement
+        return sorted(
+            self._catalogue.held(segment).values(),
+            key=lambda one: (placement.contained(one.contract), placement.usual_latency(one.contract)),
+        )
 
     async def _decode_into(
         self, segment: Segment, sources: list[Shard], plain: dict[int, bytearray], length: int

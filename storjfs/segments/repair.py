@@ -27,8 +27,15 @@ class Repair:
     """The repair task. Methods belong to the loop's thread. `problem(text)` is told what does not work."""
 
     def __init__(
-        self, catalogue: Catalogue, cache: Cache, rebuilder: Rebuilder, problem: Callable[[str], None]
+        self,
+        catalogue: Catalogue,
+        cache: Cache,
+        rebuilder: Rebuilder,
+        *,
+        contained: Callable[[int], bool],
+        problem: Callable[[str], None],
     ) -> None:
+        self._contained = contained
         self._catalogue = catalogue
         self._cache = cache
         self._rebuilder = rebuilder
@@ -113,7 +120,7 @@ class Repair:
             if shard.state is ShardState.UPLOADING:
                 self._catalogue.remove_shard(segment, shard)
         shards = self._catalogue.held(segment)
-        contained = sum(shard.state is ShardState.SUSPECT for shard in shards.values())
+        contained = sum(self._contained(shard.contract) for shard in shards.values())
         state = SegmentHealth(seg, segment.k, segment.n, len(shards), contained)
         need = urgency(state.k, state.n, state.healthy)
         if need is Urgency.TOO_LATE and self._cache.complete(segment) is not None:

@@ -106,11 +106,14 @@ class Segments:
             faulty=self._faulty,
             crash_point=crash_point,
         )
-        self._repair = Repair(catalogue, self._cache, rebuilder, self._problem)
+        self._repair = Repair(
+            catalogue, self._cache, rebuilder, contained=placement.contained, problem=self._problem
+        )
         self._victims = Victims(catalogue, is_small)
 
         catalogue.barrier = self._sealer.barrier
         catalogue.emptied = self._deleter.emptied
+        catalogue.condemned = self._deleter.wake
         catalogue.hurt = self._repair.hurt
         self.append = self._journal.append
         self.room = self._journal.room
@@ -303,7 +306,7 @@ class Segments:
 
     # --- for the renter ---
 
-    def shard_lost(self, seg: int, idx: int, shard_id: bytes) -> None:
+    def mark_lost(self, seg: int, idx: int, shard_id: bytes) -> None:
         """An audit found the shard to be lost; rows that are not (or no longer) so are left alone."""
         try:
             segment = self._catalogue.get(seg)

@@ -6,7 +6,6 @@ knowing has a row; at start-up such rows become deletions, and only indices with
 
 import logging
 import math
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -92,75 +91,74 @@ class Uploader:
         self._small = small
         self._crash_point = crash_point
         self.buffers = Buffers()
-        self._queue: deque[Segment] = deque()
-        self._wake = trio.Event()
+        self._offered, self._next = trio.open_memory_channel[Segment](math.inf)
         self._flying_bytes = 0
         self._flying = 0
         self._landed = trio.Event()
         self.busy = 0
         self.sent_bytes = 0
         """Sealed bytes that farmers confirmed since the start."""
-        self.retry_now = trio.Event()
+        self._retry_now = trio.Event()
+        self._delays: dict[int, float] = {}
+        self._nursery: trio.Nursery | None = None
 
     def offer(self, segment: Segment) -> None:
         """Upload `segment`, which is closed, when its turn comes."""
-        self._queue.append(segment)
-        self._wake.set()
+        self._offered.send_nowait(segment)
 
     def hurry(self) -> None:
         """Try again now what could not be placed: something has changed, or somebody waits."""
-        self.retry_now.set()
-        self.retry_now = trio.Event()
+        self._retry_now.set()
+        self._retry_now = trio.Event()
         self._landed.set()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Upload until cancelled. What was under way then goes on at the next start."""
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as self._nursery:
             for _ in range(SEGMENTS_AT_ONCE):
-                nursery.start_soon(self._work)
+                self._nursery.start_soon(self._work)
             task_status.started()
 
     async def _work(self) -> None:
         while True:
-            while not self._queue:
-                self._wake = trio.Event()
-                await self._wake.wait()
-            segment = self._queue.popleft()
+            segment = await self._next.receive()
             self.busy += 1
             try:
                 await self._upload(segment)
             finally:
                 self.busy -= 1
-            if not self._queue and not self.busy:
+            if not self.busy:
                 self.buffers.clear()
 
     async def _upload(self, segment: Segment) -> None:
-        with self._catalogue.pinned(segment):
-            segment.busy = True
-            try:
-                await self._until_stored(segment)
-            finally:
-                segment.busy = False
+        if segment.state is State.CLOSED:
+            before = len(self._catalogue.held(segment))
+            with self._catalogue.pinned(segment):
+                segment.busy = True
+                try:
+                    await self._round(segment)
+                except (StorjfsError, OSError, EOFError) as error:
+                    _LOG.warning("segment %d is not stored yet: %s", segment.seg, error)
+                    self._failed(segment, str(error))
+                finally:
+                    segment.busy = False
+            if segment.state is State.CLOSED:
+                progressed = len(self._catalogue.held(segment)) > before
+                assert self._nursery is not None
+                self._nursery.start_soon(self._later, segment, progressed)
+                return
+        self._delays.pop(segment.seg, None)
         if segment.state is State.STORED:
             self._sent(segment)
 
-    async def _until_stored(self, segment: Segment) -> None:
-        delay = FIRST_RETRY
-        while segment.state is State.CLOSED:
-            changed = self.retry_now
-            before = len(self._catalogue.held(segment))
-            try:
-                await self._round(segment)
-            except (StorjfsError, OSError, EOFError) as error:
-                _LOG.warning("segment %d is not stored yet: %s", segment.seg, error)
-                self._failed(segment, str(error))
-            if segment.state is not State.CLOSED:
-                return
-            if len(self._catalogue.held(segment)) > before:
-                delay = FIRST_RETRY
-            with trio.move_on_after(delay):
-                await changed.wait()
-            delay = min(2 * delay, LAST_RETRY)
+    async def _later(self, segment: Segment, progressed: bool) -> None:
+        """Offer the segment again after a while, longer each time, or as soon as `hurry` is called."""
+        delay = FIRST_RETRY if progressed else self._delays.get(segment.seg, FIRST_RETRY)
+        self._delays[segment.seg] = min(2 * delay, LAST_RETRY)
+        changed = self._retry_now
+        with trio.move_on_after(delay):
+            await changed.wait()
+        self.offer(segment)
 
     async def _round(self, segment: Segment) -> None:
         """One attempt at all that is missing of one segment."""
@@ -172,6 +170,8 @@ class Uploader:
         missing = [idx for idx in range(segment.n) if idx not in held]
         size = sealed_length(shard_length(segment.size, segment.k))
         file = self._cache.find(segment)
+        if file is not None and file.written < segment.size:
+            await self._store.sync()  # the sealer has not written all of it yet
         if file is None or not self._cache.opened(file):
             raise EOFError("its local file is missing")
         contracts = self._placement.choose(len(missing), size, holders(catalogue, segment))

@@ -1,0 +1,102 @@
+import os
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from storjfs.keys import VolumeKeys
+from storjfs.segments import Run, Segments
+from storjfs.store import MetaStore
+from tests.segments.farm import Farm
+
+KEYS = VolumeKeys(bytes(range(32)))
+
+
+class Crash(BaseException):
+    """Ends the process under test, as kill -9 would."""
+
+
+class Volume:
+    """A volume's directory that can be opened again and again, and what was written to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.farm = Farm()
+        self.limit = 256 << 20
+        self.faults: list[tuple[int, bytes]] = []
+        self.random = random.Random(7)
+        self.written: dict[Run, bytes] = {}
+        self.segments: Segments
+        self.store: MetaStore
+        self.crash_at = ""
+        self.cancel: Callable[[], None] = lambda: None
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal"
+
+    @property
+    def cache(self) -> Path:
+        return self.path / "cache"
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Segments]:
+        """Mounted; leaving it is a crash as far as uncommitted things go."""
+        self.path.mkdir(exist_ok=True)
+        async with trio.open_nursery() as nursery:
+            self.store = MetaStore.open(self.path / "meta.db", KEYS.metadata_key)
+            self.segments = Segments(
+                self.store,
+                KEYS,
+                self.farm,
+                journal_dir=self.journal,
+                cache_dir=self.cache,
+                limit=self.limit,
+                disk_reserve=0,
+                faulty=lambda contract, shard_id, error: self.faults.append((contract, shard_id)),
+                crash_point=self._crash_point,
+            )
+            await nursery.start(self.store.run)
+            async with trio.open_nursery() as inner:
+                await inner.start(self.segments.run)
+                yield self.segments
+                inner.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()
+
+    def _crash_point(self, name: str) -> None:
+        if name == self.crash_at:
+            self.crash_at = ""
+            raise Crash(name)
+
+    def append(self, data: bytes, ino: int = 1, off: int = 0) -> list[Run]:
+        runs = self.segments.append(ino, off, data)
+        at = 0
+        for run in runs:
+            self.written[run] = data[at : at + run.length]
+            self.segments.live(run.seg, run.length)
+            at += run.length
+        assert at == len(data)
+        return runs
+
+    def append_random(self, size: int) -> list[Run]:
+        return self.append(self.random.randbytes(size))
+
+    async def read(self, run: Run) -> bytes:
+        return bytes(await self.segments.read(run.seg, run.pos, run.length, 0, run.length))
+
+    async def check_all(self) -> None:
+        for run, data in self.written.items():
+            assert await self.read(run) == data
+
+    def drop_cache(self) -> None:
+        """While nothing runs: what a person may do at any time."""
+        for name in os.listdir(self.cache):
+            (self.cache / name).unlink()
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Volume:
+    return Volume(tmp_path / "volume")

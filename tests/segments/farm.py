@@ -1,0 +1,118 @@
+"""Farmers in memory, with faults, in place of the renter."""
+
+import hashlib
+import random
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from storjfs.coding.buffers import Buffer
+from storjfs.coding.merkle import shard_root
+from storjfs.renter.errors import FarmerUnavailable, ServiceRefused, ShardMissing
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    root: bytes
+
+
+@dataclass(slots=True)
+class Farmer:
+    shards: dict[bytes, bytearray] = field(default_factory=dict)
+    online: bool = True
+    full: bool = False
+    contained: bool = False
+    get_delay: float = 0.0
+    put_delay: float = 0.0
+    usual: float = 0.01
+    stuck: trio.Event | None = None
+    gets: int = 0
+    puts: int = 0
+    lose_receipt: bool = False
+
+
+class Farm:
+    """A Placement; contracts are numbered from 1 and each has one farmer."""
+
+    def __init__(self, farmers: int = 6, k: int = 3, n: int = 5) -> None:
+        self.farmers = {number: Farmer() for number in range(1, farmers + 1)}
+        self.scheme = (k, n)
+        self.random = random.Random(1)
+        self.deleted: list[bytes] = []
+        self.seen: dict[bytes, bytes] = {}
+        self.most_at_once = 0
+        self._at_once = 0
+
+    def code(self) -> tuple[int, int]:
+        return self.scheme
+
+    def contained(self, contract: int) -> bool:
+        return self.farmers[contract].contained
+
+    def usual_latency(self, contract: int) -> float:
+        return self.farmers[contract].usual
+
+    def choose(self, count: int, size: int, exclude: Collection[int] = ()) -> list[int]:
+        free = [
+            number
+            for number, farmer in self.farmers.items()
+            if number not in exclude and farmer.online and not farmer.full
+        ]
+        self.random.shuffle(free)
+        return free[:count]
+
+    async def put(
+        self, contract: int, shard_id: bytes, sealed: Buffer, root: bytes | None = None
+    ) -> Receipt:
+        farmer = self.farmers[contract]
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            await trio.sleep(farmer.put_delay)
+            if not farmer.online:
+                raise FarmerUnavailable
+            if farmer.full:
+                raise ServiceRefused("no space")
+            farmer.puts += 1
+            # One shard id is one key with counter nonces: never two contents.
+            digest = hashlib.sha256(sealed).digest()
+            assert self.seen.setdefault(shard_id, digest) == digest
+            farmer.shards[shard_id] = bytearray(sealed)
+            if farmer.lose_receipt:
+                raise FarmerUnavailable
+            return Receipt(shard_root(sealed))
+        finally:
+            self._at_once -= 1
+
+    async def get(self, contract: int, shard_id: bytes, offset: int, length: int) -> bytearray:
+        farmer = self.farmers[contract]
+        farmer.gets += 1
+        if farmer.stuck is not None:
+            await farmer.stuck.wait()
+        await trio.sleep(farmer.get_delay)
+        if not farmer.online:
+            raise FarmerUnavailable
+        if shard_id not in farmer.shards:
+            raise ShardMissing
+        return farmer.shards[shard_id][offset : offset + length]
+
+    async def delete(self, contract: int, shard_ids: Sequence[bytes]) -> None:
+        await trio.lowlevel.checkpoint()
+        farmer = self.farmers[contract]
+        if not farmer.online:
+            raise FarmerUnavailable
+        for shard_id in shard_ids:
+            farmer.shards.pop(shard_id, None)
+            self.deleted.append(shard_id)
+
+    def shard_count(self) -> int:
+        return sum(len(farmer.shards) for farmer in self.farmers.values())
+
+    def gets(self) -> int:
+        return sum(farmer.gets for farmer in self.farmers.values())
+
+    def corrupt(self, contract: int, position: int = 100) -> None:
+        """Flip a bit in every shard of a farmer."""
+        for shard in self.farmers[contract].shards.values():
+            shard[position % len(shard)] ^= 4

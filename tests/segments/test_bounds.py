@@ -1,0 +1,286 @@
+"""Limits that hold: the cache, unsent data, memory, deletion, and what the compactor is given."""
+
+import errno
+import gc
+import tracemalloc
+from pathlib import Path
+
+import pytest
+import trio
+
+from storjfs.coding.geometry import PIECE
+from storjfs.segments import NoRoom, State
+from storjfs.segments.catalogue import REMEMBERED
+from tests.segments.conftest import Volume
+
+MIB = 1 << 20
+
+
+def on_disk(*folders: Path) -> int:
+    return sum(path.stat().st_blocks * 512 for folder in folders for path in folder.iterdir())
+
+
+async def until(condition: object, store: object = None) -> None:
+    assert callable(condition)
+    with trio.fail_after(20):
+        while not condition():
+            if store is not None:
+                await store.sync()  # type: ignore[attr-defined]
+            await trio.sleep(0.01)
+
+
+async def test_local_files_never_exceed_the_limit_while_writing_and_reading(volume: Volume) -> None:
+    volume.limit = 24 * MIB
+    most = 0
+    async with volume.running() as segments:
+        for _ in range(60):
+            await segments.room()
+            volume.append_random(MIB)
+            most = max(most, on_disk(volume.journal, volume.cache))
+        await segments.flush()
+        for run, data in volume.written.items():
+            assert await volume.read(run) == data
+            most = max(most, on_disk(volume.journal, volume.cache))
+        assert segments.report().cached_bytes <= volume.limit
+    assert 12 * MIB < most <= volume.limit
+
+
+async def test_a_smaller_limit_is_kept_from_the_start(volume: Volume) -> None:
+    async with volume.running() as segments:
+        for _ in range(30):
+            volume.append_random(MIB)
+        await segments.flush()
+        await until(lambda: not list(volume.journal.iterdir()))
+    volume.limit = 8 * MIB
+    async with volume.running():
+        assert on_disk(volume.cache) <= volume.limit
+        await volume.check_all()
+        assert on_disk(volume.cache) <= volume.limit
+
+
+async def test_reads_work_with_no_cache_at_all(volume: Volume) -> None:
+    async with volume.running() as segments:
+        volume.append_random(3 * MIB)
+        await segments.flush()
+    volume.limit = 0
+    async with volume.running():
+        await volume.check_all()
+        assert not list(volume.cache.iterdir())
+
+
+async def test_unsent_data_is_never_evicted_and_writers_wait_for_farmers(volume: Volume) -> None:
+    volume.limit = 20 * MIB
+    for farmer in volume.farm.farmers.values():
+        farmer.online = False
+    async with volume.running() as segments:
+        with trio.move_on_after(0.5) as waited:
+            for _ in range(40):
+                await segments.room()
+                volume.append_random(MIB)
+        assert waited.cancelled_caught
+        assert 14 <= len(volume.written) <= 20
+        await volume.store.sync()
+        await volume.check_all()
+        for farmer in volume.farm.farmers.values():
+            farmer.online = True
+        segments.farmers_changed()
+        with trio.fail_after(10):
+            await segments.room()
+
+
+async def test_writers_are_told_when_nothing_gets_through(
+    volume: Volume, autojump_clock: trio.testing.MockClock
+) -> None:
+    autojump_clock.autojump_threshold = 0.02
+    volume.limit = 4 * MIB
+    for farmer in volume.farm.farmers.values():
+        farmer.online = False
+    async with volume.running() as segments:
+        with pytest.raises(NoRoom) as caught:
+            for _ in range(10):
+                await segments.room()
+                volume.append_random(MIB)
+        assert caught.value.errno == errno.ENOSPC
+
+
+async def test_a_full_disk_refuses_new_data_early(volume: Volume) -> None:
+    async with volume.running() as segments:
+        segments._journal._disk_reserve = 1 << 62
+        with pytest.raises(NoRoom):
+            await segments.room()
+        segments._journal._disk_reserve = 0
+        await segments.room()
+
+
+async def test_a_failing_write_keeps_the_data_and_is_tried_again(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from storjfs.segments import sealer
+    from storjfs.store import StoreError
+
+    async with volume.running():
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "full")
+
+        monkeypatch.setattr(sealer, "write_all", full)
+        volume.append_random(100_000)
+        with pytest.raises(StoreError):
+            await volume.store.sync()
+        await volume.check_all()
+        monkeypatch.undo()
+        await volume.store.sync()
+        await volume.check_all()
+    async with volume.running():
+        await volume.check_all()
+
+
+async def test_a_segment_without_live_bytes_vanishes_everywhere(volume: Volume) -> None:
+    async with volume.running() as segments:
+        (run,) = volume.append_random(MIB)
+        await segments.flush()
+        await until(lambda: volume.farm.shard_count() == 5)
+        segments.live(run.seg, -run.length)
+        await until(lambda: not volume.farm.shard_count(), volume.store)
+        await volume.store.sync()
+        for table in ("segment", "shard", "run", "doomed"):
+            assert volume.store.read(f"SELECT COUNT(*) FROM {table}") == [(0,)]
+        assert not list(volume.cache.iterdir())
+        assert segments.report().stored_bytes == 0
+        assert sum((segments.report().full, segments.report().degraded, segments.report().at_risk)) == 0
+
+
+async def test_unsent_segments_that_died_young_are_never_sent(volume: Volume) -> None:
+    for farmer in volume.farm.farmers.values():
+        farmer.online = False
+    async with volume.running() as segments:
+        (run,) = volume.append_random(MIB)
+        segments._journal.close_open()
+        segments.live(run.seg, -run.length)
+        await until(lambda: not list(volume.journal.iterdir()) and not segments._cache.unsent, volume.store)
+        for farmer in volume.farm.farmers.values():
+            farmer.online = True
+        await segments.flush()
+        assert volume.farm.shard_count() == 0
+
+
+async def test_deletion_waits_for_farmers_that_are_away_across_restarts(volume: Volume) -> None:
+    async with volume.running() as segments:
+        (run,) = volume.append_random(MIB)
+        await segments.flush()
+        await until(lambda: volume.farm.shard_count() == 5)
+        for farmer in volume.farm.farmers.values():
+            farmer.online = False
+        segments.live(run.seg, -run.length)
+        await until(lambda: segments.report().to_delete == 5, volume.store)
+    async with volume.running() as segments:
+        assert segments.report().to_delete == 5
+        for farmer in volume.farm.farmers.values():
+            farmer.online = True
+        segments.farmers_changed()
+        await until(lambda: not segments.report().to_delete, volume.store)
+        assert volume.farm.shard_count() == 0
+
+
+async def test_a_reader_keeps_a_doomed_segment_until_it_has_read(volume: Volume) -> None:
+    async with volume.running() as segments:
+        (run,) = volume.append_random(5000)
+        await segments.flush()
+        await until(lambda: volume.farm.shard_count() == 5)
+    volume.drop_cache()
+    async with volume.running() as segments:
+        hold = trio.Event()
+        for farmer in volume.farm.farmers.values():
+            farmer.stuck = hold
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(volume.check_all)
+            await until(lambda: volume.farm.gets() > 0)
+            segments.live(run.seg, -run.length)
+            await until(lambda: segments._catalogue.get(run.seg).state is State.DOOMED, volume.store)
+            await volume.store.sync()
+            assert volume.farm.shard_count() == 5
+            hold.set()
+        await until(lambda: not volume.farm.shard_count(), volume.store)
+
+
+async def test_garbage_and_small_segments_are_offered_to_the_compactor(volume: Volume) -> None:
+    async with volume.running() as segments:
+        runs = [volume.append_random(MIB)[0] for _ in range(12)]
+        await segments.flush()
+        assert segments.victims() == []
+        for run in runs[:8]:
+            segments.live(run.seg, -run.length)
+        assert segments.victims() == [runs[0].seg]
+        assert [pos for pos, *_ in segments.runs(runs[0].seg)] == [
+            run.pos for run in runs if run.seg == runs[0].seg
+        ]
+    async with volume.running() as segments:
+        segments._catalogue.small = 65
+        for size in (1000, 2000):
+            volume.append_random(size)
+            await segments.flush()
+        assert len(segments.victims()) >= 2
+
+
+async def test_memory_does_not_grow_with_the_number_of_segments(volume: Volume) -> None:
+    async with volume.running() as segments:
+        (first,) = volume.append_random(100)
+        await segments.flush()
+        await until(lambda: segments.report().full == 1)
+        await volume.store.sync()
+        columns = "segment_id, state, algorithm, k, n, size, live, created"
+        volume.store.write(
+            f"INSERT INTO segment (seg, {columns}) WITH RECURSIVE c(x) AS "
+            "(SELECT 1000 UNION ALL SELECT x + 1 FROM c WHERE x < 60000) "
+            "SELECT x, randomblob(16), 2, 1, 3, 5, 12000000, 12000000, 0 FROM c",
+            [()],
+        )
+        await volume.store.sync()
+        for seg in range(1000, 1000 + 2 * REMEMBERED):
+            segments.live(seg, 0)
+        await volume.store.sync()
+        gc.collect()
+        tracemalloc.start()
+        for seg in range(5000, 60000, 5):
+            segments.live(seg, 0)
+            if not seg % 1000:
+                await volume.store.sync()
+        gc.collect()
+        grown = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        assert grown < 3 * MIB
+        assert len(segments._catalogue._loaded) < 3 * REMEMBERED
+
+
+async def test_prefetch_brings_data_and_keeps_to_its_budget(volume: Volume) -> None:
+    async with volume.running() as segments:
+        volume.append_random(12 * MIB)
+        await segments.flush()
+        await until(lambda: segments.report().full == len(set(run.seg for run in volume.written)))
+    volume.drop_cache()
+    async with volume.running() as segments:
+        runs = list(volume.written)
+        segments.prefetch([(run.seg, run.pos, run.length, 0, run.length) for run in runs[:0]])  # type: ignore[misc]
+        from storjfs.segments import Part
+
+        segments.prefetch([Part(run.seg, run.pos, run.length, 0, run.length) for run in runs[:6]])
+        assert segments._reader._prefetch_bytes <= 32 * MIB
+        await until(lambda: not segments._reader._flying)
+        asked = volume.farm.gets()
+        for run in runs[:6]:
+            assert segments.read_now(run.seg, run.pos, run.length, 0, run.length) == volume.written[run]
+        assert volume.farm.gets() == asked
+        assert segments._reader._prefetch_bytes == 0
+
+
+async def test_descriptors_are_bounded(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    from storjfs.segments import cache
+
+    monkeypatch.setattr(cache, "MOST_DESCRIPTORS", 4)
+    async with volume.running() as segments:
+        for _ in range(20):
+            volume.append_random(PIECE)
+            await segments.flush()
+        await until(lambda: not segments._cache.unsent, volume.store)
+        await volume.check_all()
+        assert len(segments._cache._open) <= 5
