@@ -5,6 +5,7 @@ they are still what they were; so this never competes with a program's writes. A
 byte is the segments room's to delete.
 """
 
+import contextlib
 import errno
 from collections.abc import Iterator
 
@@ -14,14 +15,13 @@ from storjfs.errors import FilesystemError
 from storjfs.filesystem.inodes import Inode
 from storjfs.filesystem.properties import Properties
 from storjfs.filesystem.windows import WINDOW_BITS, Extent
+from storjfs.store import ROOT_INODE
 
 PERIOD = 5.0  # seconds between looks for something to do
 SETTLING = 30.0  # seconds a window must not have been broken up further before it is defragmented
 RATE = 48 << 20  # bytes moved per second at most
 RUNS_AT_ONCE = 256
 RESTING = 3600.0  # seconds until a segment that could not be read is tried again
-
-_RUNS = "SELECT pos, length, ino, off FROM run WHERE seg = ? AND pos > ? ORDER BY pos LIMIT ?"
 
 
 class Compactor(Properties):
@@ -58,11 +58,39 @@ class Compactor(Properties):
             self._store.request_commit()
         return moved
 
+    async def files_of(self, seg: int, limit: int = 20) -> list[bytes]:
+        """Paths of files of which a part lies in segment `seg`, for the person to know what is at stake."""
+        found: dict[int, None] = {}
+        last = -1
+        while len(found) < limit and (runs := self._segments.runs(seg, last, RUNS_AT_ONCE)):
+            for pos, length, ino, off in runs:
+                with contextlib.suppress(FilesystemError):
+                    if ino not in found and self._live(self._inodes.get(ino), seg, pos, off, length):
+                        found[ino] = None
+            last = runs[-1][0]
+            await trio.lowlevel.checkpoint()
+        return await self._paths(list(found)[:limit])
+
+    async def _paths(self, inos: list[int]) -> list[bytes]:
+        marks = ", ".join("?" * len(inos))
+        names = await self._store.scan(f"SELECT parent, name FROM dentry WHERE ino IN ({marks})", tuple(inos))
+        paths = []
+        for parent, name in names:
+            path = [name]
+            while parent != ROOT_INODE:
+                rows = await self._store.scan("SELECT parent, name FROM dentry WHERE ino = ?", (parent,))
+                if not rows:
+                    break  # removed while we looked
+                parent, name = rows[0]
+                path.append(name)
+            paths.append(b"/".join(reversed(path)))
+        return paths
+
     async def _move_out(self, seg: int) -> int:
         moved, last = 0, -1
         while True:
             # Runs not committed yet are not listed: the segment is a victim again another time.
-            runs = self._store.read(_RUNS, (seg, last, RUNS_AT_ONCE))
+            runs = self._segments.runs(seg, last, RUNS_AT_ONCE)
             for pos, length, ino, off in runs:
                 try:
                     inode = self._inodes.get(ino)

@@ -166,7 +166,7 @@ class Core:
         """What fsync promises (promise 1, and 2 for `sync_network`)."""
         try:
             await self._store.sync()
+            if self._policy.sync_network:
+                await self._segments.flush()
         except StoreError as error:
             raise FilesystemError(error.errno, str(error)) from error
-        if self._policy.sync_network:
-            await self._segments.flush()

@@ -107,11 +107,12 @@ class ExtentTable:
         for extent in removed:
             changes[extent[0]] = None
             stored -= extent[1]
-            live(extent[2], -extent[1])
         for extent in added:
             changes[extent[0]] = extent
             stored += extent[1]
             live(extent[2], extent[1])
+        for extent in removed:  # last, lest a segment seems empty in between
+            live(extent[2], -extent[1])
         inode.stored += stored
         growth = len(added) - len(removed)
         if growth > 0:

@@ -115,6 +115,18 @@ class MetaStore:
         """Rows of a query on what is committed. Give it bounds: it runs on the loop."""
         return self._read_cursor.execute(sql, args).fetchall()
 
+    async def scan(self, sql: str, args: Values = ()) -> list[Any]:
+        """As `read`, for what may take long: on another thread, with a connection of its own."""
+
+        def rows() -> list[Any]:
+            connection = self._connect(cache_kib=1024)
+            try:
+                return connection.execute(sql, args).fetchall()
+            finally:
+                connection.close()
+
+        return await trio.to_thread.run_sync(rows)
+
     # --- changing ---
 
     def join(self, participant: Participant) -> None:

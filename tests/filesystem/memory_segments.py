@@ -25,9 +25,10 @@ class MemorySegments:
         self.data: dict[int, bytearray] = {}
         self.committed_data: dict[int, bytes] = {}
         self.lives: dict[int, int] = {}
-        self.runs: list[tuple[int, int, int, int, int]] = []
+        self.new_runs: list[tuple[int, int, int, int, int]] = []
         self.prefetched: list[Part] = []
         self.flushes = 0
+        self.wait: Callable[[], None] | None = None
         self.while_reading: Callable[[], None] = lambda: None
         self._store = store
         self._frozen_sizes: dict[int, int] = {}
@@ -46,7 +47,7 @@ class MemorySegments:
                 self._open += 1
                 continue
             runs.append(Run(self._open, len(segment), taken))
-            self.runs.append((self._open, len(segment), taken, ino, off + at))
+            self.new_runs.append((self._open, len(segment), taken, ino, off + at))
             segment += data[at : at + taken]
             at += taken
         self._store.changed()
@@ -85,15 +86,21 @@ class MemorySegments:
         closed = [seg for seg in self.data if seg != self._open]
         return [seg for seg in closed if 0 < self.lives.get(seg, 0) < len(self.data[seg]) // 2]
 
+    def runs(self, seg: int, after: int, limit: int) -> list[tuple[int, int, int, int]]:
+        return self._store.read(
+            "SELECT pos, length, ino, off FROM run WHERE seg = ? AND pos > ? ORDER BY pos LIMIT ?",
+            (seg, after, limit),
+        )
+
     # --- participant ---
 
     def freeze(self) -> Sequence[Statement]:
-        runs, self.runs = self.runs, []
+        runs, self.new_runs = self.new_runs, []
         self._frozen_sizes = {seg: len(data) for seg, data in self.data.items()}
         return [(_RUN, runs)] if runs else []
 
-    def before_commit(self) -> None:
-        return None
+    def before_commit(self) -> Callable[[], None] | None:
+        return self.wait
 
     def committed(self, group: int) -> None:
         self.committed_data = {seg: bytes(self.data[seg][:n]) for seg, n in self._frozen_sizes.items()}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from storjfs.errors import FilesystemError
-from storjfs.filesystem import Attributes
+from storjfs.filesystem import Attributes, Filesystem
 from storjfs.store import ROOT_INODE
 from tests.filesystem.memory_segments import MemorySegments
 from tests.filesystem.volumes import Volume, check_accounts, volume
@@ -112,7 +112,7 @@ class LikeLocal(RuleBasedStateMachine):
             self.closed.set()
 
         self.volume: Volume = self.loop.start(serve)
-        self.fs = self.volume.fs
+        self.fs: Filesystem = self.volume.fs
 
     async def close_volume(self) -> None:
         self.segments = self.volume.segments
