@@ -29,6 +29,8 @@ MOST_FILES: Final = 32768
 """Cached files, however small: bounds the memory of this room."""
 EVICT_AT_LEAST: Final = 1 << 20
 """Bytes given up at once, so that a full cache does not evict for each piece."""
+FILE_COST: Final = 16 << 10
+"""What a file counts for beside its content: the last block, the disk's own bookkeeping of extents."""
 LOOKED_AT: Final = 512
 """Cached files that one eviction considers."""
 _NAME: Final = 32
@@ -52,6 +54,9 @@ class Cache:
         self._open: OrderedDict[LocalFile, None] = OrderedDict()
         self._closing: list[LocalFile] = []
         self._leaving: set[bytes] = set()
+        self._leaving_bytes = 0
+        """Given up, but perhaps not yet off the disk."""
+        self._evicting = trio.Lock()
 
     # --- start-up ---
 
@@ -71,8 +76,8 @@ class Cache:
                 found.append((status.st_mtime_ns, segment_id, status.st_blocks * 512))
         for _, segment_id, size in sorted(found):
             file = LocalFile(0, segment_id, self.cache_dir / segment_id.hex(), unsent=False)
-            file.size = size
-            self.used += size
+            file.size = size + FILE_COST
+            self.used += file.size
             self._cached[segment_id] = file
 
     def adopt_unsent(self, segment: Segment) -> bool:
@@ -90,8 +95,8 @@ class Cache:
             os.fdatasync(fd)
         except FileNotFoundError:
             return False
-        file.written = file.size = segment.size
-        self.unsent += segment.size
+        file.written = segment.size
+        self.unsent += segment.size + FILE_COST
         self._by_seg[segment.seg] = file
         self._open[file] = None
         self._close_some()
@@ -113,7 +118,7 @@ class Cache:
                 pass
             else:
                 file = LocalFile(0, segment_id, self.cache_dir / segment_id.hex(), unsent=False)
-                file.size = os.stat(file.path).st_blocks * 512
+                file.size = os.stat(file.path).st_blocks * 512 + FILE_COST
                 self.used += file.size
                 self._cached[segment_id] = file
                 return
@@ -170,9 +175,14 @@ class Cache:
             self._forget(file)
             return False
         self.used -= file.size
-        file.size = file.present = 0
-        self._set_present(file, present)
+        self._count(file, present)
         return True
+
+    def _count(self, file: LocalFile, present: int) -> None:
+        """Begin to count a cached file that has the pieces `present`."""
+        file.size, file.present = FILE_COST, 0
+        self.used += FILE_COST
+        self._set_present(file, present)
 
     def _set_present(self, file: LocalFile, present: int) -> None:
         grown = (present.bit_count() - (file.present or 0).bit_count()) * PIECE
@@ -185,6 +195,7 @@ class Cache:
     def new_unsent(self, segment: Segment) -> LocalFile:
         """The (not yet existing) journal file of a new segment. The sealer creates it."""
         file = LocalFile(segment.seg, segment.segment_id, self._journal_path(segment), unsent=True)
+        self.unsent += FILE_COST
         self._by_seg[segment.seg] = file
         self._open[file] = None
         self._close_some()
@@ -210,16 +221,15 @@ class Cache:
             return
         file.path = target
         file.unsent = False
-        self.unsent -= segment.size
-        file.size = file.present = 0
-        self._set_present(file, pieces_mask(0, piece_count(segment.size)))
+        self.unsent -= segment.size + FILE_COST
+        self._count(file, pieces_mask(0, piece_count(segment.size)))
         self._cached[segment.segment_id] = file
         self._seg_of[segment.segment_id] = segment.seg
 
     async def _copy(self, segment: Segment, file: LocalFile, target: Path) -> None:
         """The cache folder is on another disk: carry the file over, or just let go of it."""
         part = target.with_suffix(".part")
-        size = piece_count(segment.size) * PIECE
+        size = piece_count(segment.size) * PIECE + FILE_COST
         kept = await self.make_room(size)
         if kept:
             self.used += size
@@ -234,13 +244,12 @@ class Cache:
         self._drop_unsent(segment, file)
         if kept:
             copy = LocalFile(segment.seg, segment.segment_id, target, unsent=False)
-            copy.present = 0
             self._cached[segment.segment_id] = copy
             self._attach(segment, copy)
-            self._set_present(copy, pieces_mask(0, piece_count(segment.size)))
+            self._count(copy, pieces_mask(0, piece_count(segment.size)))
 
     def _drop_unsent(self, segment: Segment, file: LocalFile) -> None:
-        self.unsent -= segment.size
+        self.unsent -= segment.size + FILE_COST
         self._by_seg.pop(segment.seg, None)
         file.path.unlink(missing_ok=True)
         self._retire(file)
@@ -263,14 +272,13 @@ class Cache:
 
         The file's descriptor stays open until `filled` is called, which has to follow in any case.
         """
-        if segment.segment_id in self._leaving or not await self.make_room(bytes_needed):
+        if segment.segment_id in self._leaving or not await self.make_room(bytes_needed + FILE_COST):
             return None
         file = self.find(segment)
         if file is None and segment.segment_id not in self._leaving and len(self._cached) < MOST_FILES:
             file = LocalFile(
                 segment.seg, segment.segment_id, self.cache_dir / segment.segment_id.hex(), unsent=False
             )
-            file.present = 0
             try:
                 file.open(create=True)
             except OSError as error:
@@ -280,6 +288,7 @@ class Cache:
             self._close_some()
             self._cached[segment.segment_id] = file
             self._attach(segment, file)
+            self._count(file, 0)
         if file is None or file.unsent or not self.opened(file):
             return None
         file.users += 1
@@ -307,10 +316,16 @@ class Cache:
 
     async def make_room(self, size: int) -> bool:
         """Have `size` bytes below the limit, evicting if need be. False where unsent data takes the place."""
-        over = self.unsent + self.used + size - self.limit
-        if over > 0:
-            await self.evict(max(over, EVICT_AT_LEAST))
-        return self.unsent + self.used + size <= self.limit
+        if self._fits(size):
+            return True
+        async with self._evicting:
+            over = self.unsent + self.used + size - self.limit
+            if over > 0:
+                await self.evict(max(over, EVICT_AT_LEAST))
+        return self._fits(size)
+
+    def _fits(self, size: int) -> bool:
+        return self.unsent + self.used + self._leaving_bytes + size <= self.limit
 
     async def evict(self, size: int) -> int:
         """Give up at least `size` bytes of cached pieces, if there are so many; returns how many were."""
@@ -337,11 +352,13 @@ class Cache:
         if not actions:
             return 0
         self._leaving.update(leaving)
+        self._leaving_bytes += freed
         try:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(_do_all, actions)
         finally:
             self._leaving.difference_update(leaving)
+            self._leaving_bytes -= freed
             for file in touched:
                 file.users -= 1
         return freed
