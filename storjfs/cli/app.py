@@ -1,6 +1,7 @@
 """The command `storjfs`: finds the subcommand, imports only that one, and turns errors into one line."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -9,6 +10,8 @@ import click
 from storjfs import __version__
 from storjfs.daemon.exit_codes import ExitCode, ReportedError, exit_code_of
 from storjfs.errors import StorjfsError
+
+TRACEBACK = "STORJFS_TRACEBACK"
 
 # name -> (module, function, one line for the overview)
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -72,6 +75,16 @@ def complain(error: BaseException) -> None:
         click.echo(f"         {hint}", err=True)
 
 
+def complain_of_defect(error: Exception) -> None:
+    """An error that nobody made for people: what the system said, or a defect of ours."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        click.echo(f"storjfs: {where}{error.strerror}", err=True)
+    else:
+        click.echo(f"storjfs: unexpected {type(error).__name__}: {error}", err=True)
+        click.echo(f"         a defect; with {TRACEBACK}=1 in the environment it shows where", err=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code (docs/reference/exit-codes.md)."""
     try:
@@ -91,4 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(ExitCode.OK)
+    except Exception as error:
+        if TRACEBACK in os.environ:
+            raise
+        complain_of_defect(error)
+        sys.exit(ExitCode.FAILED)
     sys.exit(outcome if isinstance(outcome, int) else ExitCode.OK)

@@ -42,11 +42,9 @@ def status(volume: str, as_json: bool, passphrase_file: Path | None, passphrase_
     if as_json:
         click.echo(json.dumps(report, indent=2))
     else:
-        from rich.console import Console
+        from .tables import console, print_status
 
-        from .tables import print_status
-
-        print_status(report, Console(highlight=False))
+        print_status(report, console())
     return HEALTH_CODES[report["health"]]
 
 
@@ -65,8 +63,6 @@ def contracts(
     if not rows:
         click.echo("There are no contracts yet; the first mount makes them.")
         return
-    from rich.console import Console
+    from .tables import console, contracts_table
 
-    from .tables import contracts_table
-
-    Console(highlight=False).print(contracts_table(rows))
+    console().print(contracts_table(rows))

@@ -9,6 +9,9 @@ from rich.text import Text
 
 from . import wording
 
+# Columns where the output is no terminal.
+WIDTH_ELSEWHERE = 140
+
 HEALTH = {
     "healthy": ("healthy", "bold green"),
     "degraded": ("degraded: some redundancy is missing, all data is there", "bold yellow"),
@@ -68,40 +71,43 @@ def _summary(report: dict[str, Any]) -> Table:
 
 
 def contracts_table(contracts: list[dict[str, Any]]) -> Table:
-    """One row per contract."""
+    """One row per contract, in 80 columns where all is well."""
     now = time.time()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("farmer", "state"):
-        table.add_column(column, no_wrap=True)
-    for column in (
-        "shards",
-        "used",
-        "of",
-        "last audit",
-        "passed/failed/offline",
-        "paid",
-        "deposit left",
-        "ends in",
-    ):
-        table.add_column(column, justify="right")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("farmer", no_wrap=True)
+    table.add_column("state")
+    table.add_column("shards", justify="right", no_wrap=True)
+    table.add_column("used", no_wrap=True)
+    table.add_column("last audit", no_wrap=True)
+    for column in ("p/f/o", "paid", "left", "ends in"):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in contracts:
         last = row["last_audit"]
         audit = Text("-")
         if last:
-            audit = Text(
-                f"{last['outcome']} {wording.ago(last['at'], now)}", style=OUTCOMES.get(last["outcome"], "")
-            )
+            outcome = f"{last['outcome']} {wording.briefly(now - last['at'])} ago"
+            audit = Text(outcome, style=OUTCOMES.get(last["outcome"], ""))
         state = row["state"] if row["condition"] == "good" else f"{row['state']}, {row['condition']}"
         table.add_row(
             wording.short_id(row["farmer"]),
             Text(state, style=CONDITIONS.get(row["condition"], "")),
             str(row["shards"]),
-            wording.size(row["used"]),
-            wording.size(row["capacity"]),
+            f"{wording.size(row['used'])} of {wording.size(row['capacity'])}",
             audit,
             f"{row['passed']}/{row['failed']}/{row['offline']}",
             wording.money(row["paid"]),
             wording.money(row["deposit_left"]),
-            wording.duration(row["ends_in"]),
+            wording.briefly(row["ends_in"]),
         )
+    if contracts:
+        table.caption = "p/f/o: audits of a shard that passed, failed, got no answer. Money is in credits."
+        table.caption_justify = "left"
     return table
+
+
+def console() -> Console:
+    """For standard output; where that is no terminal, rows are not wrapped."""
+    made = Console(highlight=False)
+    if not made.is_terminal:
+        made.width = WIDTH_ELSEWHERE
+    return made

@@ -33,6 +33,12 @@ def duration(seconds: float) -> str:
     return " ".join(parts[:2]) or "0 s"
 
 
+def briefly(seconds: float) -> str:
+    """The largest unit of a length of time, rounded down."""
+    words = duration(seconds).split()
+    return f"{words[0]} {words[1]}"
+
+
 def ago(moment: float | None, now: float) -> str:
     """How long a moment is past; a dash where there is none."""
     return "-" if moment is None else f"{duration(now - moment)} ago"
@@ -50,4 +56,4 @@ def money(nanocredits: int | None) -> str:
 
 def short_id(identifier: str) -> str:
     """Enough of a hexadecimal id to tell a handful of them apart."""
-    return identifier[:10]
+    return identifier[:8]

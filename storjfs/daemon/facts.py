@@ -3,8 +3,9 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import apsw
 
@@ -26,6 +27,8 @@ FROM segment s
 WHERE s.state = 2 AND s.seg IN (SELECT DISTINCT seg FROM shard WHERE state IN (0, 3))
 ORDER BY s.seg LIMIT ?
 """
+
+_NAMES = "SELECT parent, name FROM dentry WHERE ino = ?"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,7 +57,8 @@ def gather(
     waiting_segments: int,
     running: bool,
 ) -> Facts:
-    """`addresses`: by node id in hex. `running`: whether the renter has been through its first round, so that being offline means something."""
+    """`addresses`: by node id in hex. `running`: whether the renter has been through its first round, so that
+    a farmer without a connection is one that does not answer."""
     k, n = code
     by_spare = dict(trouble.by_spare)
     by_spare[n - k] = by_spare.get(n - k, 0) + segments.full
@@ -123,16 +127,21 @@ def condition_of(row: ContractReport, running: bool) -> str:
 def unwell_segments(meta_db: Path, keys: VolumeKeys) -> list[int]:
     """Stored segments that lack shards, as committed."""
     with contextlib.closing(_reading(meta_db, keys)) as connection:
-        rows = connection.execute(_UNWELL, (MOST_UNWELL,)).fetchall()
-    return [seg for seg, _, n, held in rows if held < n]
+        return [seg for seg, _, n, held in _unwell(connection) if held < n]
+
+
+def _unwell(connection: apsw.Connection) -> Iterator[tuple[int, int, int, int]]:
+    """(seg, k, n, shards held) of segments with rows of lost or unfinished shards."""
+    for row in connection.execute(_UNWELL, (MOST_UNWELL,)):
+        yield cast(tuple[int, int, int, int], row)
 
 
 def look_at_trouble(meta_db: Path, keys: VolumeKeys, name_files: bool) -> Trouble:
-    """What lacks shards, and which files are hurt. Takes as long as there are files, if some are to be named."""
+    """What lacks shards, and which files are hurt. Naming files reads all names once."""
     by_spare: dict[int, int] = {}
     lost: list[int] = []
     with contextlib.closing(_reading(meta_db, keys)) as connection:
-        for seg, k, n, held in connection.execute(_UNWELL, (MOST_UNWELL,)):
+        for seg, k, n, held in _unwell(connection):
             if held < n:
                 by_spare[held - k] = by_spare.get(held - k, 0) + 1
             if held < k:
@@ -153,17 +162,17 @@ def _files_in(connection: apsw.Connection, segments: Sequence[int]) -> list[str]
         inodes.update(ino for (ino,) in rows)
         if len(inodes) >= MOST_LOST_FILES:
             break
-    names = []
+    names: list[str] = []
     for ino in sorted(inodes)[:MOST_LOST_FILES]:
-        for parent, name in connection.execute("SELECT parent, name FROM dentry WHERE ino = ?", (ino,)):
-            names.append(_path(connection, parent, bytes(name)))
+        found: list[Any] = connection.execute(_NAMES, (ino,)).fetchall()
+        names += [_path(connection, parent, bytes(name)) for parent, name in found]
     return names
 
 
 def _path(connection: apsw.Connection, parent: int, name: bytes) -> str:
     parts = [name]
     while parent != ROOT_INODE and len(parts) < DEEPEST:
-        found = connection.execute("SELECT parent, name FROM dentry WHERE ino = ?", (parent,)).fetchall()
+        found: list[Any] = connection.execute(_NAMES, (parent,)).fetchall()
         if not found:
             break
         parent, name = found[0]

@@ -37,7 +37,7 @@ class _Farmer(msgspec.Struct):
 
 
 class FarmChild:
-    """The child; `moved` is told where its farmers listen each time it has started.
+    """The child.
 
     The child ends when our end of a pipe closes, however we end. It gets no secrets: it is the other side.
     """
@@ -50,9 +50,17 @@ class FarmChild:
             *("--capacity", str(capacity)),
         ]
         self._output = output
-        self.moved: Moved = lambda addresses: None
+        self.addresses: Mapping[bytes, tuple[Address, ...]] = {}
+        """Where the farmers listen now, by node id; empty before they do."""
+        self._listener: Moved = lambda addresses: None
         self.ready = trio.Event()
         """Set once the farmers have served for the first time, or have failed to."""
+
+    def listen(self, listener: Moved) -> None:
+        """Tell `listener` where the farmers listen, now if they do, and each time the child starts again."""
+        self._listener = listener
+        if self.addresses:
+            listener(self.addresses)
 
     async def run(self) -> NoReturn:
         """Keep the child running until cancelled; then let it stop in good order."""
@@ -81,7 +89,8 @@ class FarmChild:
                 os.close(report_out)
                 os.close(alive_in)
             try:
-                self.moved(await self._read_report(os.dup(report_in)))
+                self.addresses = await self._read_report(os.dup(report_in))
+                self._listener(self.addresses)
                 self.ready.set()
                 await process.wait()
             finally:
@@ -97,7 +106,8 @@ class FarmChild:
     async def _start(self, report: int, alive: int) -> trio.Process:
         command = [sys.executable, "-m", "storjfs.farmer.embedded", *self._arguments]
         command += ["--ready-fd", str(report), "--parent-fd", str(alive)]
-        with open(self._log_file(), "ab") as output:
+        output = self._log_file()
+        try:
             return await trio.lowlevel.open_process(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -106,6 +116,8 @@ class FarmChild:
                 pass_fds=(report, alive),
                 start_new_session=True,
             )
+        finally:
+            os.close(output)
 
     def _log_file(self) -> int:
         """The child's log, for its owner only; a full one makes room for the next."""

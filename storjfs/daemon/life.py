@@ -1,7 +1,7 @@
 """The life of a mount: own the volume, open the drive, mount, serve, unmount, send the rest, close.
 
-The end comes from anywhere (a signal, `storjfs umount`, `fusermount3 -u`) and always takes the same way, so that
-nothing that was accepted is lost:
+The end comes from anywhere (a signal, `storjfs umount`, `fusermount3 -u`) and always takes the same way, so
+that nothing that was accepted is lost:
 
     1. the kernel lets go of the mount point, having sent every dirty page;
     2. what is still here only is sent to the farmers, as far as they can be reached;
@@ -183,7 +183,7 @@ class Life:
         }
 
     async def _ping(self, asked: Mapping[str, Any], tell: Tell) -> Any:
-        return {"pid": os.getpid(), "state": self._state}
+        return {"pid": os.getpid(), "state": self._state, "mountpoint": str(self._mountpoint)}
 
     async def _status(self, asked: Mapping[str, Any], tell: Tell) -> Any:
         mount = {
@@ -246,7 +246,12 @@ async def own(paths: VolumePaths, note: Callable[[str], None]) -> VolumeLock:
                     raise locked from None
             else:
                 if answer["state"] != "stopping":
-                    raise locked
+                    where = answer["mountpoint"]
+                    raise VolumeLocked(
+                        f"the volume {paths.name} is mounted on {where} already",
+                        hint=f"storjfs umount {where}",
+                        pid=locked.pid,
+                    ) from None
                 deadline = trio.current_time() + ANSWER_PATIENCE
         if not said:
             said = True

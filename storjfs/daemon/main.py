@@ -1,4 +1,4 @@
-"""Where the mount process begins: in the background as `python -m storjfs.daemon FD`, or in the foreground."""
+"""Where the mount process begins, in the background (`python -m storjfs.daemon FD`) or in the foreground."""
 
 import gc
 import logging
@@ -65,7 +65,7 @@ def run(request: MountRequest, teller: Teller) -> int:
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """What to tell of a group of errors: the first one made for people, else the first that is no cancellation."""
+    """What to tell of a group of errors: the first one made for people, else the first defect."""
     flat: list[BaseException] = []
 
     def collect(part: BaseException) -> None:

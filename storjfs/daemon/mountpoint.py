@@ -70,7 +70,7 @@ def mounted_at(target: Path) -> MountEntry | None:
 def canonical(given: str | Path) -> Path:
     """The mount point as the kernel names it, without touching what may be mounted there (it may be dead)."""
     path = Path(os.path.abspath(os.path.expanduser(given)))
-    if path.is_symlink():
+    if os.path.islink(path):  # False where it cannot be asked
         path = path.parent / os.readlink(path)
     return Path(os.path.realpath(path.parent)) / path.name if path.name else path
 
@@ -117,9 +117,12 @@ def prepare(target: Path, *, nonempty: bool = False) -> Path:
 
 
 def _answers(target: Path) -> bool:
-    """Whether somebody serves the mount; a mount whose process died says ENOTCONN."""
+    """Whether somebody serves the mount; a mount whose process died says ENOTCONN.
+
+    statvfs, because the kernel may answer stat from what it remembers.
+    """
     try:
-        os.stat(target)
+        os.statvfs(target)
     except OSError as error:
         return error.errno not in (errno.ENOTCONN, errno.ECONNABORTED)
     return True

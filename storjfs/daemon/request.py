@@ -34,7 +34,7 @@ class Telling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Teller:
-    """Writes tellings to a pipe (if there is one) and says them; a reader that went away is no reason to stop."""
+    """Writes tellings to a pipe (if any) and says them; a reader that went away is no reason to stop."""
 
     def __init__(self, descriptor: int | None, say: Callable[[str], None] = lambda text: None) -> None:
         self._descriptor = descriptor

@@ -94,9 +94,11 @@ def problems_of(facts: Facts) -> list[str]:
         said.append(f"{facts.segments_at_risk} segments have few spare shards left; they are rebuilt first.")
     if facts.segments_degraded:
         said.append(f"{facts.segments_degraded} segments miss spare shards; all their data is there.")
-    for row in facts.contracts:
-        if row.condition != "good" and not row.over:
-            said.append(f"Farmer {row.farmer[:10]} {_CONDITIONS[row.condition]}.")
+    said += [
+        f"Farmer {row.farmer[:8]} {_CONDITIONS[row.condition]}."
+        for row in facts.contracts
+        if row.condition in _CONDITIONS and not row.over
+    ]
     said.extend(facts.problems)
     return said
 
@@ -105,7 +107,6 @@ _CONDITIONS = {
     "offline": "does not answer",
     "contained": "owes the answer to an audit; its shards count as there for a while",
     "failing": "failed its last audit; it was not paid, and what it lost is rebuilt elsewhere",
-    "gone": "is given up; its shards are rebuilt elsewhere",
 }
 
 

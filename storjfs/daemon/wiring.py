@@ -107,7 +107,7 @@ class Drive:
     # --- what the filesystem and the mount process ask ---
 
     def capacity(self) -> Capacity:
-        """Contracted space, as much of it as the code leaves for data. Before any contract: what is planned."""
+        """Contracted space, as far as the code leaves it for data; before any contract what is planned."""
         k, n = self.renter.code()
         total = used = 0
         for entry in self.renter.book:
@@ -185,7 +185,7 @@ class Drive:
     async def running(self, farm: FarmChild | None) -> AsyncIterator[None]:
         """Everything runs inside; at the end it stops in the order in which it depends on each other."""
         if farm is not None:
-            farm.moved = self._farmers_moved
+            farm.listen(self._farmers_moved)
         async with trio.open_nursery() as below:
             await below.start(self.store.run)
             async with trio.open_nursery() as above:
@@ -289,7 +289,7 @@ def embedded_farm(paths: VolumePaths, settings: VolumeSettings, count: int) -> F
 
 
 def open_ledger(paths: VolumePaths, settings: VolumeSettings, keys: VolumeKeys) -> Ledger:
-    """The embedded settlement, with the volume's play balance issued (once, however often it is asked for)."""
+    """The embedded settlement; the play balance is issued once, however often this is called."""
     ledger = Ledger(paths.ledger_db)
     ledger.issue(
         own_account(keys), settings.play_balance, memo="play balance", order=b"play " + keys.volume_id
