@@ -148,15 +148,18 @@ class Audits:
     async def _send(self, entry: Entry, request: Signed) -> AuditAnswer:
         """The answer to exactly these bytes, in time. A farmer that wants a voucher first gets it, once."""
         lane = self._cashier.lane(entry)
-        peer = self._farmers.peer(entry.node_id)
         deadline = float(entry.terms.answer_deadline)
+
+        def audit() -> Audit:
+            return Audit(request, lane.voucher if lane is not None else None)
+
         self._crash_point("audit: before sending")
         try:
-            answer = await peer.request(Audit(request, lane.voucher if lane else None), deadline)
+            answer = await self._farmers.request(entry.node_id, audit(), deadline)
         except RequestFailed as error:
             if error.code != ErrorCode.PAYMENT_REQUIRED or not await self._cashier.satisfy(entry):
                 raise
-            answer = await peer.request(Audit(request, lane.voucher if lane else None), deadline)
+            answer = await self._farmers.request(entry.node_id, audit(), deadline)
         self._crash_point("audit: after answer")
         return answer
 

@@ -270,7 +270,7 @@ class Cashier:
         """Send a stored voucher. If it is lost, the next hello or audit carries the newest one anyway."""
         self._crash_point("voucher: before sending")
         try:
-            answer = await self._farmers.peer(entry.node_id).request(Pay(signed), PAY_TIMEOUT)
+            answer = await self._farmers.request(entry.node_id, Pay(signed), PAY_TIMEOUT)
             await self.pay.adopt(lane, answer.voucher)
             lane.delivered = max(lane.delivered, signed.peek(Voucher).counter)
         except (PeerUnreachable, RequestTimeout, RequestFailed, ProtocolViolation) as error:

@@ -9,6 +9,7 @@ import trio
 
 from storjfs.coding.merkle import shard_root
 from storjfs.network.failures import PeerUnreachable, RequestTimeout
+from storjfs.network.peer import Peer
 from storjfs.protocol.contracts import State
 from storjfs.protocol.failures import BadSignature, ErrorCode, ProtocolViolation, RequestFailed
 from storjfs.protocol.ids import Digest, ShardId, short
@@ -140,11 +141,10 @@ class ShardClient:
             raise ServiceRefused("contract over", f"contract {short(entry.contract_id)} takes no new shards")
         size = len(sealed)
         self._waiting[contract] = self._waiting.get(contract, 0) + size
-        peer = self._farmers.peer(entry.node_id)
         try:
             signed = await self._ask(
                 entry,
-                lambda: peer.put_shard(
+                lambda peer: peer.put_shard(
                     entry.contract_id, ShardId(shard_id), sealed, PUT_TIMEOUT + size / SLOWEST
                 ),
             )
@@ -166,13 +166,12 @@ class ShardClient:
         """`length` sealed bytes of the shard from `offset`, unchecked: the seal decides. Egress is paid."""
         entry = self._entry(contract)
         buffer = bytearray(length)
-        peer = self._farmers.peer(entry.node_id)
         whole = False
         before = trio.current_time()
         try:
             await self._ask(
                 entry,
-                lambda: peer.get_range(
+                lambda peer: peer.get_range(
                     entry.contract_id, ShardId(shard_id), offset, buffer, GET_TIMEOUT + length / SLOWEST
                 ),
             )
@@ -197,11 +196,10 @@ class ShardClient:
         if entry.state in (State.ENDED, State.BREACHED):
             return
         key = self._farmers.identity(entry.node_id).signing
-        peer = self._farmers.peer(entry.node_id)
         for start in range(0, len(shard_ids), MAX_DELETE):
             batch = tuple(ShardId(bytes(one)) for one in shard_ids[start : start + MAX_DELETE])
             order = Delete(sign_delete(key, DeleteOrder(entry.contract_id, batch)))
-            answer = await self._ask(entry, lambda order=order: peer.request(order))  # type: ignore[misc]
+            answer = await self._ask(entry, lambda peer, order=order: peer.request(order))  # type: ignore[misc]
             standing = self._records.standing(contract)
             mean = standing.used // standing.shards if standing.shards else 0
             self._note_moved(contract, -answer.deleted, -answer.deleted * mean)
@@ -220,15 +218,16 @@ class ShardClient:
             raise ServiceRefused("unknown contract", f"there is no contract with the number {contract}")
         return entry
 
-    async def _ask(self, entry: Entry, ask: Callable[[], Awaitable[T]]) -> T:
+    async def _ask(self, entry: Entry, ask: Callable[[Peer], Awaitable[T]]) -> T:
         """What `ask` returns; a farmer that waits for a voucher gets it, and is asked once more."""
         try:
+            peer = await self._farmers.peer(entry.node_id)
             try:
-                return await ask()
+                return await ask(peer)
             except RequestFailed as error:
                 if error.code != ErrorCode.PAYMENT_REQUIRED or not await self._cashier.satisfy(entry):
                     raise
-            return await ask()
+            return await ask(peer)
         except (PeerUnreachable, RequestTimeout) as error:
             raise FarmerUnavailable(f"farmer {short(entry.node_id)}: {error}") from error
         except RequestFailed as error:

@@ -3,21 +3,26 @@
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import trio
 
 from storjfs.errors import StorjfsError
+from storjfs.network.control import REQUEST_TIMEOUT
+from storjfs.network.failures import PeerUnreachable
 from storjfs.network.identity import Identity
 from storjfs.network.peer import Connector, Peer
 from storjfs.network.streams import open_stream
 from storjfs.protocol.ids import NodeId, short
-from storjfs.protocol.messages import HelloAnswer
+from storjfs.protocol.messages import HelloAnswer, Request
 from storjfs.protocol.signing import Signed
 from storjfs.protocol.terms import Address
 from storjfs.renter.latency import UsualLatency
 from storjfs.renter.settings import KnownFarmer
 
 log = logging.getLogger(__name__)
+
+A = TypeVar("A")
 
 PROBE_TIMEOUT = 10.0
 
@@ -46,6 +51,7 @@ class Farmers:
         self._latency: dict[NodeId, UsualLatency] = {}
         self._identities: dict[NodeId, Identity] = {}
         self._nursery: trio.Nursery | None = None
+        self._making = trio.Lock()
         self.known: list[KnownFarmer] = []
         """Addresses from the settings whose node id is not known yet."""
 
@@ -83,24 +89,31 @@ class Farmers:
             if peer is not None:
                 peer.addresses = tuple(where)
 
-    def peer(self, farmer: NodeId) -> Peer:
-        """The connection to `farmer`, which dials when it is used."""
+    async def peer(self, farmer: NodeId) -> Peer:
+        """The connection to `farmer`, which dials when used. Raises PeerUnreachable outside of `run`."""
         found = self._peers.get(farmer)
         if found is not None:
             return found
-        peer = Peer(
-            self.identity(farmer),
-            farmer,
-            self.addresses(farmer),
-            connector=self._connector,
-            vouchers=lambda: self._vouchers(farmer),
-            greeted=lambda answer: self._greeted(farmer, answer),
-            source=self._rng,
-        )
-        if self._nursery is not None:
-            self._nursery.start_soon(peer.run, name=f"farmer {short(farmer)}")
-            self._peers[farmer] = peer
-        return peer
+        async with self._making:
+            if farmer not in self._peers:
+                if self._nursery is None:
+                    raise PeerUnreachable("the renter is stopping")
+                peer = Peer(
+                    self.identity(farmer),
+                    farmer,
+                    self.addresses(farmer),
+                    connector=self._connector,
+                    vouchers=lambda: self._vouchers(farmer),
+                    greeted=lambda answer: self._greeted(farmer, answer),
+                    source=self._rng,
+                )
+                await self._nursery.start(peer.run, name=f"farmer {short(farmer)}")
+                self._peers[farmer] = peer
+            return self._peers[farmer]
+
+    async def request(self, farmer: NodeId, body: Request[A], seconds: float = REQUEST_TIMEOUT) -> A:
+        """The farmer's answer on its control connection; raises as Peer.request."""
+        return await (await self.peer(farmer)).request(body, seconds)
 
     def connected(self, farmer: NodeId) -> bool:
         """Whether a control connection is up."""

@@ -139,11 +139,11 @@ class Market:
 
     async def _found_again(self, farmer: NodeId) -> Entry | None:
         """A living contract of which the farmer shows our own signature: an earlier life's."""
-        peer = self._farmers.peer(farmer)
-        for contract_id in (await peer.request(ListContracts(NO_CONTRACT))).contract_ids:
+        listed = await self._farmers.request(farmer, ListContracts(NO_CONTRACT))
+        for contract_id in listed.contract_ids:
             if self._book.by_id(contract_id) is not None:
                 continue
-            answer = await peer.request(GetContract(contract_id))
+            answer = await self._farmers.request(farmer, GetContract(contract_id))
             terms = answer.contract.open()
             ours = terms.renter == self._farmers.identity(farmer).node_id and terms.farmer == farmer
             if ours and answer.state in SERVES_SHARDS and terms.end > self._now():
@@ -158,7 +158,7 @@ class Market:
         return entry
 
     async def _offer(self, farmer: NodeId) -> Offer:
-        offer = open_offer((await self._farmers.peer(farmer).request(GetOffer())).offer)
+        offer = open_offer((await self._farmers.request(farmer, GetOffer())).offer)
         self._groups[farmer] = offer.group
         return offer
 
@@ -211,7 +211,7 @@ class Market:
             return None
         self._crash_point("proposal: before sending")
         try:
-            answer = await self._farmers.peer(farmer).request(Propose(proposal))
+            answer = await self._farmers.request(farmer, Propose(proposal))
         except RequestFailed as error:
             if error.code in (ErrorCode.BUSY, ErrorCode.INTERNAL):
                 raise
@@ -255,7 +255,7 @@ class Market:
         notice = FundNotice(entry.contract_id, entry.terms.lane, lane.deposit)
         self._crash_point("funding: before notice")
         try:
-            answer = await self._farmers.peer(entry.node_id).request(notice)
+            answer = await self._farmers.request(entry.node_id, notice)
         except RequestFailed as error:
             over = (ErrorCode.UNKNOWN_CONTRACT, ErrorCode.CONTRACT_OVER, ErrorCode.LAPSED)
             if error.code in over:
@@ -272,7 +272,7 @@ class Market:
         """Once per process: compare terms and vouchers, so that neither side is ahead unknowingly."""
         if entry.number in self._compared:
             return
-        answer = await self._farmers.peer(entry.node_id).request(GetContract(entry.contract_id))
+        answer = await self._farmers.request(entry.node_id, GetContract(entry.contract_id))
         await self._take_newer(entry, answer)
         await self._cashier.thaw(entry, answer.voucher)
         self._compared.add(entry.number)
@@ -410,7 +410,7 @@ class Market:
 
     async def _tell_end(self, entry: Entry, reason: str) -> None:
         try:
-            await self._farmers.peer(entry.node_id).request(End(entry.contract_id, reason))
+            await self._farmers.request(entry.node_id, End(entry.contract_id, reason))
         except (StorjfsError, OSError) as error:
             log.info("farmer %s was not told of the end: %s", short(entry.node_id), error)
 

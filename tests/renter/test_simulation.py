@@ -1,0 +1,288 @@
+"""Renter and real farmers in one process: contracts, audits and pay, with farmers that fail in every way."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from storjfs.protocol.contracts import State
+from storjfs.renter import FarmerUnavailable, Renter, ServiceRefused, ShardMissing
+from storjfs.renter.cashier import deposit_step
+from tests.renter.world import Site, World, a_world, quick_settings
+
+
+async def until(condition: Callable[[], bool], seconds: float = 300) -> None:
+    """Wait for `condition`, at most so many seconds of the world's clock."""
+    with trio.fail_after(seconds):
+        while not condition():  # noqa: ASYNC110 - on the world's clock, which runs fast
+            await trio.sleep(1)
+
+
+def site_of(world: World, renter: Renter, contract: int) -> Site:
+    entry = renter.book.get(contract)
+    assert entry is not None
+    return world.sites[entry.node_id]
+
+
+def agree(world: World, renter: Renter) -> bool:
+    """Whether both sides of every lane have the same sums, up to a nanocredit of rounding."""
+    return all(
+        abs(world.paid_by(renter, site) - world.earned_by(site)) <= 1
+        and world.received_by(site) == world.paid_by(renter, site)
+        for site in world.sites.values()
+    )
+
+
+async def test_contracts_are_made_funded_and_active_when_run_has_started(
+    tmp_path: Path, fast_clock: trio.testing.MockClock
+) -> None:
+    async with a_world(tmp_path, fast_clock, 6) as world, world.life() as (renter, _):
+        assert [entry.state for entry in renter.book] == [State.ACTIVE] * 6
+        assert renter.code() == (3, 5)
+        assert len(set(renter.choose(5, 1 << 20))) == 5
+        assert len({entry.terms.renter for entry in renter.book}) == 6  # another identity to each
+        for entry in renter.book:
+            lane = world.ledger.lane(entry.terms.lane)
+            assert lane.deposit == deposit_step(entry.terms)
+
+
+async def test_shards_go_come_back_and_are_deleted(
+    tmp_path: Path, fast_clock: trio.testing.MockClock
+) -> None:
+    async with a_world(tmp_path, fast_clock, 2) as world, world.life() as (renter, catalogue):
+        contract, shard_id = (await catalogue.store_segment(renter))[0]
+        whole = await renter.get(contract, shard_id, 0, 64 << 10)
+        assert await renter.get(contract, shard_id, 4096, 100) == whole[4096:4196]
+        await renter.delete(contract, [shard_id])
+        await renter.delete(contract, [shard_id])
+        with pytest.raises(ShardMissing):
+            await renter.get(contract, shard_id, 0, 1)
+
+
+async def test_every_shard_is_proven_and_paid_and_both_sides_agree(
+    tmp_path: Path, fast_clock: trio.testing.MockClock
+) -> None:
+    async with a_world(tmp_path, fast_clock, 6) as world, world.life() as (renter, catalogue):
+        for _ in range(4):
+            await catalogue.store_segment(renter)
+        await until(lambda: sum(row.passed for row in renter.report().contracts) >= 60)
+        report = renter.report()
+        assert not any(row.failed or row.offline for row in report.contracts)
+        assert sum(row.shards for row in report.contracts) == 20
+        assert all(row.last_result == "passed" and row.paid > 0 for row in report.contracts if row.shards)
+        await until(lambda: agree(world, renter))
+
+
+async def test_a_farmer_that_lost_its_disk_fails_is_not_paid_and_its_shards_are_lost(
+    tmp_path: Path, fast_clock: trio.testing.MockClock
+) -> None:
+    async with a_world(tmp_path, fast_clock, 6) as world, world.life() as (renter, catalogue):
+        placed = await catalogue.store_segment(renter)
+        for _ in range(2):
+            await catalogue.store_segment(renter)
+        await renter.audit_now()
+        contract = placed[0][0]
+        site = site_of(world, renter, contract)
+        site.lose_everything()
+        before = world.paid_by(renter, site)
+        summary = await renter.audit_now()
+        assert summary.failed == len(catalogue.lost)
+        assert catalogue.held(contract) == 0
+        assert world.paid_by(renter, site) == before
+        assert {one.contract for one in renter.records.outcomes()} == {contract}
+        row = next(row for row in renter.report().contracts if row.contract == contract)
+        assert row.failed > 0
+        assert row.last_result == "failed"
+        assert contract not in renter.choose(5, 1 << 16)
+
+
+async def test_rot_is_found_and_pinned_to_its_farmer(
+    tmp_path: Path, fast_clock: trio.testing.MockClock
+) -> None:
+    async with a_world(tmp_path, fast_clock, 5) as world, world.life() as (renter, catalogue):
+        placed = await catalogue.store_segment(renter)
+        contract = placed[2][0]
+        site_of(world, renter, contract).rot()
+        summary = await renter.audit_now()
+        assert (summary.passed, summary.failed) == (4, 1)
+        assert [lost[2] for lost in catalogue.lost] == [placed[2][1]]
+
+
+@pytest.mark.parametrize("mute", [False, True])
+async def test_a_silent_farmer_is_contained_and_believed_when_it_comes_back(
+    tmp_path: Path, fast_clock: trio.testing.MockClock, mute: bool
+) -> None:
+    async with a_world(tmp_path, fast_clock, 5) as world, world.life() as (renter, catalogue):
+        placed = await catalogue.store_segment(renter)
+        contract, shard_id = placed[0]
+        site = site_of(world, renter, contract)
+        world.cut(site, mute=mute)
+        before = world.paid_by(renter, site)
+        await until(lambda: renter.contained(contract))
+        if not mute:
+            with pytest.raises(FarmerUnavailable):
+                await renter.get(contract, shard_id, 0, 1)
+        assert world.paid_by(renter, site) == before
+        challenge = renter.records.challenges[contract]
+        world.heal(site)
+        await until(lambda: not renter.contained(contract))
+        assert renter.records.challenges.get(contract) != challenge
+        assert catalogue.lost == []
+        assert world.paid_by(renter, site) > before
+
+
+async def test_a_challenge_is_repeated_byte_for_byte_over_restarts(
+    tmp_path: Path, fast_clock: trio.testing.MockClock
+) -> None:
+    async with a_world(tmp_path, fast_clock, 5) as world:
+        async with world.life() as (renter, catalogue):
+            contract = (await catalogue.store_segment(renter))[0][0]
+            site = site_of(world, renter, contract)
+            world.cut(site)
+            await until(lambda: renter.contained(contract))
+            first = renter.records.challenges[contract]
+        async with world.life() as (renter, _):
+            await until(lambda: renter.records.standing(contract).offline > 2)
+            assert renter.records.challenges[contract] == first
+            world.heal(site)
+            await until(lambda: renter.records.standing(contract).passed > 0)
+
+
+async def test_a_farmer_silent_for_too_long_is_given_up_but_not_while_all_are_silent(
+    tmp_path: Path, fast_clock: trio.testing.MockClock
+) -> None:
+    settings = quick_settings(offline_grace=15.0)
+    async with a_world(tmp_path, fast_clock, 6) as world, world.life(settings) as (renter, catalogue):
+        placed = await catalogue.store_segment(renter)
+        await catalogue.store_segment(renter)
+        contract = placed[0][0]
+        gone = site_of(world, renter, contract)
+        for site in world.sites.values():
+            world.cut(site)
+        await trio.sleep(30)
+        assert catalogue.lost == []
+        for site in world.sites.values():
+            if site is not gone:
+                world.heal(site)
+        await until(lambda: renter.book.get(contract).state is State.BREACHED)  # type: ignore[union-attr]
+        await until(lambda: catalogue.held(contract) == 0)
+        assert {lost[2] for lost in catalogue.lost} >= {placed[0][1]}
+        others = [row for row in renter.report().contracts if row.contract != contract]
+        assert all(row.state is State.ACTIVE for row in others)
+
+
+async def test_a_removed_farmer_is_given_up_at_once(
+    tmp_path: Path, fast_clock: trio.testing.MockClock
+) -> None:
+    async with a_world(tmp_path, fast_clock, 6) as world, world.life() as (renter, catalogue):
+        contract, shard_id = (await catalogue.store_segment(renter))[1]
+        site = site_of(world, renter, contract)
+        world.cut(site)
+        await renter.farmer_removed(site.farmer.node_id)
+        assert [lost[2] for lost in catalogue.lost] == [shard_id]
+        assert renter.code() == (3, 5)
+        assert contract not in renter.choose(6, 1 << 16)
+
+
+async def test_a_renter_without_money_promises_nothing_more_and_gets_two_audits_at_most(
+    tmp_path: Path, fast_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Enough for one proof (235 nanocredits), and no budget for a second portion.
+    monkeypatch.setattr("storjfs.renter.cashier.deposit_step", lambda terms: 300)
+    settings = quick_settings(budget=600)
+    async with a_world(tmp_path, fast_clock, 2) as world, world.life(settings) as (renter, catalogue):
+        placed = await catalogue.store_segment(renter)
+        contract, shard_id = placed[0]
+        site = site_of(world, renter, contract)
+        for _ in range(4):
+            await renter.audit_now()
+        assert world.paid_by(renter, site) == 300
+        account = next(iter(site.farmer.book.lanes.values())).now
+        assert account.unpaid_audits == 2
+        assert not account.serving
+        with pytest.raises(ServiceRefused, match="voucher"):
+            await renter.get(contract, shard_id, 0, 1)
+        assert "budget" in renter.cashier.problem
+        assert catalogue.lost == []
+
+
+async def test_fetching_is_paid_as_it_goes(tmp_path: Path, fast_clock: trio.testing.MockClock) -> None:
+    async with a_world(tmp_path, fast_clock, 1) as world, world.life() as (renter, catalogue):
+        ((contract, shard_id),) = await catalogue.store_segment(renter, 4 << 20)
+        site = site_of(world, renter, contract)
+        for _ in range(24):
+            await renter.get(contract, shard_id, 0, 4 << 20)
+        await until(lambda: world.received_by(site) > 0, 60)
+        entry = renter.book.get(contract)
+        assert entry is not None
+        assert world.received_by(site) <= world.earned_by(site) + 1
+        price = entry.terms.egress_price
+        assert world.received_by(site) >= price * (32 << 20) // (1 << 30)
+        await renter.audit_now()
+        assert agree(world, renter)
+
+
+async def test_a_contract_that_fills_up_grows(tmp_path: Path, fast_clock: trio.testing.MockClock) -> None:
+    settings = quick_settings(capacity=64 << 20)
+    async with a_world(tmp_path, fast_clock, 1) as world, world.life(settings) as (renter, catalogue):
+        for _ in range(12):
+            await catalogue.store_segment(renter, 4 << 20)
+        ((contract, _),) = await catalogue.store_segment(renter, 4 << 20)
+        renter.look_around()
+        entry = renter.book.get(contract)
+        assert entry is not None
+        await until(lambda: entry.terms.capacity == 128 << 20)
+        assert entry.state is State.ACTIVE
+        assert entry.terms.revision == 1
+        assert len(renter.cashier.pay.revisions(entry.contract_id)) == 2
+        farmers_view = next(iter(world.sites.values())).farmer.book.contracts[entry.contract_id]
+        assert farmers_view.signed == entry.contract
+
+
+async def test_a_contract_is_renewed_well_before_its_end(
+    tmp_path: Path, fast_clock: trio.testing.MockClock
+) -> None:
+    settings = quick_settings(term=60)
+    async with a_world(tmp_path, fast_clock, 1) as world, world.life(settings) as (renter, catalogue):
+        ((contract, _),) = await catalogue.store_segment(renter)
+        entry = renter.book.get(contract)
+        assert entry is not None
+        first_end = entry.terms.end
+        await until(lambda: entry.terms.end > first_end)
+        assert world.now() < first_end
+        assert entry.state is State.ACTIVE
+        assert world.ledger.lane(entry.terms.lane).expiry > entry.terms.end
+
+
+async def test_where_no_renewal_is_agreed_the_shards_move_and_the_contract_ends(
+    tmp_path: Path, fast_clock: trio.testing.MockClock
+) -> None:
+    async with (
+        a_world(tmp_path, fast_clock, 6) as world,
+        world.life(quick_settings(term=60)) as (
+            renter,
+            catalogue,
+        ),
+    ):
+        placed = await catalogue.store_segment(renter)
+        contract, shard_id = placed[0]
+        site = site_of(world, renter, contract)
+        site.farmer.contracting._settings = site.farmer.settings.changed(price=10**14)
+        entry = renter.book.get(contract)
+        assert entry is not None
+        await until(lambda: entry.state is State.ENDING)
+        assert world.now() < entry.terms.end
+        await until(lambda: any(lost[2] == shard_id for lost in catalogue.lost))
+        await until(lambda: entry.state is State.ENDED)
+
+
+async def test_an_offer_outside_the_bounds_gives_no_contract_and_says_why(
+    tmp_path: Path, fast_clock: trio.testing.MockClock
+) -> None:
+    async with a_world(tmp_path, fast_clock, 1) as world:
+        await world.add_farmer(price=10**14)
+        async with world.life() as (renter, _):
+            assert len(list(renter.book)) == 1
+            assert any("price_max" in problem for problem in renter.report().problems)
