@@ -1,25 +1,60 @@
 """The few things the shelf does to files, in one place: a test can stop the world after any of them."""
 
+import errno
+import fcntl
+import mmap
 import os
 from pathlib import Path
+from typing import Final
 
 from storjfs.coding.buffers import Buffer
+
+ALIGNMENT: Final = 4096
+
+
+def aligned_buffer(size: int) -> memoryview:
+    """Zeroed memory that begins at a multiple of ALIGNMENT."""
+    return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 class Disk:
     """Plain system calls; every one raises OSError, none retries."""
 
     def create(self, path: Path) -> int:
-        """A new file, open for writing. Raises FileExistsError where there is one."""
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        """A new file, open for writing past the page cache where that is possible (see `write`).
+
+        A shard is written once and seldom read, so it should push nothing else out of memory; and it costs
+        less (0.2 against 0.4 to 3.6 CPU seconds per GB on a virtual machine). Raises FileExistsError.
+        """
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            return os.open(path, flags | os.O_DIRECT, 0o600)
+        except OSError as error:
+            # A file system without O_DIRECT may have made the file before it refused.
+            if error.errno != errno.EINVAL:
+                raise
+            path.unlink(missing_ok=True)
+            return os.open(path, flags, 0o600)
 
     def write(self, file: int, data: Buffer, offset: int) -> None:
-        """All of `data` at `offset`."""
+        """All of `data` at `offset`. Memory, offset and length should be multiples of ALIGNMENT."""
         view = memoryview(data)
         while view:
-            written = os.pwrite(file, view, offset)
+            try:
+                written = os.pwrite(file, view, offset)
+            except OSError as error:
+                flags = fcntl.fcntl(file, fcntl.F_GETFL)
+                if error.errno != errno.EINVAL or not flags & os.O_DIRECT:
+                    raise
+                # Not aligned as this disk wants it.
+                fcntl.fcntl(file, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+                continue
             offset += written
             view = view[written:]
+
+    def cut(self, file: int, length: int) -> None:
+        """Make the file `length` bytes long."""
+        os.ftruncate(file, length)
 
     def sync_data(self, file: int) -> None:
         """What was written survives power loss; its name need not."""

@@ -8,6 +8,7 @@ import trio
 
 from storjfs.coding import merkle
 from storjfs.farmer.book import Book, ContractEntry
+from storjfs.farmer.disk import aligned_buffer
 from storjfs.farmer.payments import EPOCHS_KEPT, Payments
 from storjfs.farmer.records import Statement
 from storjfs.farmer.shelf import BATCH, Arrival, Held, NoRoom, ShardDamaged, Shelf, footprint
@@ -44,7 +45,7 @@ class Keeper:
         self._shelf = shelf
         self._key = key
         self._limiter = trio.CapacityLimiter(WORKERS)
-        self._buffers: list[bytearray] = []
+        self._buffers: list[memoryview] = []
         self._committing: set[ShardId] = set()
         self._committed = trio.lowlevel.ParkingLot()
         # Doomed rows whose files are gone; their deletion rides on the next commit.
@@ -90,11 +91,11 @@ class Keeper:
 
     async def _receive(self, arrival: Arrival, source: ShardSource) -> Digest:
         """The shard, batch by batch; its root once all of it is on the disk."""
-        buffer = self._buffers.pop() if self._buffers else bytearray(BATCH)
+        buffer = self._buffers.pop() if self._buffers else aligned_buffer(BATCH)
         left = arrival.length
         try:
             while True:
-                batch = memoryview(buffer)[: min(left, BATCH)]
+                batch = buffer[: min(left, BATCH)]
                 await source.receive_exactly(batch)
                 left -= len(batch)
                 if not left:

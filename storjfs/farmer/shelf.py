@@ -20,11 +20,11 @@ from typing import Final
 from storjfs.coding import merkle
 from storjfs.coding.buffers import Buffer
 from storjfs.errors import StorjfsError
-from storjfs.farmer.disk import Disk
+from storjfs.farmer.disk import ALIGNMENT, Disk, aligned_buffer
 from storjfs.protocol.ids import Digest, ShardId, short
 
 BATCH: Final = 1 << 20
-"""How much of a shard is received before it is hashed and written; a multiple of the leaf."""
+"""How much of a shard is received before it is hashed and written; a multiple of leaf and ALIGNMENT."""
 FOOTER: Final = struct.Struct(">16sQ32sII")
 MAGIC: Final = b"storjfs shard 1\0"
 KEEP_FREE: Final = 64 << 20
@@ -77,7 +77,7 @@ class Arrival:
         """Set where the renter deletes the shard before it has arrived."""
 
     def write(self, batch: Buffer) -> None:
-        """The next bytes; all but the last batch are whole leaves. Raises OSError."""
+        """The next bytes; all but the last batch are BATCH long. Raises OSError."""
         if self._file < 0:
             self._file = self._shelf.disk.create(self._shelf.arriving_path(self.shard_id))
         self._leaves.append(merkle.leaf_hashes(batch))
@@ -86,16 +86,34 @@ class Arrival:
 
     def finish(self, batch: Buffer) -> Digest:
         """The last bytes; returns the root once all is on the disk. Raises OSError."""
-        self.write(batch)
-        if self._written != self.length:
+        view = memoryview(batch)
+        whole = len(view) // ALIGNMENT * ALIGNMENT
+        if self._written + len(view) != self.length:
             raise ValueError("a shard must be written whole")
+        if whole:
+            self.write(view[:whole])
+        elif self._file < 0:
+            self._file = self._shelf.disk.create(self._shelf.arriving_path(self.shard_id))
+        rest = view[whole:]
+        self._leaves.append(merkle.leaf_hashes(rest))
         leaves = b"".join(self._leaves)
         root = Digest(merkle.tree_root(leaves, self.length))
-        footer = FOOTER.pack(MAGIC, self.length, root, merkle.LEAF, 0)
-        self._shelf.disk.write(self._file, leaves + footer, self.length)
+        self._write_end(rest, leaves, FOOTER.pack(MAGIC, self.length, root, merkle.LEAF, 0))
         self._shelf.disk.sync_data(self._file)
         self._close()
         return root
+
+    def _write_end(self, *parts: Buffer) -> None:
+        """What does not fill a block of the disk, padded to one, which is cut off again."""
+        length = sum(map(len, parts))
+        padded = aligned_buffer(-(-length // ALIGNMENT) * ALIGNMENT)
+        at = 0
+        for part in parts:
+            padded[at : at + len(part)] = part
+            at += len(part)
+        self._shelf.disk.write(self._file, padded, self._written)
+        self._written += length
+        self._shelf.disk.cut(self._file, self._written)
 
     def discard(self) -> None:
         """Remove what was written. Runs anywhere; the reservation is not touched."""
