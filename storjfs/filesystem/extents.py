@@ -34,6 +34,10 @@ class Window:
         self.group = 0
         self.pins = 0
 
+    @property
+    def weight(self) -> int:
+        return len(self.extents) + WINDOW_WEIGHT
+
 
 class ExtentTable:
     """Extents of all files. Tells the segments room how many bytes of each segment are live.
@@ -60,7 +64,7 @@ class ExtentTable:
             else:
                 extents = []
             window = Window(extents)
-            self._cache.put(key, window, len(extents) + WINDOW_WEIGHT)
+            self._cache.put(key, window)
         return window
 
     # --- changing; callers mark the inode, whose `stored` changes ---

@@ -7,6 +7,9 @@ class Pinned(Protocol):
     pins: int
     """Above 0 while the item must stay, for instance because the database does not know it yet."""
 
+    @property
+    def weight(self) -> int: ...
+
 
 T = TypeVar("T", bound=Pinned)
 
@@ -14,7 +17,7 @@ T = TypeVar("T", bound=Pinned)
 class Generations(Generic[T]):
     """Two dicts instead of a list of uses: what the young one has no room for ages, and is dropped a
     generation later unless it was used again or is pinned. Holds up to twice `limit` of weight, and what is
-    pinned. Items weigh 1 unless `put` says otherwise; keys are ints."""
+    pinned. Keys are ints."""
 
     __slots__ = ("_limit", "_rotate_at", "_weight", "old", "young")
 
@@ -28,18 +31,19 @@ class Generations(Generic[T]):
     def get(self, key: int) -> T | None:
         item = self.young.get(key)
         if item is None and (item := self.old.pop(key, None)) is not None:
-            self.young[key] = item
+            self.put(key, item)
         return item
 
     def peek(self, key: int) -> T | None:
         """As `get`, but not counted as a use."""
         return self.young.get(key) or self.old.get(key)
 
-    def put(self, key: int, item: T, weight: int = 1) -> None:
+    def put(self, key: int, item: T) -> None:
         self.young[key] = item
-        self.grow(weight)
+        self.grow(item.weight)
 
     def grow(self, weight: int) -> None:
+        """Some item became heavier."""
         self._weight += weight
         if self._weight >= self._rotate_at:
             self._rotate()

@@ -64,6 +64,10 @@ class Inode(Attributes):
         self.forgotten = False
         self.xattrs = None
 
+    @property
+    def weight(self) -> int:
+        return 1
+
     def row(self) -> Row:
         return (
             self.ino,

@@ -1,0 +1,134 @@
+"""Compaction and defragmentation change where bytes lie, and nothing else."""
+
+import os
+from pathlib import Path
+
+import trio
+import trio.testing
+
+from storjfs.filesystem.windows import WINDOW
+from storjfs.store import ROOT_INODE
+from tests.filesystem.volumes import check_accounts, volume
+
+
+async def test_overwriting_leaves_little_garbage_once_settled(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with volume(tmp_path, capacity=WINDOW) as v:
+        handle, _ = await v.fs.create(ROOT_INODE, b"a", 0o644, 0, 0)
+        kept = os.urandom(10 * WINDOW)
+        for _ in range(10):
+            for at in range(0, len(kept), 100_000):
+                await v.fs.write(handle, at, kept[at : at + 100_000])
+                await v.write_file(b"%d" % (at // 100_000), b"small")
+        await v.store.sync()
+        while await v.fs.compact():
+            await v.store.sync()
+        await v.store.sync()
+        check_accounts(v.store, v.segments)
+        live = len(kept) + 5 * 105
+        assert sum(len(data) for data in v.segments.data.values()) < 2.5 * live
+        assert await v.fs.read(handle, 0, len(kept)) == kept
+
+
+async def test_compaction_touches_no_time_and_no_other_byte(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with volume(tmp_path, capacity=40_000, slow=True) as v:
+        expected = {}
+        for n in range(60):
+            content = os.urandom(5000)
+            expected[await v.write_file(b"%d" % n, content)] = content
+        await v.store.sync()
+        for n, ino in enumerate(list(expected)):
+            if n % 3:
+                await v.remove(b"%d" % n)
+                del expected[ino]
+        times = {ino: ((await v.fs.getattr(ino)).mtime, (await v.fs.getattr(ino)).ctime) for ino in expected}
+        await v.store.sync()
+        before = set(v.segments.data)
+        assert await v.fs.compact() > 0
+        await v.store.sync()
+        assert not before & set(v.segments.data) - {max(before)}
+        for ino, content in expected.items():
+            assert await v.read_file(ino) == content
+            assert ((await v.fs.getattr(ino)).mtime, (await v.fs.getattr(ino)).ctime) == times[ino]
+        check_accounts(v.store, v.segments)
+
+
+async def test_what_is_written_while_it_is_moved_wins(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with volume(tmp_path, capacity=10_000, slow=True) as v:
+        handle, made = await v.fs.create(ROOT_INODE, b"a", 0o644, 0, 0)
+        inode = v.fs._inodes.get(made.ino)
+        await v.fs.write(handle, 0, b"old" * 10_000)
+        for at in range(0, 30_000, 10_000):
+            await v.fs.write(handle, at, b"new" * 2000)
+        await v.store.sync()
+        raced: list[object] = []
+
+        def overwrite() -> None:
+            if not raced:
+                runs = v.segments.append(inode.ino, 7000, b"LATER")
+                raced.append(runs)
+                v.fs._extents.put(inode, 7000, runs)
+                v.fs._inodes.mark(inode)
+
+        v.segments.while_reading = overwrite
+        await v.fs.compact()
+        assert raced
+        assert (await v.fs.read(handle, 6999, 7))[1:6] == b"LATER"
+        await v.store.sync()
+        check_accounts(v.store, v.segments)
+
+
+async def test_a_segment_that_cannot_be_read_stops_nothing(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with volume(tmp_path, capacity=10_000) as v:
+        handle, _ = await v.fs.create(ROOT_INODE, b"a", 0o644, 0, 0)
+        await v.fs.write(handle, 0, bytes(50_000))
+        for at in range(0, 50_000, 10_000):
+            await v.fs.write(handle, at, bytes(7000))
+        await v.store.sync()
+        lost = v.segments.victims()[0]
+        content = v.segments.data.pop(lost)
+        assert await v.fs.compact() > 0
+        assert await v.fs.compact() == 0
+        v.segments.data[lost] = content
+        assert await v.fs.files_of(lost) == [b"a"]
+
+
+async def test_fragments_are_joined_after_a_while(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with volume(tmp_path, capacity=8 * WINDOW, background=True) as v:
+        handle, made = await v.fs.create(ROOT_INODE, b"a", 0o644, 0, 0)
+        inode = v.fs._inodes.get(made.ino)
+        expected = bytearray(os.urandom(2 * WINDOW))
+        await v.fs.write(handle, 0, bytes(expected))
+        for at in range(0, WINDOW, 8192):
+            expected[at : at + 4096] = os.urandom(4096)
+            await v.fs.write(handle, at, bytes(expected[at : at + 4096]))
+        assert len(v.fs._extents.window(inode, 0).extents) == 256
+        mtime = inode.mtime
+        await trio.sleep(120)
+        assert len(v.fs._extents.window(inode, 0).extents) == 1
+        assert bytes(await v.fs.read(handle, 0, 2 * WINDOW)) == expected
+        assert inode.mtime == mtime
+        await v.store.sync()
+        check_accounts(v.store, v.segments)
+
+
+async def test_files_of_a_segment_are_named_by_their_paths(tmp_path: Path) -> None:
+    async with volume(tmp_path) as v:
+        one = await v.fs.mkdir(ROOT_INODE, b"one", 0o755, 0, 0)
+        two = await v.fs.mkdir(one.ino, b"two", 0o755, 0, 0)
+        await v.write_file(b"deep", b"x", two.ino)
+        await v.write_file(b"top", b"y")
+        await v.write_file(b"overwritten", b"y")
+        await v.remove(b"overwritten")
+        await v.store.sync()
+        assert sorted(await v.fs.files_of(1)) == [b"one/two/deep", b"top"]
+        assert await v.fs.files_of(77) == []
