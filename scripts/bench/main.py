@@ -6,6 +6,7 @@ Figures inform; nothing here passes or fails by time.
 import argparse
 import json
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -34,7 +35,7 @@ class Measure:
 
 MEASURES = [
     Measure("write", "sequential write, to fsync", "MB/s", 1e6),
-    Measure("write-network", "sequential write, to farmers too", "MB/s", 1e6),
+    Measure("write-network", "sequential write, to farmers", "MB/s", 1e6),
     Measure("read-warm", "sequential read, local data", "MB/s", 1e6),
     Measure("read-cold", "sequential read, caches removed", "MB/s", 1e6),
     Measure("random-read", "4 KiB random read, local data", "/s"),
@@ -42,7 +43,7 @@ MEASURES = [
     Measure("create", "create 4 KiB files", "/s"),
     Measure("stat", "walk and stat them", "/s"),
     Measure("unlink", "unlink them", "/s"),
-    Measure("memory", "peak memory of the mount process", "MiB", MIB),
+    Measure("memory", "peak memory", "MiB", MIB),
 ]
 GROUPS = {
     "write": ("write", "write-network"),
@@ -100,12 +101,12 @@ def _measure_one_large_file(place: Place, load: Load) -> Iterator[tuple[str, flo
 def show(console: Console, results: dict[str, dict[str, float]]) -> None:
     """The table: rows are measures, columns places, then storjfs in relation to the others."""
     table = Table(title="medians; ratios are storjfs / the other")
-    table.add_column("work")
+    table.add_column("work", no_wrap=True)
     for name in results:
         table.add_column(name, justify="right")
     others = [name for name in results if name != VolumePlace.name] if VolumePlace.name in results else []
     for name in others:
-        table.add_column(f"/ {name}", justify="right")
+        table.add_column(f"/{name}", justify="right")
     for row in MEASURES:
         values = {name: of_place.get(row.name) for name, of_place in results.items()}
         if not any(values.values()):
@@ -143,6 +144,8 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     given = arguments()
+    # What was started is stopped on the way out, also when somebody ends this early.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     only = set(given.only or ())
     load = Load(
         size=given.size * MIB,

@@ -123,7 +123,11 @@ class VolumePlace(Place):
     def __enter__(self) -> Self:
         super().__enter__()
         (self.base / "run").mkdir(mode=0o700)
-        self._mount()
+        try:
+            self._mount()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -152,20 +156,30 @@ class VolumePlace(Place):
         return {name: peak_memory(pid) for name, pid in zip(names, self._pids, strict=False)}
 
     def _command(self, *words: str, good: tuple[int, ...] = (0,)) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "storjfs", *words],
+        """Run to its end, also when we are told to stop: half a mount could not be undone."""
+        command = [sys.executable, "-m", "storjfs", *words]
+        process = subprocess.Popen(
+            command,
             env=self._env,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=PATIENCE,
-            check=False,
         )
-        if done.returncode not in good:
-            said = done.stderr.strip() or done.stdout.strip()
-            log = self._end_of_log()
-            raise RuntimeError(f"storjfs {words[0]} ended with {done.returncode}: {said}\n{log}")
-        return done.stdout
+        try:
+            said, complaint = process.communicate(timeout=PATIENCE)
+        except BaseException:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=60)
+            process.kill()
+            process.wait()
+            raise
+        if process.returncode not in good:
+            told = complaint.strip() or said.strip()
+            raise RuntimeError(
+                f"storjfs {words[0]} ended with {process.returncode}: {told}\n{self._end_of_log()}"
+            )
+        return said
 
     def _end_of_log(self) -> str:
         logs = [path for path in (self.base / "state").rglob("*") if path.suffix in (".log", ".out")]
@@ -175,15 +189,21 @@ class VolumePlace(Place):
         self._command(
             "mount", str(self.directory), "--volume", self._volume, "--no-passphrase", *self._options
         )
-        status: dict[str, Any] = json.loads(
-            self._command("status", "--json", "--volume", self._volume, good=(0, 1, 2))
-        )
+        self._pids = self._processes()
+
+    def _processes(self) -> list[int]:
+        """The mount process and the farmers', none where nothing is mounted."""
+        said = self._command("status", "--json", "--volume", self._volume, good=(0, 1, 2))
+        status: dict[str, Any] = json.loads(said)
+        if status["mount"] is None:
+            return []
         mount = int(status["mount"]["pid"])
-        self._pids = [mount, *children(mount)]
+        return [mount, *children(mount)]
 
     def _unmount(self) -> None:
-        if not self._pids:
+        if not os.path.ismount(self.directory):
             return
+        self._pids = self._pids or self._processes()
         self._command("umount", str(self.directory))
         end = time.monotonic() + PATIENCE
         while any(Path(f"/proc/{pid}").exists() for pid in self._pids):
