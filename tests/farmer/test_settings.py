@@ -1,0 +1,140 @@
+"""farmer.toml, the identity file, and the records' group commit."""
+
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from storjfs.farmer.identity import IdentityUnusable, load_identity
+from storjfs.farmer.records import Records
+from storjfs.farmer.settings import FarmerSettings, parse_address
+from storjfs.protocol.terms import Address
+from storjfs.volume.errors import SettingsError
+
+FULL = FarmerSettings(
+    capacity=500 << 30,
+    ledger=Path('/srv/with "quotes"/ledger.db'),
+    listen=Address("::", 7420),
+    announce=(Address("farm.example.org", 7420), Address("::1", 1)),
+    price=3,
+    egress_price=0,
+    group="the \\ group",
+    term_min=61,
+)
+
+
+@pytest.mark.parametrize("settings", [FULL, FarmerSettings(capacity=1 << 20, ledger=Path("l"))])
+def test_what_is_written_is_read(settings: FarmerSettings, tmp_path: Path) -> None:
+    settings.write(tmp_path)
+    assert FarmerSettings.read(tmp_path) == settings
+
+
+def test_no_file_no_settings(tmp_path: Path) -> None:
+    assert FarmerSettings.read(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("colour = 1", "colour"),
+        ('capacity = "much"', "much"),
+        ('listen = "here:there"', "here:there"),
+        ("announce = 5", "list"),
+        ("group = 5", "quotes"),
+        ('capacity = "1 KiB"', "1 MiB"),
+        ("=", "TOML"),
+    ],
+)
+def test_mistakes_are_named(line: str, said: str) -> None:
+    base = {"version": "1", "capacity": '"1 GiB"', "ledger": '"l"'}
+    base.pop(line.split(" ")[0], None)
+    text = "\n".join([*(f"{name} = {value}" for name, value in base.items()), line])
+    with pytest.raises(SettingsError, match=said):
+        FarmerSettings.from_toml(text)
+
+
+def test_version_and_needed_settings_are_checked() -> None:
+    with pytest.raises(SettingsError, match="version 9"):
+        FarmerSettings.from_toml("version = 9")
+    with pytest.raises(SettingsError, match="capacity"):
+        FarmerSettings.from_toml("version = 1")
+
+
+def test_addresses_have_a_usual_port() -> None:
+    assert parse_address("host") == Address("host", 7420)
+    assert parse_address("[::1]") == Address("::1", 7420)
+    assert parse_address("[::1]:8") == Address("::1", 8)
+
+
+def test_identity_is_made_once_and_private(tmp_path: Path) -> None:
+    first = load_identity(tmp_path)
+    assert load_identity(tmp_path).node_id == first.node_id
+    assert (tmp_path / "identity").stat().st_mode & 0o777 == 0o600
+
+
+def test_unusable_identities_are_refused(tmp_path: Path) -> None:
+    load_identity(tmp_path)
+    file = tmp_path / "identity"
+    file.chmod(0o644)
+    with pytest.raises(IdentityUnusable, match="others"):
+        load_identity(tmp_path)
+    file.chmod(0o600)
+    file.write_bytes(b"short")
+    with pytest.raises(IdentityUnusable, match="damaged"):
+        load_identity(tmp_path)
+
+
+DOOM = "INSERT INTO doomed(shard_id) VALUES (?)"
+
+
+async def test_commits_made_together_share_a_group(tmp_path: Path) -> None:
+    records = Records(tmp_path / "farmer.db")
+    said: list[str] = []
+
+    def prepare() -> None:
+        said.append("before")
+
+    async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as commits:
+            for number in range(5):
+                commits.start_soon(
+                    lambda n: records.commit(
+                        [(DOOM, (bytes([n]),))], before=prepare, after=lambda: said.append("after")
+                    ),
+                    number,
+                )
+            await trio.testing.wait_all_tasks_blocked()
+            await nursery.start(records.run)
+        assert said == ["before"] + ["after"] * 5
+        assert records.read("SELECT count(*) FROM doomed") == [(5,)]
+        records.stop()
+
+
+async def test_group_that_fails_changes_nothing_and_says_so(tmp_path: Path) -> None:
+    records = Records(tmp_path / "farmer.db")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(records.run)
+
+        def fail() -> None:
+            raise OSError("no")
+
+        with pytest.raises(OSError, match="no"):
+            await records.commit([(DOOM, (b"x",))], before=fail)
+        assert records.read("SELECT * FROM doomed") == []
+        await records.commit([(DOOM, (b"y",))])
+        assert records.read("SELECT * FROM doomed") == [(b"y",)]
+        records.stop()
+
+
+async def test_commit_outlives_the_cancellation_of_who_waits(tmp_path: Path) -> None:
+    records = Records(tmp_path / "farmer.db")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(records.run)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await records.commit([(DOOM, (b"x",))])
+        assert records.read("SELECT * FROM doomed") == [(b"x",)]
+        records.stop()
+    with pytest.raises(trio.ClosedResourceError):
+        await records.commit([])
