@@ -29,6 +29,7 @@ class ExitCode(enum.IntEnum):
 OF_ERROR: dict[str, ExitCode] = {
     "WrongPassphrase": ExitCode.PASSPHRASE,
     "PassphraseNeeded": ExitCode.PASSPHRASE,
+    "PassphraseUnreadable": ExitCode.PASSPHRASE,
     "MountpointError": ExitCode.MOUNTPOINT,
     "AlreadyMounted": ExitCode.IN_USE,
     "VolumeLocked": ExitCode.IN_USE,
@@ -38,9 +39,12 @@ OF_ERROR: dict[str, ExitCode] = {
     "VolumeNotFound": ExitCode.NOT_FOUND,
     "NotMounted": ExitCode.NOT_FOUND,
     "VolumeExists": ExitCode.EXISTS,
+    "WouldOverwrite": ExitCode.EXISTS,
     "MountpointBusy": ExitCode.BUSY,
     "NotFlushed": ExitCode.NOT_FLUSHED,
-    "DatabaseDamaged": ExitCode.DAMAGED,
+    "StoreError": ExitCode.DAMAGED,
+    "VolumeDamaged": ExitCode.DAMAGED,
+    "KeyFileDamaged": ExitCode.DAMAGED,
     "BadMountOption": ExitCode.USAGE,
 }
 

@@ -1,0 +1,145 @@
+"""What the commands say and return where nothing needs to be mounted."""
+
+import json
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.home import Home, home_in
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    with home_in(tmp_path) as made:
+        yield made
+
+
+def words_in(text: str) -> list[str]:
+    """The recovery phrase in what init printed."""
+    lines = [line.split() for line in text.splitlines() if line.startswith("    ")]
+    return [word for line in lines for word in line]
+
+
+def test_version_and_help(home: Home) -> None:
+    assert "0.1" in home.do("--version")
+    overview = home.do("--help")
+    for command in ("mount", "umount", "status", "init", "farm", "audit", "repair", "contracts", "flush"):
+        assert command in overview
+
+
+@pytest.mark.parametrize(
+    "command", ["mount", "umount", "status", "init", "audit", "repair", "contracts", "volumes"]
+)
+def test_each_command_explains_itself(home: Home, command: str) -> None:
+    assert "Usage: storjfs" in home.do(command, "--help")
+
+
+def test_an_unknown_command_or_option_is_code_2(home: Home) -> None:
+    assert home.run("dance").returncode == 2
+    assert home.run("status", "--loudly").returncode == 2
+
+
+def test_init_shows_the_phrase_once_and_keeps_the_key_private(home: Home) -> None:
+    said = home.do("init")
+    assert len(words_in(said)) == 24
+    assert "--no-passphrase" in said
+    assert "on this machine" in said.replace("\n", " ")
+    assert stat.S_IMODE((home.data() / "key").stat().st_mode) == 0o600
+
+
+def test_a_second_init_touches_nothing(home: Home) -> None:
+    home.do("init")
+    before = (home.data() / "key").read_bytes()
+    done = home.run("init")
+    assert done.returncode == 9
+    assert (home.data() / "key").read_bytes() == before
+
+
+def test_the_same_phrase_makes_the_same_volume(home: Home, tmp_path: Path) -> None:
+    phrase = tmp_path / "phrase"
+    phrase.write_text(" ".join(words_in(home.do("init"))))
+    said = home.do("init", "--volume", "copy", "--phrase-file", str(phrase))
+    assert words_in(said) == []
+    assert "recovery phrase" not in said
+    assert (home.data("copy") / "key").read_bytes() == (home.data() / "key").read_bytes()
+
+
+def test_a_wrong_word_is_named_by_its_place_only(home: Home, tmp_path: Path) -> None:
+    phrase = tmp_path / "phrase"
+    phrase.write_text("abandon " * 23 + "notaword")
+    done = home.run("init", "--phrase-file", str(phrase))
+    assert done.returncode != 0
+    assert "word 24" in done.stderr
+    assert "abandon" not in done.stderr
+    assert not (home.data() / "key").exists()
+
+
+def test_a_recovery_kit_is_written_privately_and_never_over_a_file(home: Home, tmp_path: Path) -> None:
+    kit = tmp_path / "kit.txt"
+    words = words_in(home.do("init", "--kit", str(kit)))
+    assert stat.S_IMODE(kit.stat().st_mode) == 0o600
+    assert all(word in kit.read_text() for word in words)
+    assert home.run("init", "--volume", "other", "--kit", str(kit)).returncode == 9
+    assert not home.data("other").exists()
+
+
+def test_a_passphrase_can_be_changed_and_forgotten(home: Home, tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_text("one\n")
+    new.write_text("two\n")
+    words = words_in(home.do("init", "--passphrase-file", str(old)))
+    change = ("passphrase", "change", "--new-passphrase-file", str(new))
+    assert home.run(*change, "--passphrase-file", str(new)).returncode == 3
+    assert home.run(*change).returncode == 3
+    home.do(*change, STORJFS_PASSPHRASE="one")
+    assert home.run("status", "--passphrase-file", str(old)).returncode == 3
+    assert home.run("status", "--passphrase-command", f"cat {new}").returncode == 0
+    phrase = tmp_path / "phrase"
+    phrase.write_text(" ".join(words))
+    home.do("passphrase", "change", "--phrase-file", str(phrase), "--no-passphrase")
+    assert home.run("status").returncode == 0
+
+
+def test_volumes_lists_what_is_there(home: Home) -> None:
+    assert "no volume" in home.do("volumes")
+    home.do("init", "--volume", "photos")
+    (row,) = json.loads(home.do("volumes", "--json"))
+    assert (row["name"], row["mountpoint"], row["passphrase"]) == ("photos", None, False)
+
+
+def test_a_volume_that_was_never_mounted_has_a_status(home: Home) -> None:
+    home.do("init")
+    report = home.status()
+    assert report["schema"] == 1
+    assert report["health"] == "healthy"
+    assert report["mount"] is None
+    assert report["contracts"] == []
+    assert "not mounted" in home.do("status")
+
+
+def test_what_is_missing_has_its_code(home: Home, tmp_path: Path) -> None:
+    assert home.run("status").returncode == 8
+    assert home.run("umount", str(tmp_path)).returncode == 8
+    assert home.run("flush").returncode == 8
+    assert home.run("umount").returncode == 2
+
+
+def test_a_mount_point_that_cannot_be_used_is_one_line_and_code_4(home: Home, tmp_path: Path) -> None:
+    home.do("init")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    for place, word in ((tmp_path / "full", "not empty"), (tmp_path / "full" / "file", "not a directory")):
+        done = home.run("mount", str(place))
+        assert done.returncode == 4
+        assert word in done.stderr.splitlines()[0]
+        assert len(done.stderr.splitlines()) <= 2
+
+
+def test_bad_values_are_code_2_or_named(home: Home) -> None:
+    home.do("init")
+    done = home.run("mount", str(home.at), "-o", "size=3")
+    assert done.returncode == 2
+    assert "'size=3'" in done.stderr
+    assert home.run("mount", str(home.at), "--cache-size", "huge").returncode != 0
