@@ -69,6 +69,7 @@ class Content(Names):
 
         Raises ENOSPC while no more is taken in, before anything is made.
         """
+        await self._take_in()
         ino = self._dentries.find(parent, name)[0]
         if ino and not flags & os.O_EXCL:
             return await self.open(ino, flags), self._inodes.get(ino)
@@ -81,7 +82,7 @@ class Content(Names):
         if stat.S_ISDIR(inode.mode):
             raise FilesystemError(errno.EISDIR)
         if flags & os.O_TRUNC or flags & os.O_ACCMODE != os.O_RDONLY:
-            self._check_writable()
+            await self._take_in()
         if flags & os.O_TRUNC and stat.S_ISREG(inode.mode):
             now = self._clock()
             if inode.size:

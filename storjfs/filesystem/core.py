@@ -1,11 +1,14 @@
 """What every part of the filesystem works on: the tables, the clock, and the rules for changing anything."""
 
 import errno
+import math
 import stat
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
+
+import trio
 
 from storjfs.errors import FilesystemError
 from storjfs.filesystem.dentries import DentryTable
@@ -19,6 +22,8 @@ from storjfs.store import ROOT_INODE, MetaStore, Statement, StoreError
 NAME_MAX = 255
 SIZE_MAX = 1 << 44
 LINK_MAX = 65_000
+RESERVE = 128 << 20  # bytes of contracted space below which nothing new is made, or a 16th of all
+SPACE_PERIOD = 1.0  # seconds between looks at it
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,8 @@ class Core:
         self._extents = ExtentTable(store, segments)
         self._xattrs = XattrTable(store)
         self._orphans = OrphanTable(store)
+        self._spacious = True
+        self._space_checked = -math.inf
         store.join(self)
         if not store.read("SELECT 1 FROM inode WHERE ino = ?", (ROOT_INODE,)):
             uid, gid = owner
@@ -126,6 +133,22 @@ class Core:
         if failure is not None and not failure.permanent and not self._policy.read_only:
             raise FilesystemError(failure.errno, str(failure))
         raise FilesystemError(errno.EROFS)
+
+    async def _take_in(self) -> None:
+        """Return when there is room for something new.
+
+        Raises ENOSPC early: nothing more is made or opened for writing while contracted space still takes what
+        the kernel accepted from programs and has not written back.
+        """
+        self._check_writable()
+        now = trio.current_time()
+        if now >= self._space_checked + SPACE_PERIOD:
+            self._space_checked = now
+            capacity = self._space()
+            self._spacious = capacity.free > min(RESERVE, capacity.total >> 4)
+        if not self._spacious:
+            raise FilesystemError(errno.ENOSPC, "the contracted space is used up")
+        await self._segments.room()
 
     def _directory(self, ino: int) -> Inode:
         """The directory `ino`, which must exist and not be removed."""

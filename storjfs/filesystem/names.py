@@ -37,10 +37,10 @@ class Names(Reaper):
         rdev: int = 0,
         target: bytes | None = None,
     ) -> Inode:
+        """Callers have awaited `_take_in`."""
         if self._dentries.find(parent, name)[0]:
             raise FilesystemError(errno.EEXIST)
         directory = self._parent(parent, name)
-        self._check_writable()
         is_directory = mode & 0o170000 == stat.S_IFDIR
         if directory.mode & stat.S_ISGID:
             gid = directory.gid
@@ -59,6 +59,7 @@ class Names(Reaper):
 
     async def mknod(self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int) -> Attributes:
         """A file, FIFO, socket or device. Raises EEXIST, EINVAL for another type, ENOSPC."""
+        await self._take_in()
         kind = stat.S_IFMT(mode) or stat.S_IFREG
         if kind not in (stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK):
             raise FilesystemError(errno.EINVAL)
@@ -66,9 +67,11 @@ class Names(Reaper):
         return self._make(parent, name, kind | mode & 0o7777, uid, gid, rdev=rdev if is_device else 0)
 
     async def mkdir(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> Attributes:
+        await self._take_in()
         return self._make(parent, name, stat.S_IFDIR | mode & 0o7777, uid, gid)
 
     async def symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int) -> Attributes:
+        await self._take_in()
         if len(target) > TARGET_MAX:
             raise FilesystemError(errno.ENAMETOOLONG)
         if not target:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from storjfs.filesystem import Policy
+from storjfs.filesystem import Capacity, Policy
 from storjfs.filesystem.windows import WINDOW
 from storjfs.store import ROOT_INODE
 from tests.filesystem.volumes import check_accounts, fails, volume
@@ -183,3 +183,19 @@ async def test_accounts_after_overwriting_everything_in_pieces(tmp_path: Path) -
         await v.store.sync()
         check_accounts(v.store, v.segments)
         assert inode.stored == inode.size
+
+
+async def test_full_is_said_early_and_what_was_accepted_is_still_taken(tmp_path: Path) -> None:
+    async with volume(tmp_path) as v:
+        handle, inode = await v.fs.create(ROOT_INODE, b"a", 0o644, 0, 0)
+        v.fs._space = lambda: Capacity(1 << 40, 100 << 20)
+        v.fs._space_checked = -1e9
+        with fails(errno.ENOSPC):
+            await v.fs.create(ROOT_INODE, b"b", 0o644, 0, 0)
+        with fails(errno.ENOSPC):
+            await v.fs.open(inode.ino, os.O_WRONLY)
+        with fails(errno.ENOSPC):
+            await v.fs.mkdir(ROOT_INODE, b"d", 0o755, 0, 0)
+        await v.fs.write(handle, 0, b"accepted before")
+        assert await v.read_file(inode.ino) == b"accepted before"
+        await v.remove(b"a")
