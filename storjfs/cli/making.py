@@ -40,7 +40,9 @@ def make_volume(
     Raises VolumeExists, WouldOverwrite for the kit.
     """
     if kit is not None and kit.exists():
-        raise WouldOverwrite(f"{kit} exists already; it is not overwritten", hint="give another name for the kit")
+        raise WouldOverwrite(
+            f"{kit} exists already; it is not overwritten", hint="give another name for the kit"
+        )
     fresh = entropy is None
     entropy = new_entropy() if entropy is None else entropy
     keys = VolumeKeys(entropy)
@@ -73,7 +75,9 @@ def write_kit(path: Path, phrase: str, volume: str, settings: VolumeSettings) ->
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        raise WouldOverwrite(f"{path} exists already; it is not overwritten", hint="give another name") from None
+        raise WouldOverwrite(
+            f"{path} exists already; it is not overwritten", hint="give another name"
+        ) from None
     with open(descriptor, "w") as file:
         file.write(text)
     click.echo(f"Wrote the recovery kit to {path}. Print it, then delete the file.")

@@ -138,7 +138,8 @@ def umount(directory: Path | None, volume: str | None, lazy: bool, no_flush: boo
             "Nothing that was fsynced is lost."
         )
         return
-    _await_end(pid)
+    if not lazy:  # else it ends when the last program closes its files
+        _await_end(pid)
     if left["waiting"] and not no_flush:
         raise ReportedError(
             f"unmounted, but {left['waiting']} bytes are not with the farmers yet",

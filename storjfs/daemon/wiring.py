@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 # writes); without any it would not know where to send data to.
 KNOWN_PATIENCE = 2.0
 FIRST_PATIENCE = 20.0
+SETTLE_PATIENCE = 3.0
 FARM_PATIENCE = 10.0
 LOOK = 0.05
 GIB = 1 << 30
@@ -215,8 +216,9 @@ class Drive:
         nursery.start_soon(start)
         with trio.move_on_after(KNOWN_PATIENCE if known else FIRST_PATIENCE):
             await started.wait()
-            while not self._has_contract():
-                await trio.sleep(LOOK)
+            with trio.move_on_after(SETTLE_PATIENCE):
+                while not self._has_contract():
+                    await trio.sleep(LOOK)  # noqa: ASYNC110 - the book tells nobody
         if not self._has_contract():
             if farm is None:
                 raise self._nobody_answers()
