@@ -130,7 +130,9 @@ class VolumePlace(Place):
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *raised: object) -> None:
+        if any(raised):
+            print(self._end_of_log(), file=sys.stderr)
         try:
             self._unmount()
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
