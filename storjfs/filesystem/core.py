@@ -137,8 +137,8 @@ class Core:
     async def _take_in(self) -> None:
         """Return when there is room for something new.
 
-        Raises ENOSPC early: nothing more is made or opened for writing while contracted space still takes what
-        the kernel accepted from programs and has not written back.
+        Raises ENOSPC early: nothing more is made or opened for writing while the contracted space still takes
+        what the kernel accepted from programs and has not written back.
         """
         self._check_writable()
         now = trio.current_time()

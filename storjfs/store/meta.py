@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ import trio
 from storjfs.store.batch import Values, run_rows
 from storjfs.store.database import StoreError, open_database
 from storjfs.store.schema import META_SCHEMA, META_VERSION
+
+_LOG = logging.getLogger(__name__)
 
 Statement = tuple[str, Sequence[Values]]
 
@@ -209,6 +212,7 @@ class MetaStore:
             for participant in self._participants:
                 participant.committed(job.group)
         else:
+            _LOG.error("group %d is not committed: %s", job.group, error, exc_info=error.__cause__)
             self._failed = job
             self._changes += 1
             self._dirty_since = trio.current_time()
