@@ -217,8 +217,8 @@ class Drive:
         with trio.move_on_after(KNOWN_PATIENCE if known else FIRST_PATIENCE):
             await started.wait()
             with trio.move_on_after(SETTLE_PATIENCE):
-                while not self._has_contract():
-                    await trio.sleep(LOOK)  # noqa: ASYNC110 - the book tells nobody
+                while not self._has_contract():  # noqa: ASYNC110 - the book tells nobody
+                    await trio.sleep(LOOK)
         if not self._has_contract():
             if farm is None:
                 raise self._nobody_answers()
