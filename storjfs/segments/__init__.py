@@ -1,8 +1,8 @@
 """Segments: where file data goes and comes from.
 
-Appended runs are sealed into the open segment's local file (the journal), closed segments are erasure-coded and
-put on farmers, what is stored stays as cache until evicted; reads take the nearest copy and survive slow, corrupt
-and missing shards. `Segments` is the room's face.
+Appended runs are sealed into the open segment's local file (the journal), closed segments are erasure-coded
+and put on farmers, what is stored stays as cache until evicted; reads take the nearest copy and survive
+slow, corrupt and missing shards. `Segments` is the room's face.
 """
 
 from storjfs.segments.journal import NoRoom

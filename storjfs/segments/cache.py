@@ -1,8 +1,9 @@
-"""The local files: unsent segments in the journal folder, copies of stored ones in the cache folder, one limit.
+"""The local files: unsent segments in the journal folder, copies of stored ones in the cache, one limit.
 
-Together they never take more than the limit. Unsent files are never given up; cached ones are, least recently
-used first, by punched holes or as a whole. The cache folder may be deleted at any time. What a crash leaves in
-either folder is sorted at start-up: the name of a file is the hex segment id, the catalogue knows the rest.
+Together they never take more than the limit. Unsent files are never given up; cached ones are, least
+recently used first, by punched holes or as a whole. The cache folder may be deleted at any time. What a
+crash leaves in either folder is sorted at start-up: the name of a file is the hex segment id, the catalogue
+knows the rest.
 """
 
 import errno
@@ -61,7 +62,7 @@ class Cache:
     # --- start-up ---
 
     def load(self) -> None:
-        """Note what lies in the cache folder, oldest first. Raises OSError where the folders cannot be made."""
+        """Note what lies in the cache folder, oldest first. Raises OSError without folders to work in."""
         self.journal_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         found = []
@@ -141,7 +142,7 @@ class Cache:
         return file
 
     def opened(self, file: LocalFile) -> bool:
-        """Make sure that `file` has a descriptor; False where it cannot be had (then it is forgotten, if cached)."""
+        """Make sure that `file` has a descriptor; if it cannot, False, and it is forgotten if cached."""
         if file.fd >= 0:
             return True
         try:
@@ -268,7 +269,7 @@ class Cache:
     # --- cached pieces ---
 
     async def writable(self, segment: Segment, bytes_needed: int) -> LocalFile | None:
-        """An open file that takes so many more bytes of fetched pieces, or None where there is no room for them.
+        """An open file that takes so many more bytes of fetched pieces, or None where there is no room.
 
         The file's descriptor stays open until `filled` is called, which has to follow in any case.
         """
@@ -410,11 +411,10 @@ class Cache:
                 file.close()
 
     def close(self) -> None:
-        """Close every descriptor."""
+        """Close every descriptor but those that the last commit may need."""
         for file in [*self._open, *self._closing]:
-            file.close()
-        self._open.clear()
-        self._closing.clear()
+            if not file.users and not file.touched:
+                file.close()
 
     def _journal_path(self, segment: Segment) -> Path:
         return self.journal_dir / segment.segment_id.hex()
@@ -433,8 +433,8 @@ def _punched(file: LocalFile, start: int, length: int) -> None:
     try:
         punch(file.fd, start, length)
     except OSError as error:
-        # Without holes on this disk the whole file would keep its blocks: cut off from here on instead, which frees
-        # at least as much. The pieces lost with it fail their proof and are fetched again.
+        # Without holes on this disk the whole file would keep its blocks: cut off from here on instead,
+        # which frees at least as much. The pieces lost with it fail their proof and are fetched again.
         _LOG.debug("no holes here: %s", error)
         os.ftruncate(file.fd, start)
 

@@ -1,7 +1,7 @@
 """What is known of segments and shards: meta.db's rows, and on top of them the changes not yet committed.
 
-A segment in memory is the truth about itself; one that is not in memory has no uncommitted change, so its rows
-are. Memory holds what is unsent, changed or pinned, and a bounded number of others.
+A segment in memory is the truth about itself; one that is not in memory has no uncommitted change, so its
+rows are. Memory holds what is unsent, changed or pinned, and a bounded number of others.
 """
 
 import os
@@ -136,8 +136,8 @@ class Segment:
 class Catalogue:
     """The tables segment, shard, run and doomed. All methods belong to the loop's thread and do not wait.
 
-    A participant of the group commit: `MetaStore` calls freeze, before_commit and committed. `barrier` makes what
-    the commit thread has to wait for; the other callables tell what happened.
+    A participant of the group commit: `MetaStore` calls freeze, before_commit and committed. `barrier`
+    makes what the commit thread has to wait for; the other callables tell what happened.
     """
 
     def __init__(self, store: MetaStore, keys: VolumeKeys) -> None:
@@ -269,12 +269,18 @@ class Catalogue:
         over = len(self._loaded) - REMEMBERED
         for _ in range(min(over, 64)):
             seg, segment = self._loaded.popitem(last=False)
-            if segment.dirty or segment.flying or segment.pins or segment.unsent or segment.state is State.DOOMED:
+            if (
+                segment.dirty
+                or segment.flying
+                or segment.pins
+                or segment.unsent
+                or segment.state is State.DOOMED
+            ):
                 self._loaded[seg] = segment
 
     @contextmanager
     def pinned(self, segment: Segment) -> Iterator[None]:
-        """Keep `segment` in memory and its data from being deleted; needed by whoever waits with it at hand."""
+        """Keep `segment` in memory and its data undeleted; needed by whoever waits with it at hand."""
         segment.pins += 1
         try:
             yield
@@ -354,7 +360,7 @@ class Catalogue:
         return [self.get(seg) for (seg,) in rows if seg not in self._gone]
 
     def stored_after(self, seg: int, limit: int) -> list[Segment]:
-        """The next `limit` segments behind number `seg`, uncommitted ones left out; for walks in bounded steps."""
+        """The next `limit` segments behind number `seg`, uncommitted ones left out: a step of a walk."""
         rows = self._store.read(
             f"SELECT {_SEGMENT_COLUMNS} FROM segment WHERE seg > ? ORDER BY seg LIMIT ?", (seg, limit)
         )
@@ -380,7 +386,7 @@ class Catalogue:
     # --- shards ---
 
     def shards(self, segment: Segment) -> list[Shard]:
-        """All rows of a segment, those being uploaded and lost ones included. Not to be changed by the caller."""
+        """All rows of a segment, those being uploaded and lost ones included. Not to be changed."""
         if segment.shards is None:
             rows = self._store.read(f"SELECT {_SHARD_COLUMNS} FROM shard WHERE seg = ?", (segment.seg,))
             segment.shards = [Shard(row) for row in rows]
@@ -450,7 +456,8 @@ class Catalogue:
     def unwell(self, after: int, limit: int) -> list[int]:
         """Numbers of segments with uploading or lost shard rows behind `after`, in order, as committed."""
         rows = self._store.read(
-            "SELECT DISTINCT seg FROM shard WHERE state IN (0, 3) AND seg > ? ORDER BY seg LIMIT ?", (after, limit)
+            "SELECT DISTINCT seg FROM shard WHERE state IN (0, 3) AND seg > ? ORDER BY seg LIMIT ?",
+            (after, limit),
         )
         return [seg for (seg,) in rows]
 

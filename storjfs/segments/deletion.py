@@ -21,8 +21,8 @@ LAST_RETRY: Final = 600.0
 def may_delete(segment: Segment) -> bool:
     """Whether the shards of a doomed segment may be deleted at the farmers now.
 
-    The one place for this decision. Nothing that recovery could go back to refers to segments yet, so as soon as
-    the group is committed in which the last extent let go of it.
+    The one place for this decision. Nothing that recovery could go back to refers to segments yet, so as
+    soon as the group is committed in which the last extent let go of it.
     """
     return segment.state is State.DOOMED
 
@@ -129,5 +129,5 @@ class Deleter:
 
     def retry_now(self) -> None:
         """A farmer may be back."""
-        self._retry = {contract: (0.0, FIRST_RETRY) for contract in self._retry}
+        self._retry = dict.fromkeys(self._retry, (0.0, FIRST_RETRY))
         self._wake.set()

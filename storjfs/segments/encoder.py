@@ -52,7 +52,7 @@ class Buffers:
 
 @dataclass(slots=True, eq=False)
 class Sealed:
-    """A shard ready to be sent: `view` of the sealed bytes, Merkle root over them, hash of the unsealed shard."""
+    """A shard ready to be sent: its sealed bytes, the Merkle root over them, its hash before the seal."""
 
     buffer: bytearray
     view: memoryview
@@ -63,8 +63,8 @@ class Sealed:
 class Encoder:
     """The shards of one segment, of `size` bytes, in the file behind `fd`, under the (k, n) code.
 
-    Call `load` first; it may run beside whatever prepares the upload. `close` gives the memory back, but not while
-    a `seal` is under way.
+    Call `load` first; it may run beside whatever prepares the upload. `close` gives the memory back, but
+    not while a `seal` is under way.
     """
 
     def __init__(

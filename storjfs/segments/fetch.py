@@ -1,7 +1,7 @@
 """Byte ranges of shards from farmers: the one that has them, or any k others and a decode of only that range.
 
-A slow farmer is not waited for to a timeout: after the time it usually takes, others are asked as well and the
-first complete answer wins. A piece that does not prove itself is pinned to its farmer and never used.
+A slow farmer is not waited for to a timeout: after the time it usually takes, others are asked as well and
+the first complete answer wins. A piece that does not prove itself is pinned to its farmer and never used.
 """
 
 import functools
@@ -42,8 +42,8 @@ def erasure_code(k: int, n: int) -> ErasureCode:
 class Fetcher:
     """Fetches rows of segments: `rows(segment, idx, first, count)`.
 
-    `faulty(shard, error)` is told which farmer failed; the catalogue has noted it already. `threads` bounds the
-    worker threads used for opening and decoding.
+    `faulty(shard, error)` is told which farmer failed; the catalogue has noted it already. `threads` bounds
+    the worker threads used for opening and decoding.
     """
 
     def __init__(
@@ -79,19 +79,28 @@ class Fetcher:
                 return cipher.open_pieces(first, sealed)
             return await trio.to_thread.run_sync(cipher.open_pieces, first, sealed, limiter=self._threads)
         except (ShardCorrupt, ShardMissing) as error:
-            _LOG.warning("shard %d of segment %d under contract %d: %s", shard.idx, segment.seg, shard.contract, error)
+            _LOG.warning(
+                "shard %d of segment %d under contract %d: %s", shard.idx, segment.seg, shard.contract, error
+            )
             if shard in self._catalogue.shards(segment):
                 self._catalogue.shard_lost(segment, shard)
                 self._faulty(shard, error)
             raise
 
     async def rows(
-        self, segment: Segment, idx: int, first: int, count: int, *, avoid: Collection[int] = (), patient: bool = False
+        self,
+        segment: Segment,
+        idx: int,
+        first: int,
+        count: int,
+        *,
+        avoid: Collection[int] = (),
+        patient: bool = False,
     ) -> Buffer:
         """Pieces `[first, first + count)` of row `idx` of the erasure code, wherever they come from.
 
-        Shards with an index in `avoid` are not asked. `patient`: nobody waits for it, so hedge late. The caller has
-        pinned the segment. Raises SegmentUnreadable where fewer than k shards answer rightly.
+        Shards with an index in `avoid` are not asked. `patient`: nobody waits for it, so hedge late. The
+        caller has pinned the segment. Raises SegmentUnreadable where fewer than k shards answer rightly.
         """
         race = _Race(self, segment, idx, first, count, avoid, patient)
         try:

@@ -1,7 +1,7 @@
 """One local file per segment: reading frames from it, writing to it, and which pieces of it are there.
 
-Segment position = file position, for the journal's files and for the cache's sparse ones alike. Which pieces are
-present is advice: a frame proves itself or it does not.
+Segment position = file position, for the journal's files and for the cache's sparse ones alike. Which
+pieces are present is advice: a frame proves itself or it does not.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ from typing import Final
 
 from storjfs.coding.buffers import Buffer
 from storjfs.coding.frames import FrameCipher
-from storjfs.coding.geometry import FRAME_OVERHEAD, PIECE, frames_covering
+from storjfs.coding.geometry import FRAME_OVERHEAD, PIECE
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _PUNCH_KEEPING_SIZE: Final = 0x03  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, fallocate(2)
@@ -21,7 +21,7 @@ LARGEST_READ: Final = (1 << 20) + 2 * PIECE
 
 
 def punch(fd: int, start: int, length: int) -> None:
-    """Give the blocks of `[start, start + length)` back to the disk. Raises OSError, also where unsupported."""
+    """Give the blocks of `[start, start + length)` back to the disk. Raises OSError if it cannot."""
     done = _LIBC.fallocate(fd, _PUNCH_KEEPING_SIZE, ctypes.c_int64(start), ctypes.c_int64(length))
     if done != 0:
         number = ctypes.get_errno()
@@ -48,12 +48,24 @@ def write_all(fd: int, data: memoryview, start: int) -> None:
 class LocalFile:
     """The local file of one segment, at `path`.
 
-    `unsent`: the only copy, complete up to what was written, never evicted. Otherwise `present` has a bit for each
-    piece that is there; None means not looked yet. `users` counts threads and tasks that use the descriptor, which
-    stays open as long. All fields belong to the loop's thread; only reading and writing happens in others.
+    `unsent`: the only copy, complete up to what was written, never evicted. Otherwise `present` has a bit
+    for each piece that is there; None means not looked yet. `users` counts threads and tasks that use the
+    descriptor, which stays open as long. All fields belong to the loop's thread; only reading and writing
+    happens in others.
     """
 
-    __slots__ = ("base", "fd", "path", "present", "segment_id", "size", "touched", "unsent", "users", "written")
+    __slots__ = (
+        "base",
+        "fd",
+        "path",
+        "present",
+        "segment_id",
+        "size",
+        "touched",
+        "unsent",
+        "users",
+        "written",
+    )
 
     def __init__(self, seg: int, segment_id: bytes, path: Path, *, unsent: bool) -> None:
         self.base = seg << 25
@@ -84,7 +96,7 @@ class LocalFile:
             os.close(fd)
 
     def look(self, size: int) -> int:
-        """Rebuild `present` for a segment of `size` bytes from where the file has data (lseek(2), SEEK_DATA)."""
+        """Rebuild `present` for a segment of `size` bytes from where the file has data; see lseek(2)."""
         fd = self.open()
         present = 0
         end = min(os.fstat(fd).st_size, size)
@@ -121,8 +133,8 @@ def read_run(
     buffer: bytearray,
     flags: int,
 ) -> Buffer | None:
-    """The plaintext of `frames` (as `frames_covering` gives them) from `file`; None where less than that can be
-    had with these flags (RWF_NOWAIT, preadv2(2)) or the file is too short.
+    """The plaintext of `frames` (as `frames_covering` gives them) from `file`; None where less than that
+    can be had with these flags (RWF_NOWAIT, preadv2(2)) or the file is too short.
 
     `buffer` has room for their sealed bytes and is overwritten. Raises FrameCorrupt, OSError.
     """
@@ -164,4 +176,3 @@ def pieces_of(frames: list[tuple[int, int, int, int]]) -> tuple[int, int]:
     """(first piece, number of pieces) that `frames` lie in."""
     first = frames[0][0] // PIECE
     return first, frames[-1][0] // PIECE - first + 1
-

@@ -1,4 +1,4 @@
-"""The write path's front: where an appended run goes, when a segment is full, and when writers have to wait."""
+"""The write path's front: where an appended run goes, when a segment is full, when writers have to wait."""
 
 import errno
 import math
@@ -42,8 +42,8 @@ class NoRoom(FilesystemError):
 class Journal:
     """Appends to the open segment. All methods belong to the loop's thread.
 
-    `closed` is called with each segment that was closed. `code` gives (k, n) for the farmers at hand; only the
-    size of the next segment depends on it here.
+    `closed` is called with each segment that was closed. `code` gives (k, n) for the farmers at hand; only
+    the size of the next segment depends on it here.
     """
 
     def __init__(
@@ -80,15 +80,17 @@ class Journal:
     def append(self, ino: int, off: int, data: Buffer) -> list[Run]:
         """Take `data`, the bytes of file `ino` from offset `off` on; returns the runs that hold it, in order.
 
-        Uses memory only. `data` must not change afterwards. Whoever appends has awaited `room` before; the data is
-        durable after the next commit.
+        Uses memory only. `data` must not change afterwards. Whoever appends has awaited `room` before; the
+        data is durable after the next commit.
         """
         length = len(data)
         pos, fits = place_run(self._tail, length, self._capacity)
         if fits != length or length > LONGEST_RUN:
             return self._append_split(ino, off, memoryview(data))
         segment = self._segment
-        assert segment is not None and self._file is not None and self._cipher is not None
+        assert segment is not None
+        assert self._file is not None
+        assert self._cipher is not None
         self._sealer.put(self._file, self._cipher, pos, data)
         end = run_end(pos, length)
         self._cache.unsent += end - self._tail
@@ -140,8 +142,8 @@ class Journal:
     async def room(self) -> None:
         """Return when more may be appended: at once, or when the sealer or the uploads have caught up.
 
-        Raises NoRoom (ENOSPC) where waiting would not help: the disk is nearly full, or nothing gets through to
-        the farmers for STALLED seconds while all allowed local space holds unsent data.
+        Raises NoRoom (ENOSPC) where waiting would not help: the disk is nearly full, or nothing gets
+        through to the farmers for STALLED seconds while all allowed local space holds unsent data.
         """
         cache, sealer = self._cache, self._sealer
         if (

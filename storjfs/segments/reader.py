@@ -54,6 +54,10 @@ class Fetch:
         self.started = trio.current_time()
         self.scope = trio.CancelScope()
 
+    def covers(self, first: int, count: int) -> bool:
+        """Whether these pieces are all among its own."""
+        return self.first <= first and first + count <= self.first + self.count
+
 
 class Reader:
     """Reads parts of runs. Methods belong to the loop's thread; `run` owns the fetches.
@@ -99,8 +103,9 @@ class Reader:
     # --- at once ---
 
     def read_now(self, seg: int, pos: int, run: int, skip: int, length: int) -> Buffer | None:
-        """The bytes `[skip, skip + length)` of the run `(seg, pos, run)` if they are in memory (this program's or
-        the kernel's); None where disk or network would have to be waited for. Raises SegmentUnreadable.
+        """The bytes `[skip, skip + length)` of the run `(seg, pos, run)` if they are in memory (this
+        program's or the kernel's); None where disk or network would have to be waited for. Raises
+        SegmentUnreadable.
         """
         plain = self._pending.get((seg << 25) + pos)
         if plain is not None:
@@ -187,8 +192,8 @@ class Reader:
             file = self._cache.find(segment)
             if file is not None:
                 self._cache.spoiled(file, first, count)
-        # The shards proved themselves, so this is no farmer's doing unless shard keys were lent. One more way is
-        # left: the same pieces from the other shards.
+        # The shards proved themselves, so this is no farmer's doing unless shard keys were lent. One more
+        # way is left: the same pieces from the other shards.
         if not segment.unsent:
             parts = [
                 await self._fetcher.rows(segment, idx, at, pieces, avoid=(idx,))
@@ -210,18 +215,22 @@ class Reader:
     async def _pieces(self, segment: Segment, first: int, count: int) -> memoryview:
         """The sealed pieces `[first, first + count)`, fetched as far as they are not here."""
         if segment.k == 0 or (segment.unsent and not self._catalogue.held(segment)):
-            raise SegmentUnreadable(segment.seg, "its local file is missing or damaged, and no farmer has it yet")
+            raise SegmentUnreadable(
+                segment.seg, "its local file is missing or damaged, and no farmer has it yet"
+            )
         file = self._cache.find(segment)
         if file is not None and (file.unsent or not self._cache.opened(file)):
             file = None
         fetches: list[Fetch] = []
         for low, pieces in _absent(file, first, count):
-            fetches += [one for one in self._start(segment, low, pieces, prefetch=False) if one not in fetches]
+            fetches += [
+                one for one in self._start(segment, low, pieces, prefetch=False) if one not in fetches
+            ]
         for fetch in fetches:
             fetch.waiting += 1
         out: memoryview | None = None
         try:
-            if len(fetches) != 1 or fetches[0].count < count:
+            if len(fetches) != 1 or not fetches[0].covers(first, count):
                 out = await self._local_pieces(segment, file, first, count)
             for fetch in fetches:
                 await fetch.done.wait()
@@ -235,7 +244,9 @@ class Reader:
         if out is None:
             whole = fetches[0]
             assert whole.data is not None
-            return memoryview(whole.data)[(first - whole.first) * PIECE : (first - whole.first + count) * PIECE]
+            return memoryview(whole.data)[
+                (first - whole.first) * PIECE : (first - whole.first + count) * PIECE
+            ]
         for fetch in fetches:
             assert fetch.data is not None
             low, high = max(first, fetch.first), min(first + count, fetch.first + fetch.count)
@@ -283,7 +294,7 @@ class Reader:
     def _unfetched(
         self, segment: Segment, first: int, count: int, fetches: list[Fetch]
     ) -> Iterator[tuple[int, int]]:
-        """Gaps of `[first, first + count)` that no fetch covers, within one shard each; adds those that do."""
+        """Gaps that no fetch covers, within one shard each; adds the fetches that cover the rest."""
         base = segment.seg << 10
         per_shard = shard_pieces(segment)
         piece, end = first, first + count
@@ -371,7 +382,7 @@ class Reader:
     # --- read-ahead ---
 
     def prefetch(self, parts: Sequence[Part]) -> None:
-        """Start bringing these parts here. Never waits, never fails; what goes beyond the budget is left out."""
+        """Start bringing these parts here. Never waits or fails; what exceeds the budget is left out."""
         if self._nursery is None:
             return
         for seg, first, count in merged(parts):

@@ -1,7 +1,7 @@
 """Rebuilding lost shards: read k others by ranges, decode, check, seal under a new id, put on another farmer.
 
-Memory is one range of k shards and the shards being made. The new row replaces the lost one in one group, after its
-receipt; a crash before leaves the lost row and an id to be deleted.
+Memory is one range of k shards and the shards being made. The new row replaces the lost one in one group,
+after its receipt; a crash before leaves the lost row and an id to be deleted.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ RANGE: Final = 16
 
 
 class RebuildFailed(StorjfsError):
-    """A segment could not be brought back to full health now; `retry` tells whether another attempt may help."""
+    """A segment could not be repaired now; `retry` tells whether another attempt may help."""
 
     def __init__(self, seg: int, reason: str, *, retry: bool = True) -> None:
         super().__init__(
@@ -190,7 +190,7 @@ class Rebuilder:
     async def _decode_into(
         self, segment: Segment, sources: list[Shard], plain: dict[int, bytearray], length: int
     ) -> list[Shard]:
-        """Fill `plain` range by range; returns sources whose bytes are not those recorded (then start again)."""
+        """Fill `plain` range by range; returns sources that are not what was recorded (then start again)."""
         using, spare = sources[: segment.k], sources[segment.k :]
         hashes = {shard.shard_id: hashlib.sha256() for shard in using}
         code = erasure_code(segment.k, segment.n)

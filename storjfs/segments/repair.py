@@ -1,4 +1,4 @@
-"""What is rebuilt when: the most endangered segment first, one at a time, again and again until all is well."""
+"""What is rebuilt when: the most endangered segment first, one at a time, until all is well."""
 
 import heapq
 import logging
@@ -92,7 +92,7 @@ class Repair:
             return await self._rebuilder.rebuild(segment)
 
     async def survey(self) -> list[int]:
-        """Segments to be rebuilt now, in order. Rows of uploads that a crash or an error cut off are removed."""
+        """Segments to be rebuilt now, in order. Removes rows of uploads that were cut off."""
         found: dict[int, SegmentHealth] = {}
         rescued: list[int] = []
         for seg in sorted(self._hurt):

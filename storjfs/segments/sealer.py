@@ -1,7 +1,8 @@
 """Sealing appended runs into segment files, off the loop, in their order.
 
-What a crash leaves: bytes behind the committed length of a file, which start-up cuts off. Nothing is ever dropped
-because of an error: what could not be written stays in memory and is tried again at the next commit.
+What a crash leaves: bytes behind the committed length of a file, which start-up cuts off. Nothing is ever
+dropped because of an error: what could not be written stays in memory and is tried again at the next
+commit.
 """
 
 import logging
@@ -14,8 +15,8 @@ from typing import Final
 import trio
 
 from storjfs.coding.buffers import Buffer
-from storjfs.coding.frames import FrameCipher, random_nonces
-from storjfs.coding.geometry import FRAME_OVERHEAD, run_end, run_frames
+from storjfs.coding.frames import NONCE, FrameCipher
+from storjfs.coding.geometry import FRAME_OVERHEAD, PIECE, run_frames
 from storjfs.segments.files import LocalFile, write_all
 
 _LOG = logging.getLogger(__name__)
@@ -36,9 +37,10 @@ Item = tuple[LocalFile, FrameCipher, int, Buffer]
 class Sealer:
     """The queue of runs, and whoever works it off: its own thread, or the commit thread that waits for it.
 
-    `put`, `barrier` and the counters are for the loop; `drain` for any thread. `pending` maps file.base + position
-    to the plaintext of a run until it is in its file: first written, then forgotten, so a reader finds it in one
-    of the two. `appended` and `sealed` count plaintext bytes; their difference waits in memory.
+    `put`, `barrier` and the counters are for the loop; `drain` for any thread. `pending` maps file.base +
+    position to the plaintext of a run until it is in its file: first written, then forgotten, so a reader
+    finds it in one of the two. `appended` and `sealed` count plaintext bytes; their difference waits in
+    memory.
     """
 
     def __init__(self) -> None:
@@ -94,7 +96,7 @@ class Sealer:
             nonlocal settled
             self.drain(target)
             for file in touched:
-                os.fdatasync(file.fd)
+                os.fdatasync(file.fd if file.fd >= 0 else file.open())
             with self._working:
                 folders, self._new_directories = self._new_directories, set()
             try:
@@ -119,7 +121,7 @@ class Sealer:
         self._wake.set()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Work the queue off until cancelled. What is then left is sealed by the last commit, or lost as in a crash."""
+        """Work the queue off until cancelled. What is left is sealed by the last commit, if there is one."""
         self._token = trio.lowlevel.current_trio_token()
         thread = threading.Thread(target=self._work, name="storjfs sealer")
         thread.start()
@@ -148,7 +150,7 @@ class Sealer:
             self._woken = False
 
     def drain(self, target: int) -> None:
-        """Seal and write until `target` bytes of plaintext are in their files. Raises OSError, drops nothing."""
+        """Seal and write until `target` bytes of plaintext were. Raises OSError and drops nothing."""
         while self.sealed < target:
             with self._working:
                 if self.sealed >= target:
@@ -182,29 +184,25 @@ class Sealer:
         if file.fd < 0:
             file.open(create=True)
             self._new_directories.add(os.fspath(file.path.parent))
-        start = file.written
-        # Gaps between runs are written too, so that a hole always means "not there".
-        frames = [(pos, list(run_frames(pos, len(data))), data) for _, _, pos, data in batch]
-        nonces = iter(random_nonces(sum(len(found) for _, found, _ in frames)))
+        start = at = file.written
         out = memoryview(self._buffer)
-        seal_into = cipher.seal_into
-        at = start
         total = 0
-        for pos, found, data in frames:
+        for _, _, pos, data in batch:
             if pos > at:
+                # Gaps between runs are written too, so that a hole always means "not there".
                 out[at - start : pos - start] = bytes(pos - at)
-            plain = memoryview(data)
-            taken = 0
-            for where, length in found:
-                seal_into(
-                    where,
-                    plain if length == len(plain) else plain[taken : taken + length],
-                    out[where - start : where - start + length + FRAME_OVERHEAD],
-                    next(nonces),
-                )
-                taken += length
-            total += taken
-            at = run_end(pos, len(plain))
+            length = len(data)
+            total += length
+            if pos % PIECE + length + FRAME_OVERHEAD <= PIECE:
+                at = pos + length + FRAME_OVERHEAD
+                cipher.seal_into(pos, data, out[pos - start : at - start], os.urandom(NONCE))
+            else:
+                plain, taken = memoryview(data), 0
+                for where, size in run_frames(pos, length):
+                    at = where + size + FRAME_OVERHEAD
+                    part = plain[taken : taken + size]
+                    cipher.seal_into(where, part, out[where - start : at - start], os.urandom(NONCE))
+                    taken += size
         write_all(file.fd, out[: at - start], start)
         file.written = at
         for _, _, pos, _ in batch:

@@ -39,9 +39,10 @@ READ_THREADS: Final = 4
 class Segments:
     """The segments of one volume. Methods belong to the loop's thread; `run` has to be running.
 
-    Made before the filesystem, since `store` asks participants in the order in which they joined. Raises OSError
-    where the folders cannot be used. `faulty(contract, shard_id, error)` is told of each shard that a farmer lost
-    or changed. `crash_point(name)` is called where a crash must be survived; tests let it raise.
+    Made before the filesystem, since `store` asks participants in the order in which they joined. Raises
+    OSError where the folders cannot be used. `faulty(contract, shard_id, error)` is told of each shard that
+    a farmer lost or changed. `crash_point(name)` is called where a crash must be survived; tests let it
+    raise.
     """
 
     def __init__(
@@ -170,7 +171,8 @@ class Segments:
             catalogue.never_placed(segment, idx, size)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Seal, upload, read, delete and repair until cancelled; unsent data is then sent after the next start.
+        """Seal, upload, read, delete and repair until cancelled; unsent data is then sent after the next
+        start.
 
         Call `flush` or at least the store's `sync` before cancelling; and cancel this before the store.
         """
@@ -228,11 +230,7 @@ class Segments:
         self._changed = trio.Event()
 
     def _urgent(self) -> bool:
-        return (
-            self._flushing > 0
-            or self._journal.writers_wait
-            or 2 * self._cache.unsent > self._cache.limit
-        )
+        return self._flushing > 0 or self._journal.writers_wait or 2 * self._cache.unsent > self._cache.limit
 
     def _upload_failed(self, segment: Segment, reason: str) -> None:
         self._problem(f"segment {segment.seg} is not stored yet: {reason}")
@@ -250,8 +248,8 @@ class Segments:
     async def flush(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Return when everything appended until now survives the loss of this machine, and that is committed.
 
-        `progress(done, all)` in bytes, whenever something changed. Waits as long as farmers are missing; then the
-        report tells why. Cancelled, it leaves the uploads going on. Raises StoreError.
+        `progress(done, all)` in bytes, whenever something changed. Waits as long as farmers are missing;
+        then the report tells why. Cancelled, it leaves the uploads going on. Raises StoreError.
         """
         self._journal.close_open()
         waiting = dict(self._catalogue.unsent)
@@ -317,7 +315,7 @@ class Segments:
                 self._catalogue.shard_lost(segment, shard)
 
     async def contract_lost(self, contract: int) -> int:
-        """All shards under a contract are lost, its farmer is gone for good; returns how many. Bounded steps."""
+        """All shards under a contract are lost for good; returns how many. Works in bounded steps."""
         after, count = b"", 0
         while rows := self._catalogue.shards_under(contract, after, 256):
             for shard_id, seg in rows:

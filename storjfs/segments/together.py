@@ -27,7 +27,7 @@ class Together:
     async def _one(self, call: Callable[[], Awaitable[object]]) -> None:
         try:
             await call()
-        except Exception as error:  # noqa: BLE001 - raised again at the end
+        except Exception as error:
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:

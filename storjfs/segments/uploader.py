@@ -1,7 +1,8 @@
 """Closed segments to farmers: encode, seal, put in parallel, note the receipts.
 
-What a crash leaves: shard ids are committed before anything is sent, so a shard that a farmer may hold without our
-knowing has a row; at start-up such rows become deletions, and only indices without a receipt are sent again.
+What a crash leaves: shard ids are committed before anything is sent, so a shard that a farmer may hold
+without our knowing has a row; at start-up such rows become deletions, and only indices without a receipt
+are sent again.
 """
 
 import logging
@@ -36,7 +37,8 @@ LAST_RETRY: Final = 60.0
 
 
 class Pace:
-    """How many puts may be under way: few while a program writes, all the better when it stops or waits for us.
+    """How many puts may be under way: few while a program writes, all the better when it stops or waits for
+    us.
 
     `appended()` counts bytes appended; `urgent()` tells that somebody waits, or that too much is unsent.
     """
@@ -216,7 +218,7 @@ class Uploader:
 
 
 class _Attempt:
-    """The shards of one segment on their way to the farmers chosen for them, and to others where those fail."""
+    """The shards of one segment on their way to farmers, and to others where those fail."""
 
     def __init__(self, uploader: Uploader, segment: Segment, encoder: Encoder, rows: list[Shard]) -> None:
         self._of = uploader
@@ -249,7 +251,8 @@ class _Attempt:
             while segment.state is not State.DOOMED:
                 if await self._put(row):
                     return
-                # Whether that farmer has it is unknown: this id is to be deleted; the next farmer gets another.
+                # Whether that farmer has it is unknown: this id is to be deleted; the next farmer gets
+                # another.
                 self._refused.add(row.contract)
                 catalogue.remove_shard(segment, row)
                 self._rows.remove(row)

@@ -76,7 +76,9 @@ class SegmentUnreadable(FilesystemError):
         super().__init__(errno.EIO, f"segment {seg} cannot be read: {reason}")
         self.seg = seg
         self.reason = reason
-        self.hint = "storjfs status shows which farmers are missing; when enough of them are back, so is the data."
+        self.hint = (
+            "storjfs status shows which farmers are missing; when enough of them are back, so is the data."
+        )
 
 
 class Receipt(Protocol):

@@ -7,7 +7,7 @@ from storjfs.segments.catalogue import Catalogue, Segment
 from storjfs.segments.values import State
 
 LIVE_ENOUGH: Final = 0.6
-"""Share of live bytes below which a segment is rewritten: farmers hold at most 1 / LIVE_ENOUGH of what is live."""
+"""Share of live bytes below which a segment is rewritten: it bounds what farmers hold to 1 / LIVE_ENOUGH."""
 MOST_SMALL: Final = 64
 """Segments closed early that may exist before they are merged."""
 LOOKED_AT: Final = 512

@@ -97,6 +97,17 @@ class Volume:
             (self.cache / name).unlink()
 
 
+async def until(
+    condition: Callable[[], bool], store: MetaStore | None = None, *, seconds: float = 20, step: float = 0.01
+) -> None:
+    """Return when `condition` holds; with `store`, commit again and again meanwhile."""
+    with trio.fail_after(seconds):
+        while not condition():
+            if store is not None:
+                await store.sync()
+            await trio.sleep(step)
+
+
 @pytest.fixture
 def volume(tmp_path: Path) -> Volume:
     return Volume(tmp_path / "volume")

@@ -62,9 +62,7 @@ class Farm:
         self.random.shuffle(free)
         return free[:count]
 
-    async def put(
-        self, contract: int, shard_id: bytes, sealed: Buffer, root: bytes | None = None
-    ) -> Receipt:
+    async def put(self, contract: int, shard_id: bytes, sealed: Buffer, root: bytes | None = None) -> Receipt:
         farmer = self.farmers[contract]
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)

@@ -9,24 +9,15 @@ import pytest
 import trio
 
 from storjfs.coding.geometry import PIECE
-from storjfs.segments import NoRoom, State
+from storjfs.segments import NoRoom, Part, State
 from storjfs.segments.catalogue import REMEMBERED
-from tests.segments.conftest import Volume
+from tests.segments.conftest import Volume, until
 
 MIB = 1 << 20
 
 
 def on_disk(*folders: Path) -> int:
     return sum(path.stat().st_blocks * 512 for folder in folders for path in folder.iterdir())
-
-
-async def until(condition: object, store: object = None) -> None:
-    assert callable(condition)
-    with trio.fail_after(20):
-        while not condition():
-            if store is not None:
-                await store.sync()  # type: ignore[attr-defined]
-            await trio.sleep(0.01)
 
 
 async def test_local_files_never_exceed_the_limit_while_writing_and_reading(volume: Volume) -> None:
@@ -224,7 +215,7 @@ async def test_garbage_and_small_segments_are_offered_to_the_compactor(volume: V
 
 async def test_memory_does_not_grow_with_the_number_of_segments(volume: Volume) -> None:
     async with volume.running() as segments:
-        (first,) = volume.append_random(100)
+        volume.append_random(100)
         await segments.flush()
         await until(lambda: segments.report().full == 1)
         await volume.store.sync()
@@ -256,13 +247,10 @@ async def test_prefetch_brings_data_and_keeps_to_its_budget(volume: Volume) -> N
     async with volume.running() as segments:
         volume.append_random(12 * MIB)
         await segments.flush()
-        await until(lambda: segments.report().full == len(set(run.seg for run in volume.written)))
+        await until(lambda: segments.report().full == len({run.seg for run in volume.written}))
     volume.drop_cache()
     async with volume.running() as segments:
         runs = list(volume.written)
-        segments.prefetch([(run.seg, run.pos, run.length, 0, run.length) for run in runs[:0]])  # type: ignore[misc]
-        from storjfs.segments import Part
-
         segments.prefetch([Part(run.seg, run.pos, run.length, 0, run.length) for run in runs[:6]])
         assert segments._reader._prefetch_bytes <= 32 * MIB
         await until(lambda: not segments._reader._flying)

@@ -12,7 +12,7 @@ from storjfs.coding.shards import ShardCipher
 from storjfs.renter.repair_policy import Health
 from storjfs.segments import SegmentUnreadable, State
 from storjfs.segments.catalogue import Segment
-from tests.segments.conftest import KEYS, Volume
+from tests.segments.conftest import KEYS, Volume, until
 
 MIB = 1 << 20
 CRASH_POINTS = ["ids committed", "shard put"]
@@ -31,12 +31,11 @@ async def stored(volume: Volume, *sizes: int) -> None:
 
 
 async def all_full(volume: Volume) -> None:
-    with trio.fail_after(20):
-        while True:
-            report = volume.segments.report()
-            if report.full and not (report.degraded or report.at_risk or report.lost or report.waiting_bytes):
-                return
-            await trio.sleep(0.02)
+    def full() -> bool:
+        report = volume.segments.report()
+        return report.full > 0 == report.degraded + report.at_risk + report.lost + report.waiting_bytes
+
+    await until(full)
 
 
 def some_segment(volume: Volume) -> Segment:
@@ -102,10 +101,7 @@ async def test_a_corrupt_piece_is_never_handed_on_and_is_pinned_to_its_farmer(vo
         # And it is repaired without being asked, onto another farmer.
         await all_full(volume)
         assert liar not in {one.contract for one in segments._catalogue.held(some_segment(volume)).values()}
-        with trio.fail_after(20):
-            while shard.shard_id not in volume.farm.deleted:
-                await volume.store.sync()
-                await trio.sleep(0.02)
+        await until(lambda: shard.shard_id in volume.farm.deleted, volume.store)
 
 
 async def test_wiped_farmers_are_repaired_and_used_again_where_nobody_else_is_left(volume: Volume) -> None:
@@ -159,8 +155,7 @@ async def test_a_segment_with_too_few_shards_is_sent_again_from_its_local_copy(v
         await all_full(volume)
 
 
-async def test_a_full_farmer_is_passed_over(volume: Volume) -> None:
-    volume.farm.choose_full = True  # type: ignore[attr-defined]
+async def test_a_farmer_that_never_signs_is_passed_over(volume: Volume) -> None:
     async with volume.running():
         volume.append_random(MIB)
         volume.farm.farmers[1].lose_receipt = True
@@ -168,10 +163,7 @@ async def test_a_full_farmer_is_passed_over(volume: Volume) -> None:
         await all_full(volume)
         assert volume.segments.report().full == 1
         # What the farmer may hold although it never signed is deleted again.
-        with trio.fail_after(20):
-            while volume.farm.farmers[1].shards:
-                await volume.store.sync()
-                await trio.sleep(0.02)
+        await until(lambda: not volume.farm.farmers[1].shards, volume.store)
 
 
 async def test_enough_receipts_suffice_and_the_rest_follows(volume: Volume) -> None:
@@ -240,14 +232,12 @@ async def test_a_crash_during_a_repair_loses_nothing_and_leaves_no_orphans(
 
 
 async def no_orphans(volume: Volume) -> None:
-    with trio.fail_after(20):
-        while True:
-            await volume.store.sync()
-            known = {row[0] for row in volume.store.read("SELECT shard_id FROM shard WHERE state = 1")}
-            there = {shard_id for farmer in volume.farm.farmers.values() for shard_id in farmer.shards}
-            if known == there and not volume.segments.report().to_delete:
-                return
-            await trio.sleep(0.02)
+    def settled() -> bool:
+        known = {row[0] for row in volume.store.read("SELECT shard_id FROM shard WHERE state = 1")}
+        there = {shard_id for farmer in volume.farm.farmers.values() for shard_id in farmer.shards}
+        return known == there and not volume.segments.report().to_delete
+
+    await until(settled, volume.store)
 
 
 async def test_corrupt_local_copies_are_dropped_and_fetched_again(volume: Volume) -> None:
@@ -255,9 +245,7 @@ async def test_corrupt_local_copies_are_dropped_and_fetched_again(volume: Volume
         volume.append_random(MIB)
         await segments.flush()
         await all_full(volume)
-        with trio.fail_after(10):
-            while not list(volume.cache.iterdir()):
-                await trio.sleep(0.01)
+        await until(lambda: bool(list(volume.cache.iterdir())))
         (path,) = volume.cache.iterdir()
         flip(path, 200_000)
         await volume.check_all()

@@ -4,7 +4,7 @@ import trio
 
 from storjfs.segments import State
 from storjfs.segments.files import LocalFile
-from tests.segments.conftest import KEYS, Volume
+from tests.segments.conftest import KEYS, Volume, until
 
 MIB = 1 << 20
 
@@ -43,9 +43,7 @@ async def test_flush_stores_every_segment_with_all_its_shards(volume: Volume) ->
         assert report.waiting_bytes == 0
         assert report.stored_bytes > 30 * MIB
         assert report.full + report.degraded + report.at_risk == 3
-        with trio.fail_after(10):
-            while segments.report().full < 3:
-                await trio.sleep(0.01)
+        await until(lambda: segments.report().full == 3)
         assert volume.farm.shard_count() == 15
         await volume.check_all()
 
@@ -132,7 +130,7 @@ async def test_a_missing_journal_file_is_reported_loudly_and_survived(volume: Vo
     for farmer in volume.farm.farmers.values():
         farmer.online = False
     async with volume.running():
-        (run,) = volume.append_random(5000)
+        volume.append_random(5000)
         await volume.store.sync()
     for path in volume.journal.iterdir():
         path.unlink()
@@ -161,6 +159,4 @@ async def test_each_frame_and_shard_has_its_own_nonce_or_key(volume: Volume) -> 
 async def test_an_idle_segment_is_closed_and_sent(volume: Volume, autojump_clock: object) -> None:
     async with volume.running() as segments:
         volume.append_random(5000)
-        with trio.fail_after(300):
-            while not segments.report().full:
-                await trio.sleep(1)
+        await until(lambda: segments.report().full == 1, seconds=300, step=1)
