@@ -169,6 +169,10 @@ def main() -> None:
                     for what, rate in measure(place, load):
                         rounds[name].setdefault(what, []).append(rate)
                         tell(console, f"{number}/{given.runs} {name}", what, rate)
+                    complaints = place.complaints()
+                    if complaints:
+                        console.print(f"{name}: {len(complaints)} warnings in its log, the last ones:")
+                        console.print("\n".join(complaints[-3:]), highlight=False, markup=False)
     medians = {
         name: {what: statistics.median(rates) for what, rates in of_place.items()}
         for name, of_place in rounds.items()

@@ -50,6 +50,10 @@ class Place:
         """Peak resident bytes of each of its processes."""
         return {}
 
+    def complaints(self) -> list[str]:
+        """Warnings and errors in its logs: figures with some are worth little."""
+        return []
+
 
 class PassthroughPlace(Place):
     """A pyfuse3 filesystem that only hands on."""
@@ -156,6 +160,11 @@ class VolumePlace(Place):
     def peak_memory(self) -> dict[str, int]:
         names = ["mount process", "farmers"]
         return {name: peak_memory(pid) for name, pid in zip(names, self._pids, strict=False)}
+
+    def complaints(self) -> list[str]:
+        logs = sorted((self.base / "state").rglob("*.log"))
+        lines = [line for log in logs for line in log.read_text(errors="replace").splitlines()]
+        return [line for line in lines if " WARNING " in line or " ERROR " in line]
 
     def _command(self, *words: str, good: tuple[int, ...] = (0,)) -> str:
         """Run to its end, also when we are told to stop: half a mount could not be undone."""
