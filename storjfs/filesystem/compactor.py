@@ -20,6 +20,7 @@ from storjfs.store import ROOT_INODE
 PERIOD = 5.0  # seconds between looks for something to do
 SETTLING = 30.0  # seconds a window must not have been broken up further before it is defragmented
 RATE = 48 << 20  # bytes moved per second at most
+PAUSE = 0.0004  # seconds after each move at least, which leaves most of the loop's time to programs
 RUNS_AT_ONCE = 256
 RESTING = 3600.0  # seconds until a segment that could not be read is tried again
 
@@ -117,7 +118,7 @@ class Compactor(Properties):
             return 0
         self._extents.put(inode, start, self._segments.append(inode.ino, start, bytes(data)))
         self._inodes.mark(inode)
-        await trio.sleep((end - start) / RATE)
+        await trio.sleep(max((end - start) / RATE, PAUSE))
         return end - start
 
     # --- defragmentation ---

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from storjfs.filesystem.generations import Generations
 from storjfs.filesystem.inodes import Inode
 from storjfs.filesystem.seam import SegmentRoom
-from storjfs.filesystem.windows import WINDOW, WINDOW_BITS, Extent, covering, place, splice
+from storjfs.filesystem.windows import WINDOW, WINDOW_BITS, Extent, covering, place, splice, touching
 from storjfs.segments import Part, Run
 from storjfs.store import MetaStore, Statement
 
@@ -95,10 +95,7 @@ class ExtentTable:
         start, end = expected[0][0], expected[-1][0] + expected[-1][1]
         if end > inode.size:
             return False
-        return self._touching(self.window(inode, start >> WINDOW_BITS), start, end) == list(expected)
-
-    def _touching(self, window: Window, start: int, end: int) -> list[Extent]:
-        return [extent for extent in window.extents if extent[0] < end and extent[0] + extent[1] > start]
+        return touching(self.window(inode, start >> WINDOW_BITS).extents, start, end) == list(expected)
 
     def _splice(self, inode: Inode, index: int, start: int, end: int, new: Sequence[Extent]) -> None:
         window = self.window(inode, index)
@@ -178,7 +175,7 @@ class ExtentTable:
             index = start >> WINDOW_BITS
             until = min(end, (index + 1) << WINDOW_BITS)
             together: list[Extent] = []
-            for extent in self._touching(self.window(inode, index), start, until):
+            for extent in touching(self.window(inode, index).extents, start, until):
                 if extent[2] == seg and extent[3] == pos:
                     if together and together[-1][0] + together[-1][1] != extent[0]:
                         yield together

@@ -59,13 +59,16 @@ def place(off: int, runs: Sequence[Run]) -> Iterator[tuple[int, list[Extent]]]:
         yield index, several
 
 
+def touching(extents: Sequence[Extent], start: int, end: int) -> Sequence[Extent]:
+    """The extents of which a part lies in [start, end)."""
+    first = bisect_left(extents, (start,))
+    if first and (before := extents[first - 1])[0] + before[1] > start:
+        first -= 1
+    return extents[first : bisect_left(extents, (end,), first)]
+
+
 def covering(extents: Sequence[Extent], start: int, end: int) -> Iterator[tuple[int, Part]]:
     """(offset in the file, part) of what is not a hole in [start, end), ascending."""
-    at = bisect_left(extents, (start,))
-    if at and (before := extents[at - 1])[0] + before[1] > start:
-        at -= 1
-    for off, length, seg, pos, run, skip in extents[at:] if at else extents:
-        if off >= end:
-            return
+    for off, length, seg, pos, run, skip in touching(extents, start, end):
         from_, to = max(off, start), min(off + length, end)
         yield from_, Part(seg, pos, run, skip + from_ - off, to - from_)
