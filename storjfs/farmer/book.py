@@ -121,6 +121,11 @@ class Book:
         """Bytes of the limit that are sold or taken."""
         return sum(entry.reserved for entry in self.contracts.values())
 
+    def totals(self) -> tuple[int, int]:
+        """What vouchers promised in all, and what of it was claimed: all lanes there ever were."""
+        rows = self.records.read("SELECT account, claimed FROM lane")
+        return sum(LaneAccount.from_bytes(row[0]).paid for row in rows), sum(row[1] for row in rows)
+
     # --- finding ---
 
     def find(self, contract_id: ContractId, renter: NodeId) -> ContractEntry:

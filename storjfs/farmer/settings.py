@@ -54,6 +54,11 @@ class FarmerSettings:
     def __post_init__(self) -> None:
         if self.capacity < 1 << 20:
             raise SettingsError("a farmer must share at least 1 MiB")
+        if self.listen is not None and self.listen.host in ("0.0.0.0", "::") and not self.announce:
+            raise SettingsError(
+                "a farmer that listens on all its addresses must say under which one renters reach it",
+                hint="Say it: --announce HOST:PORT",
+            )
 
     @classmethod
     def from_toml(cls, text: str) -> Self:

@@ -1,0 +1,105 @@
+"""`storjfs farm` as a person uses it."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from storjfs.farmer.command import farm
+from storjfs.farmer.settings import FarmerSettings
+from storjfs.protocol.ids import NodeId
+from storjfs.protocol.terms import Address
+from storjfs.settlement import Ledger
+from tests.farmer.renter import MIB, renting
+
+PATIENCE = 30
+
+
+class Running:
+    """A farmer in a process of its own, whose output is read line by line."""
+
+    def __init__(self, *words: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "storjfs", "farm", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+
+    def __enter__(self) -> "Running":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        assert select.select([self.process.stdout], [], [], PATIENCE)[0]
+        # Byte by byte: a buffered reader would hide from select what it has read already.
+        line = b""
+        while not line.endswith(b"\n"):
+            byte = os.read(self.process.stdout.fileno(), 1)
+            assert byte, self.process.communicate()[1]
+            line += byte
+        return line.decode().rstrip()
+
+    def interrupt(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(PATIENCE)
+
+
+async def test_farmer_runs_tells_where_and_keeps_its_settings(tmp_path: Path) -> None:
+    at = tmp_path / "farm"
+    with Running(
+        "--share", "64MiB", "--at", str(at), "--price", "0.25", "--ledger", str(tmp_path / "ledger.db")
+    ) as farmer:
+        identity = farmer.line().removeprefix("identity  ")
+        address, _, named = farmer.line().removeprefix("address   ").partition("/")
+        assert named == identity
+        assert "0 contracts" in farmer.line()
+        ledger = Ledger(tmp_path / "ledger.db")
+        node_id = NodeId(bytes.fromhex(identity))
+        async with renting(ledger, node_id, Address.parse(address)) as renter:
+            assert (await renter.ask_offer()).price == 250_000_000
+            start = renter.offer.expires  # type: ignore[union-attr]
+            await renter.agree(start=start, end=start + 7200, audit_period=3600)
+            await renter.put(MIB)
+            await renter.pay(1)
+        done = CliRunner().invoke(farm, ["status", "--at", str(at), "--json"])
+        seen = json.loads(done.output)
+        assert (seen["running"], seen["node_id"], seen["shards"]) == (True, identity, 1)
+        assert farmer.interrupt() == 0
+    settings = FarmerSettings.read(at)
+    assert settings is not None
+    assert (settings.capacity, settings.price) == (64 * MIB, 250_000_000)
+    assert ledger.balance(renter.terms.payee) == 1
+    ledger.close_file()
+    with Running("--at", str(at)) as again:
+        assert again.line() == f"identity  {identity}"
+        assert again.interrupt() == 0
+    done = CliRunner().invoke(farm, ["status", "--at", str(at)])
+    assert "not running" in done.output
+    assert "1 contract " in done.output
+
+
+def test_mistakes_are_one_clear_line(tmp_path: Path) -> None:
+    for words, said in (
+        (("--at", str(tmp_path)), "--share"),
+        (("--at", str(tmp_path), "--share", "lots"), "lots"),
+        (("--at", str(tmp_path), "--share", "1GB", "--listen", "203.0.113.1:1"), "cannot listen"),
+        (("--at", str(tmp_path), "--share", "1GB", "--listen", "0.0.0.0:1"), "--announce"),
+        (("status", "--at", str(tmp_path / "none")), "no farmer"),
+        (("--at", str(tmp_path / "none"), "status"), "no farmer"),
+    ):
+        with Running(*words) as farmer:
+            _, errors = farmer.process.communicate(timeout=PATIENCE)
+            assert farmer.process.returncode != 0
+            assert said in errors.decode()
+            assert "Traceback" not in errors.decode()
