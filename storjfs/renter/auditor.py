@@ -98,7 +98,7 @@ class Auditor:
             try:
                 for entry in self._book:
                     if not entry.serves:
-                        await self._give_up_shards(entry)
+                        await self.give_up_shards(entry)
                 for number in list(self._records.challenges):
                     self._of(number).wake.set()
                 task_status.started()
@@ -144,7 +144,7 @@ class Auditor:
         log.warning("farmer %s is given up: %s", short(entry.node_id), reason)
         if entry.serves:
             await self._book.change(entry, Event.BREACH)
-        await self._give_up_shards(entry)
+        await self.give_up_shards(entry)
 
     # --- the schedule ---
 
@@ -322,7 +322,7 @@ class Auditor:
         if challenge is not None:
             await self._audits.forget(challenge)
 
-    async def _give_up_shards(self, entry: Entry) -> None:
+    async def give_up_shards(self, entry: Entry) -> None:
         """Mark all shards of a contract that is over as lost. Idempotent; goes on after a crash."""
         after, found = b"", False
         sql = (

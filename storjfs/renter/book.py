@@ -26,6 +26,8 @@ STATE_NUMBERS: dict[State, int] = {
     State.BREACHED: 8,
 }
 """As meta.db stores them; never renumbered. A contract enters the book when it is signed."""
+OVER = frozenset({State.ENDED, State.BREACHED})
+"""Nothing more comes of a contract in these states."""
 _STATES = {number: state for state, number in STATE_NUMBERS.items()}
 
 _PUT = (
@@ -97,8 +99,7 @@ class ContractBook:
 
     def current(self, farmer: NodeId) -> Entry | None:
         """The contract with this farmer that is not over, the newest if there should be several."""
-        over = (State.ENDED, State.BREACHED)
-        found = [entry for entry in self if entry.node_id == farmer and entry.state not in over]
+        found = [entry for entry in self if entry.node_id == farmer and entry.state not in OVER]
         return found[-1] if found else None
 
     def by_id(self, contract_id: ContractId) -> Entry | None:
@@ -142,7 +143,7 @@ class ContractBook:
     def moved(self, farmer: NodeId, addresses: Sequence[Address]) -> None:
         """The farmer listens elsewhere now. Durable with a later group: an address is only a hint."""
         for entry in self:
-            if entry.node_id == farmer and entry.state != State.ENDED and entry.addresses != tuple(addresses):
+            if entry.node_id == farmer and entry.state not in OVER and entry.addresses != tuple(addresses):
                 entry.addresses = tuple(addresses)
                 self._touch(entry)
 

@@ -121,6 +121,10 @@ class Cashier:
             terms.lane, terms.farmer, seen.deposit, seen.expiry, used_before=used_before
         )
 
+    async def look_again(self, entry: Entry) -> None:
+        """Take over what the settlement says of the contract's lane now. Raises SettlementError."""
+        await self._refresh(entry)
+
     async def extend(self, entry: Entry) -> None:
         """Let the lane live as long as the contract's newest terms need. Raises SettlementError."""
         expiry = entry.terms.end + entry.terms.end_grace + EXPIRY_MARGIN
@@ -138,13 +142,15 @@ class Cashier:
             lane = await self._refresh(entry)
             if lane.left > step // 2:
                 return
-            self._check_budget(step)
+            # At least one portion beyond what is owed already.
+            amount = max(step, lane.tally.amount + step - lane.deposit)
+            self._check_budget(amount)
             # The deposit so far is part of the order's name, so repeating it cannot pay twice.
             order = hashlib.sha256(b"top up" + lane.lane_id + lane.deposit.to_bytes(8, "big")).digest()
             self._crash_point("top-up: before")
             try:
                 await trio.to_thread.run_sync(
-                    lambda: self._settlement.top_up(entry.terms.lane, step, order=order)
+                    lambda: self._settlement.top_up(entry.terms.lane, amount, order=order)
                 )
             except InsufficientBalance as error:
                 self.problem = f"the balance is too low to pay farmer {short(entry.node_id)} further"

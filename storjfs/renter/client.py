@@ -10,12 +10,11 @@ import trio
 from storjfs.coding.merkle import shard_root
 from storjfs.network.failures import PeerUnreachable, RequestTimeout
 from storjfs.network.peer import Peer
-from storjfs.protocol.contracts import State
 from storjfs.protocol.failures import BadSignature, ErrorCode, ProtocolViolation, RequestFailed
 from storjfs.protocol.ids import Digest, ShardId, short
 from storjfs.protocol.messages import Delete
 from storjfs.protocol.receipts import MAX_DELETE, DeleteOrder, Receipt, open_receipt, sign_delete
-from storjfs.renter.book import ContractBook, Entry
+from storjfs.renter.book import OVER, ContractBook, Entry
 from storjfs.renter.cashier import Cashier
 from storjfs.renter.errors import (
     FarmerUnavailable,
@@ -193,7 +192,7 @@ class ShardClient:
             self._deleted[bytes(shard_id)] = None
         while len(self._deleted) > max(REMEMBERED_DELETIONS, len(shard_ids)):
             del self._deleted[next(iter(self._deleted))]
-        if entry.state in (State.ENDED, State.BREACHED):
+        if entry.state in OVER:
             return
         key = self._farmers.identity(entry.node_id).signing
         for start in range(0, len(shard_ids), MAX_DELETE):

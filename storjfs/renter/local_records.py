@@ -131,9 +131,14 @@ class Standing:
         self.presence *= 0.9
 
     def resting(self, now: float, period: float) -> bool:
-        """Whether it should get no new shards for now: doubling with every period that had failures."""
-        rest = min(period, 3600.0) * 2 ** min(self.strikes - 1, 8)
-        return bool(self.strikes) and now < self.last_failed + rest
+        """Whether it should get no new shards for now.
+
+        The first time a farmer fails it is merely the last choice; failing in further periods makes it rest,
+        twice as long each time, so that nobody makes us rebuild the same shards again and again.
+        """
+        if self.strikes < 2:
+            return False
+        return bool(now < self.last_failed + min(period, 3600.0) * 2 ** min(self.strikes - 2, 8))
 
 
 _STANDING = ", ".join(field.name for field in fields(Standing))
@@ -230,6 +235,11 @@ class LocalRecords:
             *self._outcome_rows(outcomes),
         )
         self.challenges.pop(challenge.contract, None)
+
+    async def fault(self, contract: int, shard_id: bytes, detail: str, now: float, period: float) -> None:
+        """A shard was found damaged or missing outside of an audit."""
+        self.standing(contract).answered(0, 1, now, period)
+        await self.note([Outcome(now, contract, shard_id, Result.FAILED, detail[:256])], contract)
 
     async def note(self, outcomes: Iterable[Outcome], contract: int) -> None:
         """Save what went wrong and the standing, and leave the open challenge as it is."""

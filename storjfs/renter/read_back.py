@@ -12,7 +12,7 @@ from storjfs.renter.book import ContractBook
 from storjfs.renter.client import ShardClient
 from storjfs.renter.clock import sleep_until
 from storjfs.renter.errors import RenterError, ShardMissing
-from storjfs.renter.local_records import LocalRecords, Outcome, Result
+from storjfs.renter.local_records import LocalRecords
 from storjfs.renter.schedule import Due, Window
 from storjfs.renter.settings import RenterSettings
 from storjfs.store import MetaStore, StoreError
@@ -100,9 +100,8 @@ class ReadBack:
             return None
         if not reason or self._client.was_deleted(due.shard_id):
             return not reason
-        now = self._now()
         self._mark_lost(due.seg, due.idx, due.shard_id)
-        self._records.standing(due.contract).answered(0, 1, now, self._settings.audit_period)
-        outcome = Outcome(now, due.contract, due.shard_id, Result.FAILED, reason)
-        await self._records.note([outcome], due.contract)
+        await self._records.fault(
+            due.contract, due.shard_id, reason, self._now(), self._settings.audit_period
+        )
         return False

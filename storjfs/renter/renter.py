@@ -12,7 +12,6 @@ from storjfs.errors import StorjfsError
 from storjfs.keys import VolumeKeys
 from storjfs.network.peer import Connector
 from storjfs.network.streams import open_stream
-from storjfs.protocol.contracts import State
 from storjfs.protocol.ids import NodeId, PublicKey, short
 from storjfs.protocol.messages import HelloAnswer
 from storjfs.protocol.receipts import Receipt
@@ -20,13 +19,14 @@ from storjfs.protocol.signing import Signed
 from storjfs.protocol.terms import Address
 from storjfs.renter.auditor import Auditor, AuditSummary
 from storjfs.renter.audits import Audits, MarkLost
-from storjfs.renter.book import ContractBook, Entry
+from storjfs.renter.book import OVER, ContractBook, Entry
 from storjfs.renter.cashier import Cashier
 from storjfs.renter.client import Buffer, ShardClient
 from storjfs.renter.farmers import Farmers
 from storjfs.renter.local_records import LocalRecords
 from storjfs.renter.market import Market
 from storjfs.renter.moving import Moving
+from storjfs.renter.negotiation import Negotiation
 from storjfs.renter.pay import PayBook
 from storjfs.renter.read_back import ReadBack
 from storjfs.renter.report import ContractReport, RenterReport, contract_report
@@ -84,16 +84,18 @@ class Renter:
         self.farmers = Farmers(keys.renter_identity, self._vouchers_for, self._greeted, rng, connector)
         self.farmers.known = list(farmers)
         for entry in self.book:
-            if entry.state is not State.ENDED and entry.addresses:
+            if entry.state not in OVER and entry.addresses:
                 self.farmers.move({entry.node_id: entry.addresses})
         self.cashier = Cashier(
             self._pay, settlement, source, self.book, self.farmers, settings, now, crash_point
         )
         self.client = ShardClient(self.book, self.farmers, self.cashier, self.records, settings, now, rng)
+        self.negotiation = Negotiation(
+            self.farmers, self._pay, self.client, settings, settlement.name, now, crash_point
+        )
         self.market = Market(
-            self.book, self.farmers, self.cashier, self.client, self.records, settings,
-            settlement.name, now, crash_point,
-        )  # fmt: skip
+            self.book, self.farmers, self.cashier, self.negotiation, self.records, now, crash_point
+        )
         audits = Audits(
             self.book, self.farmers, self.cashier, self.client, self.records, store,
             self._lost, now, random_bytes or system.randbytes, crash_point,
@@ -175,6 +177,12 @@ class Renter:
         """See Auditor.audit_now."""
         return await self.auditor.audit_now()
 
+    def fault(self, contract: int, shard_id: bytes, detail: str) -> None:
+        """A read found the shard damaged or missing: the farmer's standing falls, and status shows it."""
+        if self._nursery is not None:
+            period = self.settings.audit_period
+            self._nursery.start_soon(self.records.fault, contract, shard_id, detail, self._now(), period)
+
     def contained(self, contract: int) -> bool:
         """Whether the contract's farmer is silent at the moment."""
         return self.auditor.contained(contract)
@@ -185,14 +193,13 @@ class Renter:
 
     def report(self, balance: int | None = None) -> RenterReport:
         """A row per contract, and what a person has to know."""
-        refusals = self.market.refusals.items()
+        refusals = self.negotiation.refusals.items()
         problems = [f"farmer {short(farmer)}: {one.reason}" for farmer, one in refusals]
         problems += [f"nobody answers at {one.addresses[0]}" for one in self.farmers.known]
         if self.cashier.problem:
             problems.append(self.cashier.problem)
-        over = (State.ENDED, State.BREACHED)
         rows = [self._row(entry) for entry in self.book]
-        rows.sort(key=lambda row: (row.state in over, row.contract))
+        rows.sort(key=lambda row: (row.state in OVER, row.contract))
         return RenterReport(rows, problems, balance, self._pay.promised())
 
     def _row(self, entry: Entry) -> ContractReport:
@@ -247,5 +254,7 @@ class Renter:
         try:
             await self._moving.step()
             await self.market.reclaim()
+            for entry in self.book.in_state(OVER):
+                await self.auditor.give_up_shards(entry)
         except StorjfsError as error:
             log.warning("contracts: %s", error)

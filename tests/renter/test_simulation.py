@@ -10,6 +10,7 @@ import trio.testing
 from storjfs.protocol.contracts import State
 from storjfs.renter import FarmerUnavailable, Renter, ServiceRefused, ShardMissing
 from storjfs.renter.cashier import deposit_step
+from storjfs.renter.schedule import Due
 from tests.renter.world import Site, World, a_world, quick_settings
 
 
@@ -286,3 +287,62 @@ async def test_an_offer_outside_the_bounds_gives_no_contract_and_says_why(
         async with world.life() as (renter, _):
             assert len(list(renter.book)) == 1
             assert any("price_max" in problem for problem in renter.report().problems)
+
+
+async def test_a_shard_read_back_whole_is_compared_with_its_root(
+    tmp_path: Path, fast_clock: trio.testing.MockClock
+) -> None:
+    async with a_world(tmp_path, fast_clock, 2) as world, world.life() as (renter, catalogue):
+        good, bad = await catalogue.store_segment(renter)
+        site_of(world, renter, bad[0]).rot()
+        assert await renter.read_back.check(Due(0.0, good[0], 1, 0, good[1])) is True
+        assert await renter.read_back.check(Due(0.0, bad[0], 1, 1, bad[1])) is False
+        assert [lost[2] for lost in catalogue.lost] == [bad[1]]
+        assert renter.records.standing(bad[0]).failed == 1
+        await catalogue.store.sync()
+        # A second look finds nothing to look at: it does not count any more.
+        assert await renter.read_back.check(Due(0.0, bad[0], 1, 1, bad[1])) is None
+
+
+async def test_a_fault_found_by_a_read_stands_in_the_report(
+    tmp_path: Path, fast_clock: trio.testing.MockClock
+) -> None:
+    async with a_world(tmp_path, fast_clock, 2) as world, world.life() as (renter, catalogue):
+        contract, shard_id = (await catalogue.store_segment(renter))[0]
+        renter.fault(contract, shard_id, "piece 3 does not open")
+        await until(lambda: renter.records.standing(contract).failed == 1)
+        await until(lambda: len(renter.records.outcomes()) == 1)
+        assert renter.records.outcomes()[0].detail == "piece 3 does not open"
+
+
+async def test_audits_that_come_while_shards_are_deleted_blame_nobody(
+    tmp_path: Path, fast_clock: trio.testing.MockClock
+) -> None:
+    async with a_world(tmp_path, fast_clock, 2) as world, world.life() as (renter, catalogue):
+        placed = await catalogue.store_segment(renter)
+        for contract, shard_id in placed:
+            await renter.delete(contract, [shard_id])
+        # The rows are still there, as they are until the deletion is committed.
+        summary = await renter.audit_now()
+        assert (summary.passed, summary.failed, catalogue.lost) == (0, 0, [])
+
+
+async def test_a_contract_lost_from_the_book_is_found_again_at_the_farmer(
+    tmp_path: Path, fast_clock: trio.testing.MockClock
+) -> None:
+    async with a_world(tmp_path, fast_clock, 1) as world:
+        async with world.life() as (renter, catalogue):
+            ((contract, shard_id),) = await catalogue.store_segment(renter)
+            whole = await renter.get(contract, shard_id, 0, 64 << 10)
+            (before,) = renter.book
+        lose_metadata(tmp_path)
+        async with world.life() as (renter, _):
+            (after,) = renter.book
+            assert after.contract == before.contract
+            assert after.state is State.ACTIVE
+            assert await renter.get(after.number, shard_id, 0, 64 << 10) == whole
+
+
+def lose_metadata(folder: Path) -> None:
+    for path in folder.glob("meta.db*"):
+        path.unlink()
