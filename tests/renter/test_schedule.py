@@ -1,6 +1,8 @@
 """The schedule: every shard once per period, at a moment that only the secret tells."""
 
+import json
 import random
+from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -65,3 +67,10 @@ def test_moments_are_spread_evenly_and_differ_between_periods_and_secrets() -> N
 @settings(max_examples=50)
 def test_there_are_several_ticks_in_every_period(period: float) -> None:
     assert 0.25 <= tick_length(period) <= min(period / 4, 900)
+
+
+def test_the_moments_of_the_test_vectors() -> None:
+    vectors = json.loads((Path(__file__).parents[1] / "vectors" / "renter.json").read_text())
+    for row in vectors["audit_due"]:
+        secret, shard_id = bytes.fromhex(row["secret"]), bytes.fromhex(row["shard_id"])
+        assert due_in_period(secret, shard_id, row["period"], row["number"]) == row["due"]
