@@ -80,7 +80,8 @@ def gather(
         contracts=[_contract(row, addresses.get(row.node_id, ()), running) for row in renter.contracts],
         balance=renter.balance,
         audit_period=settings.audit_period,
-        problems=[*segments.problems, *renter.problems],
+        segment_problems=segments.problems,
+        renter_problems=renter.problems,
         lost_files=trouble.lost_files,
     )
 

@@ -66,7 +66,8 @@ class Facts:
     contracts: Sequence[ContractFacts]
     balance: int | None
     audit_period: float
-    problems: Sequence[str] = ()
+    segment_problems: Sequence[str] = ()
+    renter_problems: Sequence[str] = ()
     lost_files: Sequence[str] | None = None
 
 
@@ -99,7 +100,10 @@ def problems_of(facts: Facts) -> list[str]:
         for row in facts.contracts
         if row.condition in _CONDITIONS and not row.over
     ]
-    said.extend(facts.problems)
+    # What the rooms noted in passing stays noted when it is over: it explains only what is still so.
+    if said or facts.waiting:
+        said += facts.segment_problems
+    said += facts.renter_problems
     return said
 
 
