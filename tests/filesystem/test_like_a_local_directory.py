@@ -1,5 +1,6 @@
 """The same random operations here and in a local directory give the same results, errnos and contents."""
 
+import ctypes
 import errno
 import os
 import shutil
@@ -17,6 +18,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from storjfs.errors import FilesystemError
 from storjfs.filesystem import Attributes, Filesystem
+from storjfs.filesystem.names import RENAME_EXCHANGE, RENAME_NOREPLACE
 from storjfs.store import ROOT_INODE
 from tests.filesystem.memory_segments import MemorySegments
 from tests.filesystem.volumes import Volume, check_accounts, volume
@@ -32,7 +34,15 @@ offsets = st.one_of(st.integers(0, 40_000), st.integers((1 << 20) - 5000, (1 << 
 contents = st.one_of(st.binary(min_size=1, max_size=40), st.integers(1, 30_000).map(lambda n: os.urandom(n)))
 xattr_names = st.sampled_from([b"user.a", b"user.b", b"trusted.c"])
 MEMORY = Path("/dev/shm")  # commits need not be durable here
+LIBC = ctypes.CDLL(None, use_errno=True)
+AT_FDCWD = -100
 O_NOFOLLOW_RDWR = os.O_RDWR | os.O_NOFOLLOW
+
+
+def renameat2(old: bytes, new: bytes, flags: int) -> None:
+    """renameat2(2), which Python does not offer."""
+    if LIBC.renameat2(AT_FDCWD, old, AT_FDCWD, new, flags):
+        raise OSError(ctypes.get_errno(), "renameat2")
 
 
 class Loop:
@@ -276,19 +286,19 @@ class LikeLocal(RuleBasedStateMachine):
 
         self.both(ours, lambda: os.rmdir(self.where(path)))
 
-    @rule(path=paths, new=paths)
-    def rename(self, path: Path_, new: Path_) -> None:
+    @rule(path=paths, new=paths, flags=st.sampled_from([0, 0, 0, RENAME_NOREPLACE, RENAME_EXCHANGE]))
+    def rename(self, path: Path_, new: Path_, flags: int) -> None:
         async def ours() -> None:
             parent, new_parent = await self.parent_of(path), await self.parent_of(new)
             try:
                 replaced = (await self.fs.lookup(new_parent, new[-1])).ino
             except FilesystemError:
                 replaced = 0
-            await self.fs.rename(parent, path[-1], new_parent, new[-1])
+            await self.fs.rename(parent, path[-1], new_parent, new[-1], flags)
             if replaced:
                 await self.forget(replaced)
 
-        self.both(ours, lambda: os.rename(self.where(path), self.where(new)))
+        self.both(ours, lambda: renameat2(self.where(path), self.where(new), flags))
 
     @rule(path=paths, new=paths)
     def link(self, path: Path_, new: Path_) -> None:
