@@ -32,15 +32,14 @@ RANGE: Final = 16
 
 
 class RebuildFailed(StorjfsError):
-    """A segment could not be repaired now; `retry` tells whether another attempt may help."""
+    """A segment could not be repaired now; the repair task tries again later."""
 
-    def __init__(self, seg: int, reason: str, *, retry: bool = True) -> None:
+    def __init__(self, seg: int, reason: str) -> None:
         super().__init__(
             f"segment {seg} is not repaired: {reason}",
             hint="It is tried again by itself; storjfs status shows which farmers are missing.",
         )
         self.seg = seg
-        self.retry = retry
 
 
 class Rebuilder:
@@ -177,7 +176,7 @@ class Rebuilder:
                     self._buffers.give_back(buffer)
             if not self._as_recorded(segment, made):
                 self._give_back(made)
-                raise RebuildFailed(segment.seg, "what was decoded is not what was stored", retry=False)
+                raise RebuildFailed(segment.seg, "what was decoded is not what was stored")
             return made
 
     def _sources(self, segment: Segment) -> list[Shard]:

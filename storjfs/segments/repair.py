@@ -24,7 +24,11 @@ LAST_RETRY: Final = 600.0
 
 
 class Repair:
-    """The repair task. Methods belong to the loop's thread. `problem(text)` is told what does not work."""
+    """The repair task. Methods belong to the loop's thread.
+
+    `contained(contract)` tells whether its farmer is silent now; `problem(seg, text)` is told what keeps a
+    segment from being repaired, with an empty text once it is.
+    """
 
     def __init__(
         self,
@@ -33,7 +37,7 @@ class Repair:
         rebuilder: Rebuilder,
         *,
         contained: Callable[[int], bool],
-        problem: Callable[[str], None],
+        problem: Callable[[int, str], None],
     ) -> None:
         self._contained = contained
         self._catalogue = catalogue
@@ -78,7 +82,7 @@ class Repair:
                     failed.add(seg)
                     _LOG.warning("%s", error)
                     if isinstance(error, RebuildFailed):
-                        self._problem(str(error))
+                        self._problem(seg, str(error))
                 if self._hurt - failed - set(wanted):
                     break  # perhaps something more urgent
         return len(failed)
@@ -89,7 +93,9 @@ class Repair:
             self._hurt.discard(segment.seg)
             if segment.state is not State.STORED:
                 return 0
-            return await self._rebuilder.rebuild(segment)
+            made = await self._rebuilder.rebuild(segment)
+            self._problem(segment.seg, "")
+            return made
 
     async def survey(self) -> list[int]:
         """Segments to be rebuilt now, in order. Removes rows of uploads that were cut off."""

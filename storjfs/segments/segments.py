@@ -1,8 +1,9 @@
 """The room's face: one object per volume that takes runs, gives them back, and keeps its tasks running."""
 
 import logging
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -61,7 +62,7 @@ class Segments:
         self._store = store
         self._placement = placement
         self._tell_faulty = faulty
-        self._problems: deque[str] = deque(maxlen=MOST_PROBLEMS)
+        self._problems: OrderedDict[tuple[str, int], str] = OrderedDict()
         self._flushing = 0
         self._changed = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -108,7 +109,11 @@ class Segments:
             crash_point=crash_point,
         )
         self._repair = Repair(
-            catalogue, self._cache, rebuilder, contained=placement.contained, problem=self._problem
+            catalogue,
+            self._cache,
+            rebuilder,
+            contained=placement.contained,
+            problem=partial(self._problem, "repair"),
         )
         self._victims = Victims(catalogue, is_small)
 
@@ -164,7 +169,7 @@ class Segments:
         rest = "the farmers still have it" if held >= segment.k else f"{segment.live} bytes of files are lost"
         text = f"the unsent data of segment {segment.seg} is missing from {self._cache.journal_dir}: {rest}"
         _LOG.error("%s", text)
-        self._problem(text)
+        self._problem("lost", segment.seg, text)
         catalogue.stored(segment, small=is_small(segment))
         size = sealed_length(shard_length(segment.size, segment.k))
         for idx in set(range(segment.n)) - catalogue.held(segment).keys():
@@ -205,6 +210,7 @@ class Segments:
             self._deleter.emptied(segment)
 
     def _sent(self, segment: Segment) -> None:
+        self._problem("upload", segment.seg, "")
         self._catalogue.when_committed(lambda: self._let_go(segment))
         if self._urgent():
             self._store.request_commit()
@@ -222,6 +228,8 @@ class Segments:
         self._journal.drained()
 
     def _gone(self, segment: Segment) -> None:
+        for kind in ("upload", "repair"):
+            self._problem(kind, segment.seg, "")
         self._journal.drained()
         self._note_change()
 
@@ -233,15 +241,19 @@ class Segments:
         return self._flushing > 0 or self._journal.writers_wait or 2 * self._cache.unsent > self._cache.limit
 
     def _upload_failed(self, segment: Segment, reason: str) -> None:
-        self._problem(f"segment {segment.seg} is not stored yet: {reason}")
+        self._problem("upload", segment.seg, f"segment {segment.seg} is not stored yet: {reason}")
         self._note_change()
 
     def _faulty(self, shard: Shard, error: StorjfsError) -> None:
         self._tell_faulty(shard.contract, shard.shard_id, error)
 
-    def _problem(self, text: str) -> None:
-        if text not in self._problems:
-            self._problems.append(text)
+    def _problem(self, kind: str, seg: int, text: str) -> None:
+        """A person should know; an empty text says that it is over."""
+        self._problems.pop((kind, seg), None)
+        if text:
+            self._problems[kind, seg] = text
+        while len(self._problems) > MOST_PROBLEMS:
+            self._problems.popitem(last=False)
 
     # --- for the filesystem and the daemon ---
 
@@ -298,7 +310,7 @@ class Segments:
             at_risk=tally[Health.AT_RISK],
             lost=tally[Health.LOST],
             to_delete=to_delete,
-            problems=tuple(self._problems),
+            problems=tuple(self._problems.values()),
             unreadable=tuple(self._reader.unreadable),
         )
 

@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import os
 import tracemalloc
 from pathlib import Path
 
@@ -272,3 +273,40 @@ async def test_descriptors_are_bounded(volume: Volume, monkeypatch: pytest.Monke
         await until(lambda: not segments._cache.unsent, volume.store)
         await volume.check_all()
         assert len(segments._cache._open) <= 5
+
+
+async def test_a_cache_folder_on_another_disk_is_filled_by_copying(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = os.rename
+
+    def across(source: Path, target: Path) -> None:
+        if Path(source).parent != Path(target).parent:
+            raise OSError(errno.EXDEV, "another disk")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", across)
+    async with volume.running() as segments:
+        volume.append_random(MIB)
+        await segments.flush()
+        await until(lambda: not os.listdir(volume.journal), volume.store)
+        assert len(os.listdir(volume.cache)) == 1
+        await volume.check_all()
+        assert volume.farm.gets() == 0
+
+
+async def test_problems_are_forgotten_once_they_are_over(volume: Volume) -> None:
+    for number in (1, 2, 3):
+        volume.farm.farmers[number].online = False
+    async with volume.running() as segments:
+        volume.append_random(5000)
+        segments._journal.close_open()
+        await until(lambda: bool(segments.report().problems))
+        volume.farm.farmers[1].online = True
+        segments.farmers_changed()
+        await segments.flush()
+        await until(lambda: not any("not stored" in text for text in segments.report().problems))
+        volume.farm.farmers[2].online = True
+        segments.farmers_changed()
+        await until(lambda: segments.report().full == 1)
+        assert segments.report().problems == ()

@@ -36,7 +36,7 @@ def made() -> dict[str, object]:
             file[at : at + size + FRAME_OVERHEAD] = cipher.seal(at, plain[taken : taken + size], nonce)
             taken += size
     shard_ids = [hashlib.sha256(b"shard %d" % idx).digest() for idx in range(5)]
-    shards = trio.run(sealed, bytes(file), [keys.shard_key(one) for one in shard_ids])
+    shards = sealed(bytes(file), [keys.shard_key(one) for one in shard_ids])
     return {
         "entropy": entropy.hex(),
         "segment_id": segment_id.hex(),
@@ -53,17 +53,18 @@ def made() -> dict[str, object]:
     }
 
 
-async def sealed(file: bytes, keys: list[bytes]) -> list[tuple[str, str]]:
-    path = Path(tempfile.mkstemp()[1])
-    path.write_bytes(file)
-    try:
-        with path.open("rb") as opened:
-            buffers, threads = Buffers(), trio.CapacityLimiter(1)
-            encoder = Encoder(opened.fileno(), len(file), 3, 5, buffers, threads)
-            await encoder.load(parity=True)
-            found = [await encoder.seal(idx, key) for idx, key in enumerate(keys)]
-    finally:
-        path.unlink()
+def sealed(file: bytes, keys: list[bytes]) -> list[tuple[str, str]]:
+    """(Merkle root, checksum) of each shard."""
+    with tempfile.TemporaryFile() as opened:
+        opened.write(file)
+        opened.flush()
+        return trio.run(seal_all, opened.fileno(), len(file), keys)
+
+
+async def seal_all(fd: int, size: int, keys: list[bytes]) -> list[tuple[str, str]]:
+    encoder = Encoder(fd, size, 3, 5, Buffers(), trio.CapacityLimiter(1))
+    await encoder.load(parity=True)
+    found = [await encoder.seal(idx, key) for idx, key in enumerate(keys)]
     return [(one.root.hex(), one.checksum.hex()) for one in found]
 
 

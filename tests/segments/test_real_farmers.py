@@ -1,0 +1,74 @@
+"""The same over loopback: the real renter and farmers in a process of their own."""
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from storjfs.daemon.request import MountRequest
+from storjfs.daemon.wiring import Drive, open_drive
+from storjfs.fuse import MountOptions
+from storjfs.keys import VolumeKeys
+from storjfs.segments import Part, Run
+from storjfs.volume import VolumePaths, VolumeSettings, create_volume
+from tests.segments.conftest import until
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VolumePaths:
+    for name in ("CONFIG_HOME", "DATA_HOME", "CACHE_HOME", "STATE_HOME", "RUNTIME_DIR"):
+        (tmp_path / name).mkdir(mode=0o700)
+        monkeypatch.setenv(f"XDG_{name}", str(tmp_path / name))
+    found = VolumePaths("real")
+    entropy = os.urandom(32)
+    create_volume(found, entropy, VolumeSettings(volume_id=VolumeKeys(entropy).volume_id), None)
+    return found
+
+
+@asynccontextmanager
+async def mounted(paths: VolumePaths) -> AsyncIterator[Drive]:
+    async with open_drive(paths, MountRequest(volume="real", mountpoint="/nowhere"), MountOptions()) as drive:
+        yield drive
+
+
+def farm_bytes(paths: VolumePaths) -> int:
+    """Bytes of the shards in the farmers' folders; a shard's file is named by its id."""
+    files = [Path(folder) / name for folder, _, names in os.walk(paths.farm_dir) for name in names]
+    return sum(path.stat().st_size for path in files if len(path.name) == 64)
+
+
+async def test_data_goes_to_farmers_and_comes_back_and_goes_for_good(paths: VolumePaths) -> None:
+    written: dict[Run, bytes] = {}
+    async with mounted(paths) as drive:
+        segments = drive.segments
+        for number in range(14):
+            data = os.urandom(MIB - number)
+            for run in segments.append(1, number * MIB, data):
+                segments.live(run.seg, run.length)
+                written[run], data = data[: run.length], data[run.length :]
+        with trio.fail_after(60):
+            await segments.flush()
+        await until(lambda: segments.report().full == 2, drive.store)
+        await until(lambda: not os.listdir(paths.journal_dir), drive.store)
+        assert farm_bytes(paths) > 14 * MIB * 5 // 3
+    shutil.rmtree(paths.cache_dir)
+    victim = next(paths.farm_dir.glob("farmer-*"))
+    async with mounted(paths) as drive:
+        segments = drive.segments
+        segments.prefetch([Part(*run, 0, run.length) for run in list(written)[3:9]])
+        for run, content in written.items():
+            assert bytes(await segments.read(*run, 0, run.length)) == content
+        report = segments.report()
+        assert report.full == 2
+        assert victim.exists()
+        for run in written:
+            segments.live(run.seg, -run.length)
+        await until(lambda: not segments.report().stored_bytes, drive.store)
+        await until(lambda: not farm_bytes(paths), drive.store)
+        assert not drive.store.read("SELECT 1 FROM doomed LIMIT 1")
