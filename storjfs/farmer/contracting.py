@@ -119,7 +119,7 @@ class Contracting:
 
     async def _sign_first(self, proposal: Proposal, terms: Terms) -> ProposeAnswer:
         offer = self.offer()
-        if reasons := objections(offer, terms, self._book.now):
+        if reasons := self._objections(offer, terms):
             return self._counter(offer, terms, reasons)
         waiting = [
             entry
@@ -143,7 +143,7 @@ class Contracting:
             except ProtocolViolation as error:
                 raise RequestFailed(ErrorCode.STALE, str(error)) from error
             offer = self.offer(entry)
-            reasons = objections(offer, terms, self._book.now)
+            reasons = self._objections(offer, terms)
             if terms.capacity < entry.used + entry.arriving:
                 raise RequestFailed(ErrorCode.REFUSED, "more than that is stored already")
             if reasons:
@@ -163,10 +163,18 @@ class Contracting:
             end=terms.start + term,
             audit_period=max(offer.period_min, min(terms.audit_period, offer.period_max)),
             payment_grace=min(terms.payment_grace, offer.grace_max),
+            end_grace=min(terms.end_grace, offer.grace_max),
         )
-        if nearest.capacity == 0 or objections(offer, nearest, self._book.now):
+        if nearest.capacity == 0 or self._objections(offer, nearest):
             raise RequestFailed(ErrorCode.REFUSED, "; ".join(reasons))
         return ProposeAnswer(counter=nearest, reason="; ".join(reasons)[:256])
+
+    def _objections(self, offer: Offer, terms: Terms) -> list[str]:
+        """Why we would not sign `terms`, in words; empty if we would."""
+        reasons = objections(offer, terms, self._book.now)
+        if terms.end_grace > offer.grace_max:
+            reasons.append(f"the grace after the end is over {offer.grace_max} s")
+        return reasons
 
     # --- funding ---
 

@@ -18,8 +18,10 @@ import trio
 
 from storjfs.errors import StorjfsError
 from storjfs.farmer.farmer import Farmer
+from storjfs.farmer.identity import IdentityUnusable
 from storjfs.farmer.settings import FarmerSettings
 from storjfs.settlement import Ledger
+from storjfs.store import StoreError
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,15 @@ def embedded_settings(ledger: Path, capacity: int, price: int, egress_price: int
 def farmer_folder(folder: Path, index: int) -> Path:
     """Where the embedded farmer number `index` (from 0) lives."""
     return folder / f"farmer-{index:02}"
+
+
+def _open(folder: Path, settings: FarmerSettings, settlement: Ledger) -> list[Farmer]:
+    """The farmer in `folder`; none, and a line in the log, if it is damaged: the others serve without it."""
+    try:
+        return [Farmer.open(folder, settings, settlement=settlement, wait=PREDECESSOR_SECONDS)]
+    except (StoreError, IdentityUnusable) as error:
+        log.error("the farmer in %s is left out: %s %s", folder, error, error.hint)
+        return []
 
 
 async def run(farmers: Sequence[Farmer], ready: int | None, parent: int | None) -> None:
@@ -114,8 +125,7 @@ def main(
         settlement = Ledger(ledger)
         for index in range(count):
             if index not in without:
-                where = farmer_folder(folder, index)
-                farmers.append(Farmer.open(where, settings, settlement=settlement, wait=PREDECESSOR_SECONDS))
+                farmers += _open(farmer_folder(folder, index), settings, settlement)
         trio.run(run, farmers, ready_fd, parent_fd)
     except StorjfsError as error:
         log.error("%s %s", error, error.hint)

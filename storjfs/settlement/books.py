@@ -26,6 +26,11 @@ BUSY_TIMEOUT_MS = 30_000
 _ISSUE_DOMAIN = b"storjfs/1 ledger issue\0"
 
 
+def issue_message(ledger_id: bytes, target: PublicKey, amount: int, order: bytes | None) -> bytes:
+    """What the operator signs when it issues credits."""
+    return _ISSUE_DOMAIN + ledger_id + target + amount.to_bytes(8, "big") + (order or b"")
+
+
 class Books:
     """Accounts and the transfers between them, in the file at `path`, which is made if missing."""
 
@@ -82,7 +87,7 @@ class Books:
         with self._writing():
             if self._repeated(order, "issue", target, amount):
                 return
-            signed = _ISSUE_DOMAIN + self._ledger_id + target + amount.to_bytes(8, "big") + (order or b"")
+            signed = issue_message(self._ledger_id, target, amount, order)
             source = self._account("issue", self.operator)
             self._book(
                 "issue",

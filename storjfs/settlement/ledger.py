@@ -181,9 +181,10 @@ class Ledger(Books):
 
     def _lane(self, name: LaneId) -> Lane:
         rows = self._run(
-            "SELECT l.lane, payer.key, payee.key, source.key, l.deposit, l.claimed, l.expiry, l.state FROM "
-            "lane AS l JOIN account AS payer ON payer.account = l.payer JOIN account AS payee ON payee.account "
-            "= l.payee JOIN account AS source ON source.account = l.source WHERE l.lane = ?",
+            "SELECT l.lane, payer.key, payee.key, source.key, l.deposit, l.claimed, l.expiry, l.state "
+            "FROM lane AS l JOIN account AS payer ON payer.account = l.payer "
+            "JOIN account AS payee ON payee.account = l.payee "
+            "JOIN account AS source ON source.account = l.source WHERE l.lane = ?",
             name,
         )
         if not rows:

@@ -88,7 +88,7 @@ async def test_repeated_proposal_gets_the_same_contract(renter: Renter) -> None:
 
 
 async def test_unacceptable_terms_are_countered_with_acceptable_ones(renter: Renter) -> None:
-    answer = await renter.propose(await renter.draft(price=1, capacity=1 << 40))
+    answer = await renter.propose(await renter.draft(price=1, capacity=1 << 40, end_grace=1 << 25))
     assert answer.contract is None
     assert answer.counter is not None
     assert "price" in answer.reason

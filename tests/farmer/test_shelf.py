@@ -324,4 +324,4 @@ class ShelfMachine(RuleBasedStateMachine):
 
 
 TestShelfMachine = ShelfMachine.TestCase
-TestShelfMachine.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestShelfMachine.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
