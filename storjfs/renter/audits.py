@@ -111,10 +111,11 @@ class Audits:
                     shards.append(ShardChallenge(ShardId(shard_id), Digest(root), length))
         if not shards:
             return None
-        # An epoch is never used twice, even where local.db was lost: it starts from the clock.
-        epoch = max(self._records.standing(entry.number).epoch + 1, 1)
+        # An epoch is never used twice, even where local.db was lost: it starts from the clock, in
+        # milliseconds, which no sequence of batches outruns.
+        epoch = self._records.standing(entry.number).epoch + 1
         if epoch == 1:
-            epoch = int(self._now())
+            epoch = int(self._now() * 1000)
         nonce = self._random_bytes(32)
         request = AuditRequest(entry.contract_id, entry.terms.revision, epoch, nonce, tuple(shards))
         signed = sign_request(self._farmers.identity(entry.node_id).signing, request)

@@ -6,7 +6,7 @@ the exception to "may be lost": they are on disk before they are sent and are re
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 
@@ -216,7 +216,10 @@ class LocalRecords:
 
     async def begin(self, challenge: Challenge, epoch: int) -> None:
         """Store a challenge that is about to be sent. There is no other one of this contract."""
-        standing = replace(self.standing(challenge.contract), epoch=epoch)
+        # First in memory: a row saved meanwhile by others must not bring the old number back. A number that
+        # is skipped because this fails does no harm.
+        standing = self.standing(challenge.contract)
+        standing.epoch = epoch
         await self._db.write(
             (
                 "INSERT INTO challenge VALUES (?,?,?,?)",
@@ -224,7 +227,6 @@ class LocalRecords:
             ),
             self._standing_row(standing),
         )
-        self.standing(challenge.contract).epoch = epoch
         self.challenges[challenge.contract] = challenge
 
     async def finish(self, challenge: Challenge, outcomes: Iterable[Outcome]) -> None:

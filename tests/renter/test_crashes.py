@@ -87,7 +87,7 @@ async def check_books(world: World, renter: Renter) -> None:
             await trio.sleep(0.05)
     assert len(list(renter.book)) == len(world.sites)
     for entry in renter.book:
-        assert entry.state is State.ACTIVE
+        assert entry.state is State.ACTIVE, renter.records.outcomes()
         site = world.sites[entry.node_id]
         lane = world.ledger.lane(entry.terms.lane)
         assert lane.deposit == deposit_step(entry.terms)
