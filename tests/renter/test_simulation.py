@@ -13,6 +13,9 @@ from storjfs.renter.cashier import deposit_step
 from storjfs.renter.schedule import Due
 from tests.renter.world import Site, World, a_world, quick_settings
 
+SELDOM = quick_settings(audit_period=10_000)
+"""So that only those audits happen that a test asks for."""
+
 
 async def until(condition: Callable[[], bool], seconds: float = 300) -> None:
     """Wait for `condition`, at most so many seconds of the world's clock."""
@@ -79,7 +82,7 @@ async def test_every_shard_is_proven_and_paid_and_both_sides_agree(
 async def test_a_farmer_that_lost_its_disk_fails_is_not_paid_and_its_shards_are_lost(
     tmp_path: Path, fast_clock: trio.testing.MockClock
 ) -> None:
-    async with a_world(tmp_path, fast_clock, 6) as world, world.life() as (renter, catalogue):
+    async with a_world(tmp_path, fast_clock, 6) as world, world.life(SELDOM) as (renter, catalogue):
         placed = await catalogue.store_segment(renter)
         for _ in range(2):
             await catalogue.store_segment(renter)
@@ -102,7 +105,7 @@ async def test_a_farmer_that_lost_its_disk_fails_is_not_paid_and_its_shards_are_
 async def test_rot_is_found_and_pinned_to_its_farmer(
     tmp_path: Path, fast_clock: trio.testing.MockClock
 ) -> None:
-    async with a_world(tmp_path, fast_clock, 5) as world, world.life() as (renter, catalogue):
+    async with a_world(tmp_path, fast_clock, 5) as world, world.life(SELDOM) as (renter, catalogue):
         placed = await catalogue.store_segment(renter)
         contract = placed[2][0]
         site_of(world, renter, contract).rot()
@@ -177,7 +180,7 @@ async def test_a_farmer_silent_for_too_long_is_given_up_but_not_while_all_are_si
 async def test_a_removed_farmer_is_given_up_at_once(
     tmp_path: Path, fast_clock: trio.testing.MockClock
 ) -> None:
-    async with a_world(tmp_path, fast_clock, 6) as world, world.life() as (renter, catalogue):
+    async with a_world(tmp_path, fast_clock, 6) as world, world.life(SELDOM) as (renter, catalogue):
         contract, shard_id = (await catalogue.store_segment(renter))[1]
         site = site_of(world, renter, contract)
         world.cut(site)
@@ -192,7 +195,7 @@ async def test_a_renter_without_money_promises_nothing_more_and_gets_two_audits_
 ) -> None:
     # Enough for one proof (235 nanocredits), and no budget for a second portion.
     monkeypatch.setattr("storjfs.renter.cashier.deposit_step", lambda terms: 300)
-    settings = quick_settings(budget=600)
+    settings = quick_settings(budget=600, audit_period=10_000)
     async with a_world(tmp_path, fast_clock, 2) as world, world.life(settings) as (renter, catalogue):
         placed = await catalogue.store_segment(renter)
         contract, shard_id = placed[0]
@@ -292,7 +295,7 @@ async def test_an_offer_outside_the_bounds_gives_no_contract_and_says_why(
 async def test_a_shard_read_back_whole_is_compared_with_its_root(
     tmp_path: Path, fast_clock: trio.testing.MockClock
 ) -> None:
-    async with a_world(tmp_path, fast_clock, 2) as world, world.life() as (renter, catalogue):
+    async with a_world(tmp_path, fast_clock, 2) as world, world.life(SELDOM) as (renter, catalogue):
         good, bad = await catalogue.store_segment(renter)
         site_of(world, renter, bad[0]).rot()
         assert await renter.read_back.check(Due(0.0, good[0], 1, 0, good[1])) is True
@@ -307,7 +310,7 @@ async def test_a_shard_read_back_whole_is_compared_with_its_root(
 async def test_a_fault_found_by_a_read_stands_in_the_report(
     tmp_path: Path, fast_clock: trio.testing.MockClock
 ) -> None:
-    async with a_world(tmp_path, fast_clock, 2) as world, world.life() as (renter, catalogue):
+    async with a_world(tmp_path, fast_clock, 2) as world, world.life(SELDOM) as (renter, catalogue):
         contract, shard_id = (await catalogue.store_segment(renter))[0]
         renter.fault(contract, shard_id, "piece 3 does not open")
         await until(lambda: renter.records.standing(contract).failed == 1)
@@ -318,7 +321,7 @@ async def test_a_fault_found_by_a_read_stands_in_the_report(
 async def test_audits_that_come_while_shards_are_deleted_blame_nobody(
     tmp_path: Path, fast_clock: trio.testing.MockClock
 ) -> None:
-    async with a_world(tmp_path, fast_clock, 2) as world, world.life() as (renter, catalogue):
+    async with a_world(tmp_path, fast_clock, 2) as world, world.life(SELDOM) as (renter, catalogue):
         placed = await catalogue.store_segment(renter)
         for contract, shard_id in placed:
             await renter.delete(contract, [shard_id])
