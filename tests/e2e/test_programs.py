@@ -49,9 +49,10 @@ def test_git_clones_commits_and_collects(mounted: Drive, tmp_path: Path) -> None
     sh(f"git clone -q {origin} work", mounted.at)
     work = mounted.at / "work"
     sh(
-        f"for i in $(seq 50); do echo more >> f$i; done && {GIT} commit -qam two && git gc -q && git fsck --strict",
+        f"for i in $(seq 50); do echo more >> f$i; done && {GIT} commit -qam two && git gc -q",
         work,
     )
+    sh("git fsck --strict", work)
     assert sh("git status --porcelain", work) == ""
     sh(f"git pull -q {work} HEAD", origin)
 
@@ -174,7 +175,7 @@ def test_names_of_any_bytes(mounted: Drive) -> None:
             file.write(name)
     assert sorted(os.listdir(os.fsencode(mounted.at))) == sorted(names)
     with pytest.raises(OSError, match="too long"):
-        open(mounted.at / ("x" * 256), "wb")
+        (mounted.at / ("x" * 256)).touch()
 
 
 def test_files_to_sixteen_tebibytes(mounted: Drive) -> None:
