@@ -251,6 +251,7 @@ class Drive:
 
     def _faulty(self, contract: int, shard_id: bytes, error: StorjfsError) -> None:
         log.warning("contract %d, shard %s: %s", contract, shard_id.hex()[:16], error)
+        self.renter.fault(contract, shard_id, str(error))
 
 
 @contextlib.asynccontextmanager
