@@ -31,6 +31,8 @@ HEDGE_AFTER_USUAL: Final = 2.0
 HEDGE_AFTER_TYPICAL: Final = 3.0
 """Times what such ranges take of late, whoever is asked: when all are slow, asking more only adds to it."""
 MOST_HEDGES: Final = 8
+PATIENCE: Final = 2.0
+"""Seconds for which what nobody waits for is not hedged."""
 
 
 @functools.cache
@@ -95,25 +97,25 @@ class Fetcher:
         count: int,
         *,
         avoid: Collection[int] = (),
-        patient: bool = False,
+        waited_for: Callable[[], bool] = lambda: True,
     ) -> Buffer:
         """Pieces `[first, first + count)` of row `idx` of the erasure code, wherever they come from.
 
-        Shards with an index in `avoid` are not asked. `patient`: nobody waits for it, so hedge late. The
-        caller has pinned the segment. Raises SegmentUnreadable where fewer than k shards answer rightly.
+        Shards with an index in `avoid` are not asked. As long as `waited_for()` says that nobody waits, a
+        slow farmer is given more time. The caller has pinned the segment. Raises SegmentUnreadable where
+        fewer than k shards answer rightly.
         """
-        race = _Race(self, segment, idx, first, count, avoid, patient)
+        race = _Race(self, segment, idx, first, count, avoid, waited_for)
         try:
             return await race.run()
         finally:
             self._hedges -= race.hedged
 
-    def _hedge_delay(self, shard: Shard, patient: bool) -> float:
+    def _hedge_delay(self, shard: Shard) -> float:
         if self._placement.contained(shard.contract):
             return SHORTEST_HEDGE
         usual = HEDGE_AFTER_USUAL * self._placement.usual_latency(shard.contract)
-        delay = max(SHORTEST_HEDGE, usual, HEDGE_AFTER_TYPICAL * self._typical)
-        return 4 * delay + 1.0 if patient else delay
+        return max(SHORTEST_HEDGE, usual, HEDGE_AFTER_TYPICAL * self._typical)
 
     def _took(self, seconds: float) -> None:
         self._typical += 0.1 * (seconds - self._typical)
@@ -130,14 +132,15 @@ class _Race:
         first: int,
         count: int,
         avoid: Collection[int],
-        patient: bool,
+        waited_for: Callable[[], bool],
     ) -> None:
         self._fetcher = fetcher
         self._segment = segment
         self._idx = idx
         self._first = first
         self._count = count
-        self._patient = patient
+        self._waited_for = waited_for
+        self._patient_until = trio.current_time() + PATIENCE
         held = fetcher._catalogue.held(segment)
         placement = fetcher._placement
         self._direct = held.get(idx) if idx not in avoid else None
@@ -160,7 +163,7 @@ class _Race:
             self._nursery = nursery
             if self._direct is not None:
                 self._start(self._direct)
-                deadline = trio.current_time() + self._fetcher._hedge_delay(self._direct, self._patient)
+                deadline = trio.current_time() + self._fetcher._hedge_delay(self._direct)
             else:
                 deadline = self._ask_enough()
             while self._running:
@@ -204,12 +207,14 @@ class _Race:
             shard = self._others.pop()
             self._start(shard)
             asked += 1
-            latest = max(latest, self._fetcher._hedge_delay(shard, self._patient))
+            latest = max(latest, self._fetcher._hedge_delay(shard))
         return trio.current_time() + max(latest, SHORTEST_HEDGE) if self._others else float("inf")
 
     def _hedge(self) -> float:
-        """Somebody takes too long: ask others, or one more."""
+        """Somebody takes too long: ask others, or one more. Returns when to look again."""
         fetcher = self._fetcher
+        if trio.current_time() < self._patient_until and not self._waited_for():
+            return trio.current_time() + SHORTEST_HEDGE
         if not self.hedged and fetcher._hedges >= MOST_HEDGES:
             return trio.current_time() + SHORTEST_HEDGE
         if not self.hedged:
@@ -221,7 +226,7 @@ class _Race:
             return float("inf")
         shard = self._others.pop()
         self._start(shard)
-        return trio.current_time() + fetcher._hedge_delay(shard, self._patient)
+        return trio.current_time() + fetcher._hedge_delay(shard)
 
     def _hopeless(self) -> bool:
         return self._direct is None and len(self._got) + self._running + len(self._others) < self._segment.k

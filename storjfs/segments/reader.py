@@ -316,8 +316,9 @@ class Reader:
             try:
                 with fetch.scope:
                     ((idx, first, count),) = ranges_of(segment, fetch.first, fetch.count)
-                    patient = fetch.prefetch and not fetch.waiting
-                    fetch.data = await self._fetcher.rows(segment, idx, first, count, patient=patient)
+                    fetch.data = await self._fetcher.rows(
+                        segment, idx, first, count, waited_for=lambda: fetch.waiting > 0
+                    )
                     fetch.done.set()
                     if not await self._cache_pieces(segment, fetch):
                         self._keep(fetch)

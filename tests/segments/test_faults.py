@@ -10,7 +10,7 @@ import trio
 from storjfs.coding.erasure import ErasureCode
 from storjfs.coding.shards import ShardCipher
 from storjfs.renter.repair_policy import Health
-from storjfs.segments import SegmentUnreadable, State
+from storjfs.segments import Part, SegmentUnreadable, State
 from storjfs.segments.catalogue import Segment
 from tests.segments.conftest import KEYS, Volume, until
 
@@ -79,6 +79,17 @@ async def test_a_slow_farmer_is_not_waited_for(volume: Volume) -> None:
         volume.farm.farmers[holder(volume, 0)].stuck = trio.Event()
         with trio.fail_after(5):
             await volume.check_all()
+
+
+async def test_a_read_does_not_share_the_patience_of_a_read_ahead(volume: Volume) -> None:
+    await stored(volume, 5000)
+    async with volume.running() as segments:
+        volume.farm.farmers[holder(volume, 0)].stuck = trio.Event()
+        (run,) = volume.written
+        segments.prefetch([Part(*run, 0, run.length)])
+        await until(lambda: volume.farm.gets() == 1)
+        with trio.fail_after(1):
+            await volume.read(run)
 
 
 async def test_slow_helpers_are_replaced_too(volume: Volume) -> None:
