@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from storjfs.errors import StorjfsError
 from storjfs.protocol.contracts import Event
 from storjfs.protocol.ids import NodeId, short
 from storjfs.renter.audits import HELD_STATES, Answer, Audits, BatchResult, MarkLost
@@ -96,9 +97,6 @@ class Auditor:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
-                for entry in self._book:
-                    if not entry.serves:
-                        await self.give_up_shards(entry)
                 for number in list(self._records.challenges):
                     self._of(number).wake.set()
                 task_status.started()
@@ -156,15 +154,24 @@ class Auditor:
         while True:
             # After a long pause every shard is due once, not once per period missed.
             cursor = max(cursor, self._now() - period)
-            window = Window(self._secret, period, cursor, cursor + max(period / WINDOWS_PER_PERIOD, 2 * tick))
-            await self._scan(window)
-            due = deque(window.due())
-            while cursor < window.end:
-                until = min(cursor + tick, window.end)
-                await sleep_until(self._now, until)
-                self._hand_out(due, until)
-                await self._advance(cursor, until)
-                cursor = until
+            end = cursor + max(period / WINDOWS_PER_PERIOD, 2 * tick)
+            try:
+                cursor = await self._audit_window(Window(self._secret, period, cursor, end), tick)
+            except (StorjfsError, OSError) as error:
+                log.warning("the audits' schedule: %s", error)
+                await trio.sleep(FIRST_RETRY)
+
+    async def _audit_window(self, window: Window, tick: float) -> float:
+        """Hand out at its time what is due in `window`; its end."""
+        await self._scan(window)
+        due, cursor = deque(window.due()), window.start
+        while cursor < window.end:
+            until = min(cursor + tick, window.end)
+            await sleep_until(self._now, until)
+            self._hand_out(due, until)
+            await self._advance(cursor, until)
+            cursor = until
+        return window.end
 
     async def _advance(self, before: float, until: float) -> None:
         """Keep how far we have come, once nothing before it waits only in memory."""
@@ -236,18 +243,28 @@ class Auditor:
         while True:
             await work.wake.wait()
             work.wake = trio.Event()
-            while (entry := self._book.get(number)) is not None and entry.serves:
-                challenge = self._records.challenges.get(number) or await self._next_batch(entry, work)
-                if challenge is None:
-                    break
-                result = await self._audits.attempt(entry, challenge)
-                if not await self._after(entry, work, result):
-                    break
-                await trio.lowlevel.checkpoint()
-            else:
-                await self._drop_challenge(number)
-            if not work.retries or entry is None or not entry.serves:
+            try:
+                await self._work_off(number, work)
+            except (StorjfsError, OSError) as error:
+                # A full disk, say. What is stored goes on later where it stopped.
+                log.warning("auditing contract %d: %s", number, error)
                 work.done.set()
+                await trio.sleep(FIRST_RETRY)
+                work.wake.set()
+
+    async def _work_off(self, number: int, work: _Work) -> None:
+        while (entry := self._book.get(number)) is not None and entry.serves:
+            challenge = self._records.challenges.get(number) or await self._next_batch(entry, work)
+            if challenge is None:
+                break
+            result = await self._audits.attempt(entry, challenge)
+            if not await self._after(entry, work, result):
+                break
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._drop_challenge(number)
+        if not work.retries or entry is None or not entry.serves:
+            work.done.set()
 
     async def _next_batch(self, entry: Entry, work: _Work) -> Challenge | None:
         """A new challenge: of what is due, else of the sweep; None when there is nothing left."""
@@ -260,7 +277,11 @@ class Auditor:
                 )
                 ids = [row[0] for row in self._store.read(sql, (entry.number, work.sweep))]
                 work.sweep = ids[-1] if ids else None
-            challenge = await self._audits.begin(entry, list(dict.fromkeys(ids)))
+            try:
+                challenge = await self._audits.begin(entry, list(dict.fromkeys(ids)))
+            except BaseException:
+                work.due.extendleft(reversed(ids))
+                raise
             if challenge is not None:
                 return challenge
         return None

@@ -3,7 +3,6 @@
 import hashlib
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 
 import trio
 
@@ -16,11 +15,11 @@ from storjfs.protocol.signing import Signed
 from storjfs.protocol.terms import GIB, MONTH, Terms
 from storjfs.protocol.vouchers import PARTS, Voucher
 from storjfs.renter.book import ContractBook, Entry
-from storjfs.renter.errors import DepositExhausted, LaneFrozen
+from storjfs.renter.errors import DepositExhausted
 from storjfs.renter.farmers import Farmers
 from storjfs.renter.pay import EGRESS_STEP, Lane, PayBook
 from storjfs.renter.settings import RenterSettings
-from storjfs.settlement import InsufficientBalance, Settlement, SettlementError, UnknownLane
+from storjfs.settlement import InsufficientBalance, Settlement, UnknownLane
 from storjfs.settlement import Lane as SettledLane
 
 log = logging.getLogger(__name__)
@@ -180,10 +179,12 @@ class Cashier:
     async def learn(self, farmer: NodeId, answer: HelloAnswer) -> None:
         """Take in the farmer's best vouchers: they unfreeze a lane whose past this machine has forgotten."""
         for shown in answer.vouchers:
-            with suppress(ProtocolViolation):
+            try:
                 lane = self.pay.lanes.get(shown.peek(Voucher).lane)
                 if lane is not None and lane.node_id == farmer:
                     await self.pay.adopt(lane, shown)
+            except StorjfsError as error:
+                log.warning("farmer %s shows a voucher: %s", short(farmer), error)
 
     async def thaw(self, entry: Entry, shown: Signed | None) -> None:
         """The farmer has shown its best voucher (or that it has none): the lane may be used again.
@@ -234,7 +235,7 @@ class Cashier:
         self._paying.add(lane.lane_id)
         try:
             await self._pay_owed(entry, lane)
-        except (LaneFrozen, SettlementError) as error:
+        except StorjfsError as error:
             log.warning("cannot pay farmer %s: %s", short(entry.node_id), error)
         finally:
             self._paying.discard(lane.lane_id)
@@ -254,7 +255,7 @@ class Cashier:
             return False
         try:
             return await self._pay_owed(entry, lane)
-        except (LaneFrozen, SettlementError) as error:
+        except StorjfsError as error:
             log.warning("cannot pay farmer %s: %s", short(entry.node_id), error)
             return False
 
@@ -268,7 +269,7 @@ class Cashier:
         """Keep the deposit ahead of what is owed; whether it covers it."""
         try:
             await self.keep_funded(entry)
-        except (DepositExhausted, SettlementError) as error:
+        except StorjfsError as error:
             log.warning("the lane of farmer %s: %s", short(entry.node_id), error)
         return lane.tally.amount <= lane.deposit
 

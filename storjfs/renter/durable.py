@@ -7,7 +7,7 @@ from typing import Any
 import apsw
 import trio
 
-from storjfs.store import open_database
+from storjfs.store import StoreError, open_database
 
 Value = None | int | float | str | bytes
 Statement = tuple[str, Sequence[Value]]
@@ -20,22 +20,34 @@ class DurableDatabase:
     """
 
     def __init__(self, path: Path, key: bytes | None, schema: str, *, version: int = 1) -> None:
+        self._path = path
         self._writer = open_database(path, key, schema, version=version)
         self._reader = open_database(path, key, schema, version=version)
         self._turn = trio.Lock()
 
     def read(self, sql: str, args: Sequence[Value] = ()) -> list[Any]:
-        """Rows of a query on what is committed. Give it bounds: it runs on the loop."""
-        return self._reader.execute(sql, tuple(args)).fetchall()
+        """Rows of a query on what is committed. Give it bounds: it runs on the loop. Raises StoreError."""
+        try:
+            return self._reader.execute(sql, tuple(args)).fetchall()
+        except apsw.Error as error:
+            raise StoreError(f"{self._path} cannot be read: {error}") from error
 
     async def write(self, *statements: Statement) -> None:
         """Run the statements in one transaction; when this returns, it is durable.
 
         Cancelled before it started, nothing has happened; once started it is not interrupted, so a caller
-        that updates its own view right after the call keeps view and database equal.
+        that updates its own view right after the call keeps view and database equal. Raises StoreError, and
+        nothing is changed.
         """
         async with self._turn:
-            await trio.to_thread.run_sync(self._commit, statements)
+            try:
+                await trio.to_thread.run_sync(self._commit, statements)
+            except apsw.Error as error:
+                raise StoreError(
+                    f"{self._path} cannot be written: {error}",
+                    permanent=False,
+                    hint="Free space on the disk that holds the volume.",
+                ) from error
 
     def _commit(self, statements: Sequence[Statement]) -> None:
         cursor = self._writer.cursor()

@@ -81,7 +81,7 @@ class Market:
             self._negotiation.refuse(farmer, str(error), 0)
         except (PeerUnreachable, RequestTimeout) as error:
             log.info("farmer %s: %s", short(farmer), error)
-        except (RequestFailed, ProtocolViolation, StorjfsError) as error:
+        except (StorjfsError, OSError) as error:
             log.warning("farmer %s: %s", short(farmer), error)
             self._negotiation.refuse(farmer, str(error), 60)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import trio
 
 from storjfs.coding.merkle import shard_root
+from storjfs.errors import StorjfsError
 from storjfs.renter.audits import HELD_STATES, MarkLost
 from storjfs.renter.book import ContractBook
 from storjfs.renter.client import ShardClient
@@ -23,6 +24,7 @@ WEEK = 7 * 86400.0
 WINDOWS = 168
 ROWS = 400
 PAUSE = 0.01
+PAUSE_AFTER_ERROR = 60.0
 CURSOR = "read-back cursor"
 
 
@@ -55,13 +57,17 @@ class ReadBack:
         while True:
             cursor = max(cursor, self._now() - WEEK)
             window = Window(secret, WEEK, cursor, cursor + WEEK / WINDOWS, limit=4096)
-            await self._gather(window, secret)
-            for due in window.due():
-                await sleep_until(self._now, due.at)
-                await self.check(due)
-            await sleep_until(self._now, window.end)
-            cursor = window.end
-            await self._records.set_cursor(CURSOR, cursor)
+            try:
+                await self._gather(window, secret)
+                for due in window.due():
+                    await sleep_until(self._now, due.at)
+                    await self.check(due)
+                await sleep_until(self._now, window.end)
+                await self._records.set_cursor(CURSOR, window.end)
+                cursor = window.end
+            except (StorjfsError, OSError) as error:
+                log.warning("reading back: %s", error)
+                await trio.sleep(PAUSE_AFTER_ERROR)
 
     async def _gather(self, window: Window, secret: bytes) -> None:
         after = b""

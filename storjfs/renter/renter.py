@@ -180,8 +180,14 @@ class Renter:
     def fault(self, contract: int, shard_id: bytes, detail: str) -> None:
         """A read found the shard damaged or missing: the farmer's standing falls, and status shows it."""
         if self._nursery is not None:
-            period = self.settings.audit_period
-            self._nursery.start_soon(self.records.fault, contract, shard_id, detail, self._now(), period)
+            self._nursery.start_soon(self._note_fault, contract, shard_id, detail)
+
+    async def _note_fault(self, contract: int, shard_id: bytes, detail: str) -> None:
+        period = self.settings.audit_period
+        try:
+            await self.records.fault(contract, shard_id, detail, self._now(), period)
+        except StorjfsError as error:
+            log.warning("a fault of contract %d is not recorded: %s", contract, error)
 
     def contained(self, contract: int) -> bool:
         """Whether the contract's farmer is silent at the moment."""

@@ -11,6 +11,7 @@ from storjfs.protocol.contracts import State
 from storjfs.renter import FarmerUnavailable, Renter, ServiceRefused, ShardMissing
 from storjfs.renter.cashier import deposit_step
 from storjfs.renter.schedule import Due
+from storjfs.store import StoreError
 from tests.renter.world import Site, World, a_world, quick_settings
 
 SELDOM = quick_settings(audit_period=10_000)
@@ -344,6 +345,23 @@ async def test_a_contract_lost_from_the_book_is_found_again_at_the_farmer(
             assert after.contract == before.contract
             assert after.state is State.ACTIVE
             assert await renter.get(after.number, shard_id, 0, 64 << 10) == whole
+
+
+async def test_a_full_disk_stops_the_audits_only_while_it_is_full(
+    tmp_path: Path, fast_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world(tmp_path, fast_clock, 2) as world, world.life(SELDOM) as (renter, catalogue):
+        await catalogue.store_segment(renter)
+
+        async def full(*statements: object) -> None:
+            raise StoreError("no space left", permanent=False)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(renter.records._db, "write", full)
+            summary = await renter.audit_now()
+            assert summary.passed == 0
+        await until(lambda: sum(row.passed for row in renter.report().contracts) == 2)
+        assert agree(world, renter)
 
 
 def lose_metadata(folder: Path) -> None:
