@@ -103,7 +103,8 @@ class Life:
         """The mount itself; `_unmounted` is set however it ends."""
         try:
             with self._serving:
-                adapter = Adapter(self._drive.filesystem)
+                only_root = os.geteuid() == 0 and not self._options.allow_other
+                adapter = Adapter(self._drive.filesystem, only_root=only_root)
                 await serve(
                     adapter, self._mountpoint, self._options, self._paths.name, task_status=task_status
                 )

@@ -20,7 +20,7 @@ from pyfuse3 import (
 from storjfs.errors import FilesystemError
 from storjfs.filesystem import Filesystem
 
-from .attributes import dot_entry, entry, no_entry
+from .attributes import SET_ID, dot_entry, entry, no_entry, without_set_id
 from .errors import answered
 
 # Entries asked for at a time in a listing; a page of the kernel's takes about 25.
@@ -32,15 +32,22 @@ _NO_ENTRY = no_entry()
 
 
 class Adapter(pyfuse3.Operations):
-    """The handlers of one mount. Permission checks are the kernel's (default_permissions)."""
+    """The handlers of one mount. Permission checks are the kernel's (default_permissions).
+
+    `only_root`: nobody but root can reach the mount. Root may write to a file with set-id bits and leave them;
+    from a file that somebody else may have written they are taken away.
+    """
 
     enable_writeback_cache = True
     supports_dot_lookup = True
 
-    def __init__(self, filesystem: Filesystem) -> None:
+    def __init__(self, filesystem: Filesystem, *, only_root: bool = False) -> None:
         super().__init__()
+        self._only_root = only_root
         self._filesystem = filesystem
         self._listed: dict[int, int] = {}
+        self._opened: dict[int, int] = {}
+        self._set_id: set[int] = set()
 
     @answered
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
@@ -59,17 +66,23 @@ class Adapter(pyfuse3.Operations):
     @answered
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
         """See Filesystem.getattr."""
-        return entry(await self._filesystem.getattr(inode))
+        attributes = await self._filesystem.getattr(inode)
+        if attributes.mode & SET_ID and not self._only_root:
+            self._set_id.add(inode)
+        return entry(attributes)
 
     @answered
     async def setattr(
         self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
     ) -> EntryAttributes:
         """With the writeback cache the kernel keeps mtime and ctime itself and sends them here."""
+        mode = attr.st_mode if fields.update_mode else None
+        if fields.update_size and ctx.uid != 0 and mode is None:
+            mode = without_set_id((await self._filesystem.getattr(inode)).mode)
         return entry(
             await self._filesystem.setattr(
                 inode,
-                mode=attr.st_mode if fields.update_mode else None,
+                mode=mode,
                 uid=attr.st_uid if fields.update_uid else None,
                 gid=attr.st_gid if fields.update_gid else None,
                 size=attr.st_size if fields.update_size else None,
@@ -139,12 +152,15 @@ class Adapter(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         """See Filesystem.create."""
         handle, attributes = await self._filesystem.create(parent_inode, name, mode, ctx.uid, ctx.gid, flags)
+        self._opened[handle] = attributes.ino
         return FileInfo(fh=handle, keep_cache=True), entry(attributes)
 
     @answered
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         """The kernel may keep what it has cached of the file: nobody else changes it."""
-        return FileInfo(fh=await self._filesystem.open(inode, flags), keep_cache=True)
+        handle = await self._filesystem.open(inode, flags)
+        self._opened[handle] = inode
+        return FileInfo(fh=handle, keep_cache=True)
 
     @answered
     async def read(self, fh: int, off: int, size: int) -> bytes:
@@ -153,8 +169,23 @@ class Adapter(pyfuse3.Operations):
 
     @answered
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        """See Filesystem.write."""
-        return await self._filesystem.write(fh, off, buf)
+        """See Filesystem.write. Takes away set-id bits, which we promised the kernel (HANDLE_KILLPRIV_V2)."""
+        written = await self._filesystem.write(fh, off, buf)
+        if self._set_id and self._opened[fh] in self._set_id:
+            await self._drop_set_id(self._opened[fh])
+        return written
+
+    async def _drop_set_id(self, inode: int) -> None:
+        """As local filesystems do it, where the mount is shared for root too: who writes is not told.
+
+        The kernel asks for the attributes of such files each time (`attributes.entry`), also just before a
+        write, and so all of them are in the set.
+        """
+        self._set_id.discard(inode)
+        attributes = await self._filesystem.getattr(inode)
+        mode = without_set_id(attributes.mode)
+        if mode != attributes.mode:
+            await self._filesystem.setattr(inode, mode=mode, ctime=attributes.ctime)
 
     async def flush(self, fh: int) -> None:
         """close(2) promises nothing here that the kernel does not do: it has sent all dirty pages.
@@ -166,6 +197,7 @@ class Adapter(pyfuse3.Operations):
     @answered
     async def release(self, fh: int) -> None:
         """See Filesystem.release."""
+        self._opened.pop(fh, None)
         await self._filesystem.release(fh)
 
     @answered

@@ -36,6 +36,14 @@ def entry(attributes: Attributes) -> EntryAttributes:
     return made
 
 
+def without_set_id(mode: int) -> int:
+    """A file's mode after a write: no set-user-id, and no set-group-id where the group may execute it."""
+    if not stat.S_ISREG(mode):
+        return mode
+    mode &= ~stat.S_ISUID
+    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode
+
+
 def no_entry() -> EntryAttributes:
     """The answer "there is no such name", which the kernel then remembers."""
     made = EntryAttributes()

@@ -218,3 +218,18 @@ def test_small_writes_do_not_ask_for_an_attribute_each_time(tmp_path: Path) -> N
     asked = (tmp_path / "meta.db.asked").read_text().split()
     assert "user.asked" in asked
     assert asked.count("security.capability") < 5
+
+
+@pytest.mark.parametrize("change", ["printf x >> {}", "truncate -s 3 {}"])
+def test_who_writes_to_a_set_id_file_takes_the_bits_away(tmp_path: Path, change: str) -> None:
+    if os.getuid() != 0:
+        pytest.skip("needs another user to be")
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        folder.chmod(0o755)
+    with mounted(tmp_path, "allow_other") as at:
+        (at / "program").write_text("before")
+        os.chmod(at / "program", 0o6777)
+        assert stat.S_IMODE((at / "program").stat().st_mode) == 0o6777
+        command = change.format(at / "program")
+        subprocess.run(["sh", "-c", command], user=65534, group=65534, extra_groups=[], check=True)
+        assert stat.S_IMODE((at / "program").stat().st_mode) == 0o777
