@@ -13,7 +13,7 @@ from storjfs.coding.merkle import shard_root
 from storjfs.coding.shards import ShardCipher
 from storjfs.segments.fetch import erasure_code
 
-_MOST_IDLE: Final = 48 << 20
+_MOST_IDLE: Final = 80 << 20
 """Bytes of buffers kept for the next segment."""
 
 
