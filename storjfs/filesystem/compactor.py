@@ -7,6 +7,7 @@ byte is the segments room's to delete.
 
 import contextlib
 import errno
+import math
 from collections.abc import Iterator
 
 import trio
@@ -21,6 +22,10 @@ PERIOD = 5.0  # seconds between looks for something to do
 SETTLING = 30.0  # seconds a window must not have been broken up further before it is defragmented
 RATE = 48 << 20  # bytes moved per second at most
 PAUSE = 0.0004  # seconds after each move at least, which leaves most of the loop's time to programs
+QUIET = 0.25  # seconds without a write of a program that count as a pause
+PATIENCE = 30.0  # seconds that a segment waits at most for such a pause
+BUSY_PAUSE = 0.01  # seconds after each move while programs write
+SCARCE = 0.25  # share of free contracted space under which nothing waits for programs any more
 RUNS_AT_ONCE = 256
 RESTING = 3600.0  # seconds until a segment that could not be read is tried again
 
@@ -28,6 +33,9 @@ RESTING = 3600.0  # seconds until a segment that could not be read is tried agai
 class Compactor(Properties):
     def _prepare_compactor(self) -> None:
         self._unreadable: dict[int, float] = {}
+        self._writes_seen = 0
+        self._looked = -math.inf
+        self._busy = False
 
     async def _compact_forever(self) -> None:
         """The background task."""
@@ -49,6 +57,7 @@ class Compactor(Properties):
         for seg in self._segments.victims():
             if self._unreadable.get(seg, -RESTING) + RESTING > now:
                 continue
+            await self._give_way()
             try:
                 moved += await self._move_out(seg)
             except FilesystemError as error:
@@ -87,6 +96,22 @@ class Compactor(Properties):
             paths.append(b"/".join(reversed(path)))
         return paths
 
+    async def _give_way(self) -> None:
+        """Return in a pause of the programs' writing, after PATIENCE, or at once where space is scarce."""
+        for _ in range(round(PATIENCE / QUIET)):
+            if not self._programs_write():
+                return
+            await trio.sleep(QUIET)
+
+    def _programs_write(self) -> bool:
+        now = trio.current_time()
+        if now >= self._looked + QUIET:
+            capacity = self._space()
+            self._busy = self._writes != self._writes_seen and capacity.free > capacity.total * SCARCE
+            self._writes_seen = self._writes
+            self._looked = now
+        return self._busy
+
     async def _move_out(self, seg: int) -> int:
         moved, last = 0, -1
         while True:
@@ -118,7 +143,7 @@ class Compactor(Properties):
             return 0
         self._extents.put(inode, start, self._segments.append(inode.ino, start, bytes(data)))
         self._inodes.mark(inode)
-        await trio.sleep(max((end - start) / RATE, PAUSE))
+        await trio.sleep(max((end - start) / RATE, BUSY_PAUSE if self._programs_write() else PAUSE))
         return end - start
 
     # --- defragmentation ---
@@ -132,6 +157,7 @@ class Compactor(Properties):
         for (ino, index), since in list(seen.items()):
             if since + SETTLING <= now:
                 del seen[ino, index]
+                await self._give_way()
                 await self.defragment(ino, index)
 
     async def defragment(self, ino: int, index: int) -> int:
