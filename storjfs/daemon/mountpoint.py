@@ -82,7 +82,12 @@ def require_fuse() -> None:
             f"{FUSE_DEVICE} does not exist, so nothing can be mounted here",
             hint="load the kernel module (modprobe fuse); in a container, start it with --device /dev/fuse",
         )
-    if os.geteuid() != 0 and shutil.which("fusermount3") is None:
+    if not os.access(FUSE_DEVICE, os.R_OK | os.W_OK):
+        raise NoFuse(
+            f"this user may not use {FUSE_DEVICE}",
+            hint="its usual mode is 0666 (chmod 666, as root); some systems want you in the group fuse",
+        )
+    if shutil.which("fusermount3") is None:
         raise NoFuse("the program fusermount3 is missing", hint="install the package fuse3")
 
 

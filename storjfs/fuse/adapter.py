@@ -34,8 +34,8 @@ _NO_ENTRY = no_entry()
 class Adapter(pyfuse3.Operations):
     """The handlers of one mount. Permission checks are the kernel's (default_permissions).
 
-    `only_root`: nobody but root can reach the mount. Root may write to a file with set-id bits and leave them;
-    from a file that somebody else may have written they are taken away.
+    `only_root`: nobody but root can reach the mount. Root may write to a file with set-id bits and leave
+    them; from a file that somebody else may have written they are taken away.
     """
 
     enable_writeback_cache = True

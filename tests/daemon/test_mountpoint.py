@@ -68,6 +68,13 @@ def test_a_relative_path_and_a_trailing_slash_are_fine(
     assert canonical("cloud/") == Path(os.path.realpath(tmp_path)) / "cloud"
 
 
+def test_a_fuse_device_one_may_not_use_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mountpoint, "FUSE_DEVICE", tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(NoFuse, match="may not use"):
+        mountpoint.require_fuse()
+
+
 def test_without_the_fuse_device_the_way_out_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
