@@ -1,6 +1,7 @@
 """Appending, committing, uploading, reading back: the way data takes when nothing goes wrong."""
 
 import trio
+import trio.testing
 
 from storjfs.segments import State
 from storjfs.segments.files import LocalFile
@@ -156,7 +157,10 @@ async def test_each_frame_and_shard_has_its_own_nonce_or_key(volume: Volume) -> 
     assert KEYS.shard_key(bytes(32)) != KEYS.shard_key(bytes(31) + b"1")
 
 
-async def test_an_idle_segment_is_closed_and_sent(volume: Volume, autojump_clock: object) -> None:
+async def test_an_idle_segment_is_closed_and_sent(
+    volume: Volume, autojump_clock: trio.testing.MockClock
+) -> None:
+    autojump_clock.autojump_threshold = 0.05  # threads at work are not idleness
     async with volume.running() as segments:
         volume.append_random(5000)
         await until(lambda: segments.report().full == 1, seconds=300, step=1)
