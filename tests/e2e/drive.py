@@ -122,6 +122,13 @@ class Drive:
         """The folders of the embedded farmers, in their order."""
         return sorted(path for path in self.paths().farm_dir.iterdir() if path.is_dir())
 
+    def farm_pid(self) -> int:
+        """Process id of the embedded farm, the child of the mount process."""
+        tasks = Path(f"/proc/{self.pid()}/task").glob("*/children")
+        children = [int(child) for task in tasks for child in task.read_text().split()]
+        (farm,) = [pid for pid in children if b"storjfs.farmer" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return farm
+
     def stop(self) -> None:
         """Leave nothing mounted and nothing running, whatever state the test left."""
         with contextlib.suppress(Exception):
@@ -130,6 +137,11 @@ class Drive:
             subprocess.run(["fusermount3", "-u", "-z", str(self.at)], check=False)
         with contextlib.suppress(Exception):
             os.kill(self.pid(), signal.SIGKILL)
+
+
+def shards_in(folder: Path) -> dict[str, Path]:
+    """The shard files on a farmer's shelf, by their id in hex."""
+    return {path.name: path for path in folder.rglob("*") if re.fullmatch("[0-9a-f]{64}", path.name)}
 
 
 def reachable(path: Path) -> bool:

@@ -1,7 +1,6 @@
 """Farmers lose, forget and corrupt; the drive gives every byte back, says who it was, stops paying, heals."""
 
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from storjfs.farmer.identity import load_identity
 from storjfs.network.identity import Identity
 from storjfs.store import MetaStore
 
-from .drive import Drive, await_that
+from .drive import Drive, await_that, shards_in
 
 SOURCE = Path(os.__file__).parent
 
@@ -28,15 +27,6 @@ def farmer_in(folder: Path) -> str:
     """The node id of the embedded farmer in a folder."""
     identity: Identity = load_identity(folder)
     return bytes(identity.node_id).hex()
-
-
-def shards_in(folder: Path) -> dict[str, Path]:
-    """The shard files on a farmer's shelf, by their id in hex."""
-    return {
-        path.name: path
-        for path in folder.rglob("*")
-        if path.is_file() and re.fullmatch("[0-9a-f]{64}", path.name)
-    }
 
 
 def copy_library(drive: Drive) -> dict[str, bytes]:
