@@ -1,0 +1,118 @@
+"""The status report judges what it is told, and keeps to its schema."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storjfs.daemon.status import ContractFacts, Facts, health_of, report
+
+SCHEMA = Path(__file__).resolve().parents[2] / "docs" / "reference" / "status.md"
+
+
+def contract(**changes: Any) -> ContractFacts:
+    """A good contract, but for the changes."""
+    good = ContractFacts(
+        contract="c0ffee",
+        farmer="ab" * 32,
+        addresses=["127.0.0.1:1"],
+        state="active",
+        condition="good",
+        shards=3,
+        used=1000,
+        capacity=10_000,
+        last_audit=1000.0,
+        last_outcome="passed",
+        passed=5,
+        failed=0,
+        offline=0,
+        paid=70,
+        deposit_left=30,
+        ends_at=1e12,
+    )
+    return dataclasses.replace(good, **changes)
+
+
+def facts(**changes: Any) -> Facts:
+    """A healthy volume, but for the changes."""
+    healthy = Facts(
+        volume="default",
+        k=3,
+        n=5,
+        all_on_this_machine=True,
+        stored=10,
+        waiting=0,
+        cached=5,
+        cache_limit=100,
+        segments_waiting=0,
+        segments_full=7,
+        segments_degraded=0,
+        segments_at_risk=0,
+        segments_lost=0,
+        segments_by_spare={2: 7},
+        contracts=[contract()],
+        balance=1,
+        audit_period=86400,
+    )
+    return dataclasses.replace(healthy, **changes)
+
+
+def test_a_volume_with_nothing_wrong_is_healthy_and_says_nothing() -> None:
+    made = report(facts(segment_problems=["once something was wrong"]), None)
+    assert (made["health"], made["problems"]) == ("healthy", [])
+
+
+@pytest.mark.parametrize("what", ["segments_at_risk", "segments_lost"])
+def test_data_that_one_more_loss_could_take_is_at_risk(what: str) -> None:
+    assert health_of(facts(**{what: 1, "segments_degraded": 3})) == "at_risk"
+
+
+def test_missing_spare_shards_degrade() -> None:
+    made = report(facts(segments_degraded=2, segment_problems=["no farmer took it"]), None)
+    assert made["health"] == "degraded"
+    assert "2 segments" in made["problems"][0]
+    assert "no farmer took it" in made["problems"]
+
+
+@pytest.mark.parametrize("condition", ["offline", "contained", "failing"])
+def test_a_farmer_that_holds_shards_and_misbehaves_degrades(condition: str) -> None:
+    made = report(facts(contracts=[contract(), contract(condition=condition)]), None)
+    assert made["health"] == "degraded"
+    assert "abababab" in made["problems"][0]
+
+
+def test_a_farmer_whose_shards_are_elsewhere_by_now_does_no_harm() -> None:
+    assert health_of(facts(contracts=[contract(condition="failing", shards=0)])) == "healthy"
+    assert health_of(facts(contracts=[contract(condition="gone", state="breached", shards=4)])) == "healthy"
+
+
+def test_before_the_first_audit_there_is_none() -> None:
+    made = report(facts(contracts=[contract(last_audit=0.0, last_outcome="")]), None)
+    assert made["contracts"][0]["last_audit"] is None
+    assert made["audits"]["last"] is None
+
+
+def test_totals_are_sums_over_the_contracts() -> None:
+    made = report(
+        facts(contracts=[contract(paid=1, deposit_left=2), contract(paid=10, deposit_left=20)]), None
+    )
+    assert (made["money"]["paid"], made["money"]["deposit_left"]) == (11, 22)
+    assert made["segments"]["total"] == 7
+
+
+def test_a_term_that_is_over_ends_in_no_time() -> None:
+    assert report(facts(contracts=[contract(ends_at=1.0)]), None)["contracts"][0]["ends_in"] == 0
+
+
+def test_the_report_is_json_and_every_member_is_documented() -> None:
+    mount = {"mountpoint": "/m", "pid": 1, "since": 0.0, "options": ["rw"], "state": "mounted"}
+    made = json.loads(json.dumps(report(facts(), mount)))
+    text = SCHEMA.read_text()
+    for member, value in made.items():
+        inner = value if isinstance(value, dict) else {}
+        inner = value[0] if member == "contracts" else inner
+        for name in {member, *inner}:
+            assert re.search(rf"[`.…]{name}\b", text), f"{member}: {name} is not in {SCHEMA.name}"
