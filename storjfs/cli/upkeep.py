@@ -1,6 +1,7 @@
 """`storjfs flush`, `audit` and `repair`: what a running mount does by itself, asked for now."""
 
 import time
+from pathlib import Path
 
 import click
 
@@ -8,7 +9,7 @@ from storjfs.daemon.client import NotMounted, request
 from storjfs.daemon.exit_codes import ExitCode, ReportedError
 
 from . import wording
-from .options import volume_option
+from .options import passphrase_options, volume_option
 
 
 @click.command()
@@ -33,7 +34,8 @@ def flush(volume: str) -> None:
 @click.command()
 @volume_option
 @click.option("--now", is_flag=True, help="Audit every shard now instead of spread over the period.")
-def audit(volume: str, now: bool) -> int | None:
+@passphrase_options
+def audit(volume: str, now: bool, passphrase_file: Path | None, passphrase_command: str | None) -> int | None:
     """Show how audits go; with --now, challenge every farmer for every shard at once.
 
     With --now the exit code is 1 if a farmer failed or did not answer.
@@ -42,7 +44,7 @@ def audit(volume: str, now: bool) -> int | None:
 
     paths = VolumePaths(volume)
     if not now:
-        _show_audits(volume)
+        _show_audits(volume, passphrase_file, passphrase_command)
         return None
     result = request(paths.control_socket, "audit", now=True)
     click.echo(f"{result['passed']} shards passed, {result['failed']} failed.")
@@ -51,10 +53,10 @@ def audit(volume: str, now: bool) -> int | None:
     return int(ExitCode.FAILED) if result["failed"] or result["offline"] else None
 
 
-def _show_audits(volume: str) -> None:
+def _show_audits(volume: str, passphrase_file: Path | None, passphrase_command: str | None) -> None:
     from .status import report_of
 
-    report = report_of(volume, None, None)
+    report = report_of(volume, passphrase_file, passphrase_command)
     audits = report["audits"]
     click.echo(f"Every shard is audited once in {wording.duration(audits['period'])}.")
     last = (

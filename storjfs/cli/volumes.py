@@ -94,7 +94,7 @@ def volumes(as_json: bool) -> None:
     for name in volume_names():
         paths = VolumePaths(name)
         try:
-            mountpoint = request(paths.control_socket, "status")["mount"]["mountpoint"]
+            mountpoint = request(paths.control_socket, "ping")["mountpoint"]
         except ReportedError:
             mountpoint = None
         found.append(

@@ -22,6 +22,9 @@ from .exit_codes import exit_code_of
 log = logging.getLogger(__name__)
 
 MAX_REQUEST = 64 * 1024
+# Connections beyond these are closed at once, and silent ones after a while: descriptors are for the data.
+MOST_CONNECTIONS = 64
+REQUEST_PATIENCE = 10.0
 
 Tell = Callable[[Mapping[str, Any]], Awaitable[None]]
 Action = Callable[[Mapping[str, Any], Tell], Awaitable[Any]]
@@ -33,6 +36,7 @@ class ControlServer:
     def __init__(self, path: Path, actions: Mapping[str, Action]) -> None:
         self._path = path
         self._actions = actions
+        self._connections = 0
         self._answering = 0
         self._idle = trio.Event()
         self._idle.set()
@@ -65,19 +69,28 @@ class ControlServer:
         """One connection: one request. A client that goes away ends its own request only."""
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             async with stream:
-                if not _trusted(stream):
+                if self._connections >= MOST_CONNECTIONS or not _trusted(stream):
                     return
-                request = await _read_request(stream)
-                if request is None:
-                    return
-                self._answering += 1
-                self._idle = trio.Event()
+                self._connections += 1
                 try:
-                    await self._answer(stream, request)
+                    await self._converse(stream)
                 finally:
-                    self._answering -= 1
-                    if not self._answering:
-                        self._idle.set()
+                    self._connections -= 1
+
+    async def _converse(self, stream: trio.SocketStream) -> None:
+        request = None
+        with trio.move_on_after(REQUEST_PATIENCE):
+            request = await _read_request(stream)
+        if request is None:
+            return
+        self._answering += 1
+        self._idle = trio.Event()
+        try:
+            await self._answer(stream, request)
+        finally:
+            self._answering -= 1
+            if not self._answering:
+                self._idle.set()
 
     async def _answer(self, stream: trio.SocketStream, request: Mapping[str, Any]) -> None:
         async def tell(progress: Mapping[str, Any]) -> None:
@@ -135,7 +148,7 @@ async def _read_request(stream: trio.SocketStream) -> Mapping[str, Any] | None:
         received += part
     try:
         request = json.loads(bytes(received).split(b"\n", 1)[0])
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return request if isinstance(request, dict) else None
 

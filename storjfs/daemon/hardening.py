@@ -1,4 +1,4 @@
-"""What keeps secrets of the mount process in its memory: no core dumps, no other process looking in."""
+"""What the mount process asks of the system for itself: privacy of its memory, and enough open files."""
 
 import ctypes
 import logging
@@ -22,3 +22,12 @@ def keep_memory_private() -> None:
         log.warning("core dumps could not be switched off: %s", error)
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         log.warning("the process could not be made undumpable: errno %d", ctypes.get_errno())
+
+
+def raise_file_limit() -> None:
+    """As many open files as the system lets us have: segments and connections take one each."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    except (OSError, ValueError) as error:
+        log.warning("the limit of open files could not be raised: %s", error)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -35,26 +36,36 @@ def start_in_background(request: MountRequest, output: Path, note: Callable[[str
             start_new_session=True,
         )
     os.close(writing)
-    assert process.stdin is not None
-    with process.stdin:
-        process.stdin.write(msgspec.json.encode(request))
-    with open(reading, "rb") as tellings:
-        for line in tellings:
-            telling = msgspec.json.decode(line, type=Telling)
-            if telling.event == "note":
-                note(telling.text)
-            elif telling.event == "ready":
-                process.returncode = 0  # it lives on by itself; there is nothing to wait for
-                return process.pid
-            else:
-                process.wait()
-                raise ReportedError(telling.text, telling.hint, telling.exit_code)
-    status = process.wait()
+    try:
+        assert process.stdin is not None
+        with process.stdin:
+            process.stdin.write(msgspec.json.encode(request))
+        with open(reading, "rb") as tellings:
+            _listen(process, tellings, note)
+    except KeyboardInterrupt:
+        process.terminate()
+        raise
+    if process.returncode is not None:
+        return process.pid
     raise ReportedError(
-        f"the mount process ended while it was starting (status {status})",
+        f"the mount process ended while it was starting (status {process.wait()})",
         f"its last words are in {output}",
         ExitCode.FAILED,
     )
+
+
+def _listen(process: subprocess.Popen[bytes], tellings: IO[bytes], note: Callable[[str], None]) -> None:
+    """Until the mount is ready, which sets `process.returncode`: nobody is to wait for it any more."""
+    for line in tellings:
+        telling = msgspec.json.decode(line, type=Telling)
+        if telling.event == "note":
+            note(telling.text)
+        elif telling.event == "ready":
+            process.returncode = 0
+            return
+        else:
+            process.wait()
+            raise ReportedError(telling.text, telling.hint, telling.exit_code)
 
 
 def _environment() -> dict[str, str]:

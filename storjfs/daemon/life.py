@@ -144,17 +144,20 @@ class Life:
         self._serving.cancel()
 
     async def _flush(self, tell: Tell, patience: float) -> int:
-        """Send everything to the farmers; returns the bytes that are still only here.
+        """Send everything to the farmers; returns the bytes of it that are still only here.
 
-        Gives up when nothing has moved for `patience` seconds. What the kernel holds goes first.
+        Gives up when nothing has moved for `patience` seconds. What the kernel holds goes first; what
+        programs write meanwhile does not count.
         """
         if not self._unmounted.is_set():
             await trio.to_thread.run_sync(sync_mount, self._mountpoint, abandon_on_cancel=True)
+        done = False
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_flush, tell, patience, nursery.cancel_scope)
             await self._drive.flush()
+            done = True
             nursery.cancel_scope.cancel()
-        return self._drive.waiting()
+        return 0 if done else self._drive.waiting()
 
     async def _watch_flush(self, tell: Tell, patience: float, scope: trio.CancelScope) -> None:
         most = least = self._drive.waiting()

@@ -13,7 +13,8 @@ from storjfs.errors import StorjfsError
 from storjfs.volume import VolumePaths
 
 from .control import describe
-from .hardening import keep_memory_private
+from .hardening import keep_memory_private, raise_file_limit
+from .launch import PASSPHRASE_VARIABLES
 from .life import Life
 from .logs import start_log
 from .request import MountRequest, Teller
@@ -36,13 +37,21 @@ def run_in_background(descriptor: int) -> int:
 
 
 def run_in_foreground(request: MountRequest) -> int:
-    """Mount here; returns the exit code after the unmount. Tellings go to the terminal."""
+    """Mount here; returns the exit code after the unmount. Tellings go to the terminal.
+
+    No child gets the passphrase. What the kernel shows of our own first environment is root's only, as soon
+    as this process is undumpable.
+    """
+    for name in PASSPHRASE_VARIABLES:
+        os.environ.pop(name, None)
     return run(request, Teller(None, say=lambda text: click.echo(text, err=True)))
 
 
 def run(request: MountRequest, teller: Teller) -> int:
     """Mount, serve, end; the exit code. Whatever goes wrong is told in one line and logged in full."""
     start_log(VolumePaths(request.volume).log_file, verbose=request.verbose, foreground=request.foreground)
+    os.umask(0o077)
+    raise_file_limit()
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.set_threshold(GARBAGE_THRESHOLD, 20, 50)
     keep_memory_private()
