@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import trio
 
+from storjfs.daemon import control
 from storjfs.daemon.client import NotMounted, request
 from storjfs.daemon.control import ControlServer, Tell
 from storjfs.daemon.exit_codes import ExitCode, ReportedError
@@ -89,3 +90,24 @@ async def test_the_socket_goes_away_with_the_server(tmp_path: Path) -> None:
         assert path.exists()
         nursery.cancel_scope.cancel()
     assert not path.exists()
+
+
+async def test_a_request_too_deep_to_parse_ends_nothing(socket_path: Path) -> None:
+    async with await trio.open_unix_socket(socket_path) as stream:
+        await stream.send_all(b"[" * 60_000 + b"\n")
+        assert await stream.receive_some(10) == b""
+    assert await ask(socket_path, "echo", word=4) == {"said": 4}
+
+
+async def test_silent_connections_use_up_no_descriptors(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "REQUEST_PATIENCE", 0.05)
+    monkeypatch.setattr(control, "MOST_CONNECTIONS", 2)
+    await nursery.start(ControlServer(tmp_path / "control", {"echo": echo}).run)
+    silent = [await trio.open_unix_socket(tmp_path / "control") for _ in range(3)]
+    assert await silent[2].receive_some(10) == b""  # one too many
+    for stream in silent:
+        assert await stream.receive_some(10) == b""  # said nothing for too long
+        await stream.aclose()
+    assert await ask(tmp_path / "control", "echo", word=5) == {"said": 5}
