@@ -5,11 +5,17 @@ works). By default each request costs a trip through the scheduler for the lock 
 registration with epoll. Here a free lock is taken at once, and a descriptor that is readable already is not
 waited for; every `PATIENCE`-th wait goes through the loop all the same, so that other tasks get their turn.
 With four clients that call stat(2) at once this doubles the rate (12,000 to 25,000 per second).
+
+A program that works alone sends its next request a few dozen microseconds after the last answer, which is
+less than going to sleep and being woken costs, above all in a virtual machine. So a wait first looks again
+and again for `GLANCE`, unless that was in vain lately: files made in a row, nothing behind them, 1,400 to
+2,000 per second.
 """
 
 import collections
 import select
 import types
+from time import perf_counter
 from typing import Any
 
 import pyfuse3
@@ -19,6 +25,8 @@ from outcome import Value
 from .connection import Connection
 
 PATIENCE = 16
+GLANCE = 60e-6  # seconds
+CONFIDENCE = 8  # vain glances in a row, less the lucky ones, after which only one wait in PATIENCE tries
 
 
 class Turn:
@@ -57,6 +65,19 @@ class Readiness:
         self._connection = connection
         self._poll: select.poll | None = None
         self._waits = 0
+        self._vain = 0
+
+    def _glance(self, poll: select.poll) -> bool:
+        """Whether the descriptor becomes readable in a moment. Other threads may run meanwhile."""
+        if self._vain >= CONFIDENCE and self._waits % PATIENCE != 1:
+            return False
+        end = perf_counter() + GLANCE
+        while perf_counter() < end:
+            if poll.poll(0):
+                self._vain = max(self._vain - 1, 0)
+                return True
+        self._vain = min(self._vain + 1, CONFIDENCE)
+        return False
 
     async def __call__(self, descriptor: int) -> None:
         self._waits += 1
@@ -68,7 +89,7 @@ class Readiness:
             self._connection.agree()
             self._poll = select.poll()
             self._poll.register(descriptor, select.POLLIN)
-        elif self._waits % PATIENCE and self._poll.poll(0):
+        elif self._waits % PATIENCE and (self._poll.poll(0) or self._glance(self._poll)):
             return
         await trio.lowlevel.wait_readable(descriptor)
 

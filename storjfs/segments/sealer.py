@@ -15,8 +15,8 @@ from typing import Final
 import trio
 
 from storjfs.coding.buffers import Buffer
-from storjfs.coding.frames import NONCE, FrameCipher
-from storjfs.coding.geometry import FRAME_OVERHEAD, PIECE, run_frames
+from storjfs.coding.frames import FrameCipher, random_nonces
+from storjfs.coding.geometry import FRAME_OVERHEAD, FULL_FRAME, PIECE, run_frames
 from storjfs.segments.files import LocalFile, write_all
 
 _LOG = logging.getLogger(__name__)
@@ -186,6 +186,8 @@ class Sealer:
             self._new_directories.add(os.fspath(file.path.parent))
         start = at = file.written
         out = memoryview(self._buffer)
+        # Drawn at once: each call may hand the interpreter's lock to another thread and back.
+        nonces = iter(random_nonces(sum(2 + len(item[3]) // FULL_FRAME for item in batch)))
         total = 0
         for _, _, pos, data in batch:
             if pos > at:
@@ -195,13 +197,13 @@ class Sealer:
             total += length
             if pos % PIECE + length + FRAME_OVERHEAD <= PIECE:
                 at = pos + length + FRAME_OVERHEAD
-                cipher.seal_into(pos, data, out[pos - start : at - start], os.urandom(NONCE))
+                cipher.seal_into(pos, data, out[pos - start : at - start], next(nonces))
             else:
                 plain, taken = memoryview(data), 0
                 for where, size in run_frames(pos, length):
                     at = where + size + FRAME_OVERHEAD
                     part = plain[taken : taken + size]
-                    cipher.seal_into(where, part, out[where - start : at - start], os.urandom(NONCE))
+                    cipher.seal_into(where, part, out[where - start : at - start], next(nonces))
                     taken += size
         write_all(file.fd, out[: at - start], start)
         file.written = at

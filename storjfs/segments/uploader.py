@@ -19,6 +19,7 @@ from storjfs.keys import VolumeKeys
 from storjfs.segments.cache import Cache
 from storjfs.segments.catalogue import Catalogue, Segment, Shard
 from storjfs.segments.encoder import Buffers, Encoder
+from storjfs.segments.files import LocalFile, unproven_bytes
 from storjfs.segments.together import Together, all_of
 from storjfs.segments.values import Placement, ShardState, State
 from storjfs.store import MetaStore
@@ -31,39 +32,49 @@ GENTLE_PUTS: Final = 1
 BYTES_AT_ONCE: Final = 40 << 20
 """Sealed bytes on their way; one shard may always go."""
 FOREGROUND: Final = 0.2
-"""Seconds after an append during which uploads hold back."""
+"""Seconds between looks at what programs write."""
+MUCH: Final = 256 << 10
+"""Bytes appended between two looks for which uploads hold back."""
+PATIENCE: Final = 10.0
+"""Seconds of much writing after which uploads go on beside it."""
 FIRST_RETRY: Final = 1.0
 LAST_RETRY: Final = 60.0
+RUNS_AT_ONCE: Final = 256
 
 
 class Pace:
-    """How many puts may be under way: few while a program writes, all the better when it stops or waits for
-    us.
+    """How many puts may be under way: none while programs write much, unless that lasts, and all when they
+    pause or wait for us.
 
-    `appended()` counts bytes appended; `urgent()` tells that somebody waits, or that too much is unsent.
+    Uploading takes more of the processors than writing does, so that both at once would halve the speed that
+    programs see. `appended()` counts bytes appended; `urgent()` tells that somebody waits, or that too much
+    is unsent.
     """
 
     def __init__(self, appended: Callable[[], int], urgent: Callable[[], bool]) -> None:
         self._appended = appended
         self._urgent = urgent
-        self._seen = -1
-        self._changed_at = -math.inf
+        self._seen = 0
+        self._looked = -math.inf
+        self._busy_since: float | None = None
 
     def puts(self) -> int:
         now = trio.current_time()
-        appended = self._appended()
-        if appended != self._seen:
-            self._seen = appended
-            self._changed_at = now
-        if now - self._changed_at < FOREGROUND and not self._urgent():
-            return GENTLE_PUTS
-        return PUTS_AT_ONCE
+        if now - self._looked >= FOREGROUND:
+            appended = self._appended()
+            busy = now - self._looked < 2 * FOREGROUND and appended - self._seen >= MUCH
+            self._busy_since = (now if self._busy_since is None else self._busy_since) if busy else None
+            self._seen, self._looked = appended, now
+        if self._busy_since is None or self._urgent():
+            return PUTS_AT_ONCE
+        return GENTLE_PUTS if now - self._busy_since >= PATIENCE else 0
 
 
 class Uploader:
     """Works off closed segments in their order. Methods belong to the loop's thread.
 
-    `sent` is called when a segment is stored and its file may become cache (not yet committed).
+    `sent` is called when a segment is stored and its file may become cache (not yet committed). `damaged` is
+    called with what is wrong with a file that is sent all the same.
     """
 
     def __init__(
@@ -78,6 +89,7 @@ class Uploader:
         *,
         sent: Callable[[Segment], None],
         failed: Callable[[Segment, str], None],
+        damaged: Callable[[Segment, str], None],
         small: Callable[[Segment], bool],
         crash_point: Callable[[str], None] = lambda name: None,
     ) -> None:
@@ -90,6 +102,7 @@ class Uploader:
         self._pace = pace
         self._sent = sent
         self._failed = failed
+        self._damaged = damaged
         self._small = small
         self._crash_point = crash_point
         self.buffers = Buffers()
@@ -126,6 +139,7 @@ class Uploader:
             segment = await self._next.receive()
             self.busy += 1
             try:
+                await self._pause()
                 await self._upload(segment)
             finally:
                 self.busy -= 1
@@ -176,6 +190,8 @@ class Uploader:
             await self._store.sync()  # the sealer has not written all of it yet
         if file is None or not self._cache.opened(file):
             raise EOFError("its local file is missing")
+        if file.unproven:
+            await self._prove(segment, file)
         contracts = self._placement.choose(len(missing), size, holders(catalogue, segment))
         if len(held) + len(contracts) < segment.needed:
             there = len(held) + len(contracts)
@@ -199,15 +215,44 @@ class Uploader:
             for idx in set(range(segment.n)) - catalogue.held(segment).keys():
                 catalogue.never_placed(segment, idx, size)
 
+    async def _pause(self) -> None:
+        """Wait while programs go first."""
+        while not self._pace.puts():
+            await self._wait()
+
+    async def _wait(self) -> None:
+        if self._landed.is_set():
+            self._landed = trio.Event()
+        with trio.move_on_after(FOREGROUND):
+            await self._landed.wait()
+
+    async def _prove(self, segment: Segment, file: LocalFile) -> None:
+        """Open every frame of a file that an earlier run left, and say so where some are damaged.
+
+        They are sent like the others, which keep their places then: a read of them fails, as it should.
+        """
+        bad, after = 0, -1
+        file.users += 1
+        try:
+            while runs := self._catalogue.runs_of(segment.seg, after, RUNS_AT_ONCE):
+                places = [(pos, length) for pos, length, _, _ in runs]
+                prove = partial(unproven_bytes, file, segment.cipher, places)
+                bad += await trio.to_thread.run_sync(prove, limiter=self._threads)
+                after = runs[-1][0]
+        finally:
+            file.users -= 1
+        file.unproven = False
+        if bad:
+            self._damaged(
+                segment, f"{bad} bytes of its local file were changed while the drive was not mounted"
+            )
+
     async def _turn(self, size: int) -> None:
         """Wait until one more put may start, and count it."""
-        while self._flying and (
-            self._flying >= self._pace.puts() or self._flying_bytes + size > BYTES_AT_ONCE
+        while self._flying >= self._pace.puts() or (
+            self._flying and self._flying_bytes + size > BYTES_AT_ONCE
         ):
-            if self._landed.is_set():
-                self._landed = trio.Event()
-            with trio.move_on_after(FOREGROUND):
-                await self._landed.wait()
+            await self._wait()
         self._flying += 1
         self._flying_bytes += size
 
