@@ -76,6 +76,7 @@ def gather(
         segments_degraded=segments.degraded,
         segments_at_risk=segments.at_risk,
         segments_lost=segments.lost,
+        segments_damaged=len(segments.damaged),
         segments_by_spare=by_spare,
         contracts=[_contract(row, addresses.get(row.node_id, ()), running) for row in renter.contracts],
         balance=renter.balance,
@@ -137,10 +138,13 @@ def _unwell(connection: apsw.Connection) -> Iterator[tuple[int, int, int, int]]:
         yield cast(tuple[int, int, int, int], row)
 
 
-def look_at_trouble(meta_db: Path, keys: VolumeKeys, name_files: bool) -> Trouble:
-    """What lacks shards, and which files are hurt. Naming files reads all names once."""
+def look_at_trouble(
+    meta_db: Path, keys: VolumeKeys, name_files: bool, damaged: Sequence[int] = ()
+) -> Trouble:
+    """What lacks shards, and which files are hurt, those with parts in `damaged` segments included. Naming
+    files reads all names once."""
     by_spare: dict[int, int] = {}
-    lost: list[int] = []
+    lost = list(damaged)
     with contextlib.closing(_reading(meta_db, keys)) as connection:
         for seg, k, n, held in _unwell(connection):
             if held < n:

@@ -69,6 +69,7 @@ class Facts:
     segment_problems: Sequence[str] = ()
     renter_problems: Sequence[str] = ()
     lost_files: Sequence[str] | None = None
+    segments_damaged: int = 0
 
 
 def health_of(facts: Facts) -> str:
@@ -77,7 +78,7 @@ def health_of(facts: Facts) -> str:
     At risk is what one more bad day could lose; degraded is what repair is busy with, and farmers that do not
     keep up.
     """
-    if facts.segments_lost or facts.segments_at_risk:
+    if facts.segments_lost or facts.segments_at_risk or facts.segments_damaged:
         return "at_risk"
     if facts.segments_degraded or any(
         row.condition != "good" and row.shards and not row.over for row in facts.contracts
@@ -91,6 +92,8 @@ def problems_of(facts: Facts) -> list[str]:
     said = []
     if facts.segments_lost:
         said.append(f"{facts.segments_lost} segments cannot be read: too many of their shards are gone.")
+    if facts.segments_damaged:
+        said.append(f"{facts.segments_damaged} segments were damaged on this machine; parts are lost.")
     if facts.segments_at_risk:
         said.append(f"{facts.segments_at_risk} segments have few spare shards left; they are rebuilt first.")
     if facts.segments_degraded:

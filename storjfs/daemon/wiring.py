@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import trio
@@ -162,9 +163,10 @@ class Drive:
             balance = None
         report = self.segments.report()
         trouble = facts.NO_TROUBLE
-        if report.degraded or report.at_risk or report.lost:
-            look = facts.look_at_trouble
-            trouble = await trio.to_thread.run_sync(look, self.paths.meta_db, self._keys, report.lost > 0)
+        if report.degraded or report.at_risk or report.lost or report.damaged:
+            hurt = report.lost > 0 or len(report.damaged) > 0
+            look = partial(facts.look_at_trouble, self.paths.meta_db, self._keys, hurt, report.damaged)
+            trouble = await trio.to_thread.run_sync(look)
         return facts.gather(
             self.paths.name,
             self.settings,

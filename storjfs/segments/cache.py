@@ -81,27 +81,27 @@ class Cache:
             self.used += file.size
             self._cached[segment_id] = file
 
-    def adopt_unsent(self, segment: Segment) -> bool:
-        """Take up the journal file of a segment found unsent, cut to its committed length.
+    def adopt_unsent(self, segment: Segment) -> int | None:
+        """Take up the journal file of a segment found unsent, brought to its committed length.
 
-        False where the file is missing or too short, so that committed data is gone.
+        Returns how many of the committed bytes it has; None where there is no file. What is missing at its
+        end becomes a hole, whose frames do not prove themselves: the others are still good.
         """
         file = LocalFile(segment.seg, segment.segment_id, self._journal_path(segment), unsent=True)
         try:
             fd = file.open(create=segment.size == 0)
-            if os.fstat(fd).st_size < segment.size:
-                file.close()
-                return False
+            found = min(os.fstat(fd).st_size, segment.size)
             os.ftruncate(fd, segment.size)
             os.fdatasync(fd)
         except FileNotFoundError:
-            return False
+            return None
         file.written = segment.size
+        file.unproven = segment.size > 0
         self.unsent += segment.size + FILE_COST
         self._by_seg[segment.seg] = file
         self._open[file] = None
         self._close_some()
-        return True
+        return found
 
     def strays(self) -> list[bytes]:
         """Segment ids of files in the journal folder that belong to no unsent segment."""
@@ -212,7 +212,7 @@ class Cache:
             return
         target = self.cache_dir / segment.segment_id.hex()
         try:
-            os.rename(file.path, target)
+            self._with_folder(partial(os.rename, file.path, target))
         except OSError as error:
             if error.errno == errno.EXDEV:
                 await self._copy(segment, file, target)
@@ -281,7 +281,7 @@ class Cache:
                 segment.seg, segment.segment_id, self.cache_dir / segment.segment_id.hex(), unsent=False
             )
             try:
-                file.open(create=True)
+                self._with_folder(partial(file.open, create=True))
             except OSError as error:
                 _LOG.info("nothing is cached: %s", error)
                 return None
@@ -296,6 +296,14 @@ class Cache:
         file.size += bytes_needed
         self.used += bytes_needed
         return file
+
+    def _with_folder(self, action: Callable[[], object]) -> None:
+        """Do what needs the cache folder, made anew where somebody deleted it. Raises OSError."""
+        try:
+            action()
+        except FileNotFoundError:
+            self.cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            action()
 
     def filled(self, file: LocalFile, first: int, count: int, reserved: int, *, written: bool) -> None:
         """`count` pieces were written (or not) after `writable` had reserved so many bytes for them."""

@@ -7,12 +7,13 @@ pieces are present is advice: a frame proves itself or it does not.
 import ctypes
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from storjfs.coding.buffers import Buffer
-from storjfs.coding.frames import FrameCipher
-from storjfs.coding.geometry import FRAME_OVERHEAD, PIECE
+from storjfs.coding.frames import FrameCipher, FrameCorrupt
+from storjfs.coding.geometry import FRAME_OVERHEAD, PIECE, run_frames
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _PUNCH_KEEPING_SIZE: Final = 0x03  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, fallocate(2)
@@ -62,6 +63,7 @@ class LocalFile:
         "segment_id",
         "size",
         "touched",
+        "unproven",
         "unsent",
         "users",
         "written",
@@ -82,6 +84,8 @@ class LocalFile:
         """Of a file that the sealer writes: its end."""
         self.touched = False
         """Appended to, and not yet known to be on disk."""
+        self.unproven = False
+        """Found at start-up; its frames have not been looked at since."""
 
     def open(self, *, create: bool = False) -> int:
         """The descriptor. Raises OSError."""
@@ -145,6 +149,25 @@ def read_run(
     if os.preadv(file.fd, [view], start, flags) != length:
         return None
     return open_frames(cipher, frames, view, start)
+
+
+def unproven_bytes(file: LocalFile, cipher: FrameCipher, runs: Sequence[tuple[int, int]]) -> int:
+    """How many bytes of these runs (pos, length) lie in frames that do not prove themselves. Blocking.
+
+    Raises OSError other than EIO, which is what a disk says of a part that it cannot read.
+    """
+    bad = 0
+    for pos, length in runs:
+        for at, size in run_frames(pos, length):
+            try:
+                cipher.open(at, os.pread(file.fd, size + FRAME_OVERHEAD, at))
+            except FrameCorrupt:
+                bad += size
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                bad += size
+    return bad
 
 
 def open_frames(

@@ -7,7 +7,7 @@ import errno
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import trio
@@ -20,7 +20,7 @@ from storjfs.segments.catalogue import Catalogue, Segment
 from storjfs.segments.fetch import INLINE, Fetcher, shard_pieces
 from storjfs.segments.files import LARGEST_READ, LocalFile, open_frames, pieces_of, read_run, write_all
 from storjfs.segments.sealer import Sealer
-from storjfs.segments.values import Part, SegmentUnreadable
+from storjfs.segments.values import Part, SegmentDamaged, SegmentUnreadable
 
 _LOG = logging.getLogger(__name__)
 
@@ -62,7 +62,8 @@ class Fetch:
 class Reader:
     """Reads parts of runs. Methods belong to the loop's thread; `run` owns the fetches.
 
-    `unreadable` has the segments that lately could not be read, with the reason.
+    `unreadable` has the segments that lately could not be read, with the reason. `damaged` is told of those
+    that no farmer can help with.
     """
 
     def __init__(
@@ -72,7 +73,10 @@ class Reader:
         cache: Cache,
         fetcher: Fetcher,
         threads: trio.CapacityLimiter,
+        *,
+        damaged: Callable[[Segment, str], None] = lambda segment, reason: None,
     ) -> None:
+        self._damaged = damaged
         self._catalogue = catalogue
         self._pending = sealer.pending
         self._cache = cache
@@ -152,6 +156,8 @@ class Reader:
                     plain = await self._read_fetched(segment, frames)
             except SegmentUnreadable as error:
                 self._note(segment, error.reason)
+                if isinstance(error, SegmentDamaged):
+                    self._damaged(segment, error.reason)
                 raise
         self.unreadable.pop(seg, None)
         return plain
@@ -203,7 +209,7 @@ class Reader:
                 return open_frames(segment.cipher, frames, memoryview(b"".join(parts)), start)
             except FrameCorrupt:
                 pass
-        raise SegmentUnreadable(segment.seg, "its content does not prove itself")
+        raise SegmentDamaged(segment.seg, "its content does not prove itself")
 
     def _note(self, segment: Segment, reason: str) -> None:
         self.unreadable[segment.seg] = reason
@@ -215,9 +221,7 @@ class Reader:
     async def _pieces(self, segment: Segment, first: int, count: int) -> memoryview:
         """The sealed pieces `[first, first + count)`, fetched as far as they are not here."""
         if segment.k == 0 or (segment.unsent and not self._catalogue.held(segment)):
-            raise SegmentUnreadable(
-                segment.seg, "its local file is missing or damaged, and no farmer has it yet"
-            )
+            raise SegmentDamaged(segment.seg, "its local file is missing or damaged; no farmer has it yet")
         file = self._cache.find(segment)
         if file is not None and (file.unsent or not self._cache.opened(file)):
             file = None

@@ -63,6 +63,7 @@ class Segments:
         self._placement = placement
         self._tell_faulty = faulty
         self._problems: OrderedDict[tuple[str, int], str] = OrderedDict()
+        self._damaged: OrderedDict[int, None] = OrderedDict()
         self._flushing = 0
         self._changed = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -73,7 +74,9 @@ class Segments:
         self._sealer = Sealer()
         self._cache = Cache(journal_dir, cache_dir, limit)
         self._fetcher = Fetcher(catalogue, placement, keys, read_threads, faulty=self._faulty)
-        self._reader = Reader(catalogue, self._sealer, self._cache, self._fetcher, read_threads)
+        self._reader = Reader(
+            catalogue, self._sealer, self._cache, self._fetcher, read_threads, damaged=self._note_damage
+        )
         self._uploader = Uploader(
             store,
             catalogue,
@@ -84,6 +87,7 @@ class Segments:
             Pace(lambda: self._sealer.appended, self._urgent),
             sent=self._sent,
             failed=self._upload_failed,
+            damaged=self._note_damage,
             small=is_small,
             crash_point=crash_point,
         )
@@ -149,7 +153,12 @@ class Segments:
                     catalogue.remove_shard(segment, shard)
             if segment.state is State.OPEN:
                 catalogue.close(segment)
-            if cache.adopt_unsent(segment):
+            found = cache.adopt_unsent(segment)
+            if found is not None:
+                if found < segment.size and segment.live > 0:
+                    self._note_damage(
+                        segment, f"its file in {cache.journal_dir} ends at {found} instead of {segment.size}"
+                    )
                 self._closed(segment)
             elif segment.live > 0:
                 self._lost_locally(segment)
@@ -227,9 +236,20 @@ class Segments:
                 self._repair.hurt(segment)
         self._journal.drained()
 
+    def _note_damage(self, segment: Segment, reason: str) -> None:
+        if segment.seg not in self._damaged:
+            text = f"data of segment {segment.seg} is lost: {reason}"
+            _LOG.error("%s", text)
+            self._problem("damaged", segment.seg, text)
+        self._damaged[segment.seg] = None
+        while len(self._damaged) > MOST_PROBLEMS:
+            self._damaged.popitem(last=False)
+
     def _gone(self, segment: Segment) -> None:
-        for kind in ("upload", "repair"):
+        for kind in ("upload", "repair", "lost", "damaged"):
             self._problem(kind, segment.seg, "")
+        self._damaged.pop(segment.seg, None)
+        self._reader.unreadable.pop(segment.seg, None)
         self._journal.drained()
         self._note_change()
 
@@ -312,6 +332,7 @@ class Segments:
             to_delete=to_delete,
             problems=tuple(self._problems.values()),
             unreadable=tuple(self._reader.unreadable),
+            damaged=tuple(self._damaged),
         )
 
     # --- for the renter ---

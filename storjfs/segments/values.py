@@ -67,6 +67,9 @@ class SegmentsReport:
     """What a person has to know, newest last; bounded."""
     unreadable: Sequence[int]
     """Numbers of segments that a read lately found to be lost; bounded."""
+    damaged: Sequence[int] = ()
+    """Numbers of segments with frames that are lost for good, since this machine damaged them before the
+    farmers had them; as far as it was noticed since the start, bounded."""
 
 
 class SegmentUnreadable(FilesystemError):
@@ -79,6 +82,14 @@ class SegmentUnreadable(FilesystemError):
         self.hint = (
             "storjfs status shows which farmers are missing; when enough of them are back, so is the data."
         )
+
+
+class SegmentDamaged(SegmentUnreadable):
+    """EIO: frames of segment `seg` were damaged here before the farmers had them."""
+
+    def __init__(self, seg: int, reason: str) -> None:
+        super().__init__(seg, reason)
+        self.hint = "storjfs status names the file; its other parts are well. Restore it from a copy."
 
 
 class Receipt(Protocol):
