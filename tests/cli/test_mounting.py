@@ -39,6 +39,8 @@ def test_the_first_mount_makes_a_volume_and_everything_on_it_comes_back(home: Ho
     offline = home.status()
     assert offline["mount"] is None
     assert offline["segments"] == report["segments"]
+    for what in ("shards", "used"):
+        assert [row[what] for row in offline["contracts"]] == [row[what] for row in report["contracts"]]
     assert offline["health"] == "healthy"
     assert "not mounted" in home.do("status")
 
@@ -161,6 +163,34 @@ def test_in_the_foreground_it_ends_with_the_unmount(home: Home) -> None:
         process.stderr.read()
     assert process.returncode == 0
     assert os.listdir(home.at) == []
+
+
+def test_in_the_foreground_no_child_gets_the_passphrase(home: Home) -> None:
+    secret = "a long secret sentence"
+    home.do("init", STORJFS_PASSPHRASE=secret)
+    command = [sys.executable, "-m", "storjfs", "mount", "--foreground", str(home.at)]
+    environment = {**home.env, "STORJFS_PASSPHRASE": secret}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line == "ready\n":
+                break
+        tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
+        children = [child for task in tasks for child in task.read_text().split()]
+        assert children
+        for child in children:
+            assert secret.encode() not in Path(f"/proc/{child}/environ").read_bytes()
+        process.send_signal(signal.SIGINT)
+        process.stderr.read()
+    assert process.returncode == 0
+
+
+def test_what_keeps_a_foreground_mount_from_starting_is_said_once(home: Home) -> None:
+    home.do("init", STORJFS_PASSPHRASE="right")
+    done = home.run("mount", "--foreground", str(home.at), STORJFS_PASSPHRASE="wrong")
+    assert done.returncode == 3
+    assert done.stderr.count("wrong passphrase") == 1
+    assert done.stderr.startswith("storjfs: wrong passphrase\n")
 
 
 def test_farmers_that_cannot_be_reached_are_one_line(home: Home) -> None:
