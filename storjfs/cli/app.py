@@ -87,6 +87,9 @@ def complain_of_defect(error: Exception) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code (docs/reference/exit-codes.md)."""
+    words = sys.argv[1:] if arguments is None else arguments
+    # 1 would say something about the volume's health there.
+    failed = ExitCode.HEALTH_UNKNOWN if words[:1] == ["status"] else ExitCode.FAILED
     try:
         outcome = storjfs.main(args=arguments, prog_name="storjfs", standalone_mode=False)
     except click.exceptions.Abort:
@@ -100,7 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except (StorjfsError, ReportedError) as error:
         complain(error)
-        sys.exit(exit_code_of(error))
+        code = exit_code_of(error)
+        sys.exit(failed if code == ExitCode.FAILED else code)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(ExitCode.OK)
@@ -108,5 +112,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if TRACEBACK in os.environ:
             raise
         complain_of_defect(error)
-        sys.exit(ExitCode.FAILED)
+        sys.exit(failed)
     sys.exit(outcome if isinstance(outcome, int) else ExitCode.OK)

@@ -26,6 +26,10 @@ class WouldOverwrite(StorjfsError):
     """A file that would have been overwritten."""
 
 
+class KitUnwritable(StorjfsError):
+    """The recovery kit cannot be written."""
+
+
 def make_volume(
     paths: VolumePaths,
     passphrase: Known | None,
@@ -37,11 +41,15 @@ def make_volume(
 ) -> VolumeKeys:
     """Make the volume and say what was done; with `entropy` (from a phrase) the words are not shown again.
 
-    Raises VolumeExists, WouldOverwrite for the kit.
+    Raises VolumeExists; WouldOverwrite, KitUnwritable for the kit.
     """
     if kit is not None and kit.exists():
         raise WouldOverwrite(
             f"{kit} exists already; it is not overwritten", hint="give another name for the kit"
+        )
+    if kit is not None and not kit.absolute().parent.is_dir():
+        raise KitUnwritable(
+            f"{kit} cannot be written: there is no such folder", hint="give a folder that exists"
         )
     fresh = entropy is None
     entropy = new_entropy() if entropy is None else entropy
@@ -78,6 +86,11 @@ def write_kit(path: Path, phrase: str, volume: str, settings: VolumeSettings) ->
         raise WouldOverwrite(
             f"{path} exists already; it is not overwritten", hint="give another name"
         ) from None
+    except OSError as error:
+        raise KitUnwritable(
+            f"the recovery kit {path} cannot be written: {error.strerror}",
+            hint="the volume is made; write down its recovery phrase",
+        ) from None
     with open(descriptor, "w") as file:
         file.write(text)
     click.echo(f"Wrote the recovery kit to {path}. Print it, then delete the file.")
@@ -94,7 +107,7 @@ def _tell_about_farmers(settings: VolumeSettings) -> None:
     if isinstance(settings.farmers, EmbeddedFarm):
         click.echo(
             f"Its {settings.farmers.count} farmers all run on this machine: privacy yes, protection against\n"
-            "the loss of this disk no. `storjfs farm` on other machines, named in the settings, gives that."
+            "the loss of this disk no. `storjfs farm` on other disks, named in the settings, gives that."
         )
     else:
         click.echo(f"Its farmers: {', '.join(str(farmer.address) for farmer in settings.farmers)}.")

@@ -9,6 +9,7 @@ import click
 
 from storjfs.daemon.exit_codes import ExitCode, ReportedError
 
+from . import wording
 from .options import (
     Known,
     new_passphrase_for,
@@ -117,20 +118,20 @@ def _first_time(volume: str, file: Path | None, command: str | None, without: bo
 )
 def umount(directory: Path | None, volume: str | None, lazy: bool, no_flush: bool) -> None:
     """Send everything to the farmers, and unmount."""
-    from storjfs.daemon.client import NotMounted, request
-    from storjfs.volume import VolumePaths
+    from storjfs.daemon.client import NotMounted
+    from storjfs.volume import VolumeNotFound
 
+    from .asking import ask_mount
     from .progress import FlushBar
 
     if directory is None and volume is None:
         raise click.UsageError("Which one? Give the directory, or --volume NAME.")
     name = volume or _volume_on(directory)
-    paths = VolumePaths(name)
     try:
-        pid = request(paths.control_socket, "ping")["pid"]
+        pid = ask_mount(name, "ping")["pid"]
         with FlushBar() as bar:
-            left = request(paths.control_socket, "umount", progress=bar.update, lazy=lazy, flush=not no_flush)
-    except NotMounted:
+            left = ask_mount(name, "umount", progress=bar.update, lazy=lazy, flush=not no_flush)
+    except (NotMounted, VolumeNotFound):
         if directory is None or not _take_off_dead_mount(directory):
             raise
         click.echo(
@@ -142,7 +143,7 @@ def umount(directory: Path | None, volume: str | None, lazy: bool, no_flush: boo
         _await_end(pid)
     if left["waiting"] and not no_flush:
         raise ReportedError(
-            f"unmounted, but {left['waiting']} bytes are not with the farmers yet",
+            f"unmounted, but {wording.size(left['waiting'])} are not with the farmers yet",
             "they are safe on this machine and go out at the next mount",
             ExitCode.NOT_FLUSHED,
         )

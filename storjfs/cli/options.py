@@ -82,6 +82,8 @@ def new_passphrase_for(volume: str, file: Path | None, command: str | None, with
     from storjfs.volume import passphrase_source
 
     if without:
+        if file is not None or command is not None:
+            raise click.UsageError("Give either a passphrase or --no-passphrase, not both.")
         return None
     source = passphrase_source(volume, file=file, command=command)
     if source is not None:

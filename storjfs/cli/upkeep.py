@@ -5,10 +5,10 @@ from pathlib import Path
 
 import click
 
-from storjfs.daemon.client import NotMounted, request
 from storjfs.daemon.exit_codes import ExitCode, ReportedError
 
 from . import wording
+from .asking import ask_mount
 from .options import passphrase_options, volume_option
 
 
@@ -16,12 +16,10 @@ from .options import passphrase_options, volume_option
 @volume_option
 def flush(volume: str) -> None:
     """Wait until all data is with the farmers, so that it survives the loss of this machine."""
-    from storjfs.volume import VolumePaths
-
     from .progress import FlushBar
 
     with FlushBar() as bar:
-        left = request(VolumePaths(volume).control_socket, "flush", progress=bar.update)
+        left = ask_mount(volume, "flush", progress=bar.update)
     if left["waiting"]:
         raise ReportedError(
             f"{wording.size(left['waiting'])} could not be sent to enough farmers",
@@ -40,16 +38,13 @@ def audit(volume: str, now: bool, passphrase_file: Path | None, passphrase_comma
 
     With --now the exit code is 1 if a farmer failed or did not answer.
     """
-    from storjfs.volume import VolumePaths
-
-    paths = VolumePaths(volume)
     if not now:
         _show_audits(volume, passphrase_file, passphrase_command)
         return None
-    result = request(paths.control_socket, "audit", now=True)
-    click.echo(f"{result['passed']} shards passed, {result['failed']} failed.")
+    result = ask_mount(volume, "audit", now=True)
+    click.echo(f"{wording.count(result['passed'], 'shard')} passed, {result['failed']} failed.")
     if result["offline"]:
-        click.echo(f"{result['offline']} farmers did not answer.")
+        click.echo(f"{wording.count(result['offline'], 'farmer')} did not answer.")
     return int(ExitCode.FAILED) if result["failed"] or result["offline"] else None
 
 
@@ -74,13 +69,10 @@ def _show_audits(volume: str, passphrase_file: Path | None, passphrase_command: 
 @volume_option
 def repair(volume: str) -> None:
     """Rebuild missing shards on other farmers now, without waiting for the usual threshold."""
-    from storjfs.volume import VolumePaths
-
-    try:
-        result = request(VolumePaths(volume).control_socket, "repair", progress=lambda _: None)
-    except NotMounted:
-        raise NotMounted("repair needs the volume to be mounted", "storjfs mount DIR") from None
-    click.echo(f"{result['repaired']} segments repaired, {result['left']} still miss shards.")
+    result = ask_mount(volume, "repair")
+    click.echo(
+        f"{wording.count(result['repaired'], 'segment')} repaired, {result['left']} still miss shards."
+    )
     if result["left"]:
         raise ReportedError(
             "not everything could be repaired", "storjfs status shows what is missing", ExitCode.FAILED

@@ -49,9 +49,16 @@ def money(nanocredits: int | None) -> str:
     if nanocredits is None:
         return "-"
     value = nanocredits / CREDIT
+    if nanocredits and abs(nanocredits) < 1000:
+        return f"{value:.9f}"
     if value and abs(value) < 0.001:
         return f"{value:.6f}"
     return f"{value:.3f}"
+
+
+def count(number: int, of: str) -> str:
+    """A number of things: 1 shard, 2 shards."""
+    return f"{number} {of}" if number == 1 else f"{number} {of}s"
 
 
 def short_id(identifier: str) -> str:

@@ -22,6 +22,7 @@ class ExitCode(enum.IntEnum):
     BUSY = 10
     NOT_FLUSHED = 11
     DAMAGED = 12
+    HEALTH_UNKNOWN = 13
     INTERRUPTED = 130
 
 
@@ -30,14 +31,17 @@ OF_ERROR: dict[str, ExitCode] = {
     "WrongPassphrase": ExitCode.PASSPHRASE,
     "PassphraseNeeded": ExitCode.PASSPHRASE,
     "PassphraseUnreadable": ExitCode.PASSPHRASE,
+    "PhraseError": ExitCode.PASSPHRASE,
     "MountpointError": ExitCode.MOUNTPOINT,
     "AlreadyMounted": ExitCode.IN_USE,
     "VolumeLocked": ExitCode.IN_USE,
+    "FarmerRunning": ExitCode.IN_USE,
     "NoFuse": ExitCode.NO_FUSE,
     "MountFailed": ExitCode.NO_FUSE,
     "FarmersUnreachable": ExitCode.FARMERS_UNREACHABLE,
     "VolumeNotFound": ExitCode.NOT_FOUND,
     "NotMounted": ExitCode.NOT_FOUND,
+    "NoFarmer": ExitCode.NOT_FOUND,
     "VolumeExists": ExitCode.EXISTS,
     "WouldOverwrite": ExitCode.EXISTS,
     "MountpointBusy": ExitCode.BUSY,
@@ -45,6 +49,9 @@ OF_ERROR: dict[str, ExitCode] = {
     "StoreError": ExitCode.DAMAGED,
     "VolumeDamaged": ExitCode.DAMAGED,
     "KeyFileDamaged": ExitCode.DAMAGED,
+    "SettingsFileError": ExitCode.DAMAGED,
+    "SettingsError": ExitCode.USAGE,
+    "VolumeNameError": ExitCode.USAGE,
     "BadMountOption": ExitCode.USAGE,
 }
 

@@ -7,6 +7,7 @@ from storjfs.volume.errors import (
     PassphraseUnreadable,
     RuntimeDirectoryUnsafe,
     SettingsError,
+    SettingsFileError,
     VolumeDamaged,
     VolumeExists,
     VolumeLocked,
@@ -20,6 +21,7 @@ from storjfs.volume.life import (
     read_settings,
     reset_passphrase,
     unlock_volume,
+    volume_not_found,
     write_settings,
 )
 from storjfs.volume.lock import VolumeLock, lock_volume
@@ -46,6 +48,7 @@ __all__ = [
     "PassphraseUnreadable",
     "RuntimeDirectoryUnsafe",
     "SettingsError",
+    "SettingsFileError",
     "StaticFarmer",
     "VolumeDamaged",
     "VolumeExists",
@@ -68,5 +71,6 @@ __all__ = [
     "reset_passphrase",
     "unlock_volume",
     "volume_names",
+    "volume_not_found",
     "write_settings",
 ]

@@ -31,6 +31,10 @@ class SettingsError(StorjfsError):
     """A setting is missing, unknown or makes no sense; the message names it."""
 
 
+class SettingsFileError(SettingsError):
+    """The same in the settings file of a volume, which the message names too."""
+
+
 class PassphraseUnreadable(StorjfsError):
     """The file, command, variable or prompt gave no usable passphrase."""
 

@@ -6,13 +6,20 @@ The key file is written last when a volume is made, so a volume either exists wh
 from storjfs.keys import (
     MODERATE,
     Hardness,
+    PhraseError,
     VolumeKeys,
     needs_passphrase,
     open_sealed,
     plain_entropy,
     seal_entropy,
 )
-from storjfs.volume.errors import SettingsError, VolumeDamaged, VolumeExists, VolumeNotFound
+from storjfs.volume.errors import (
+    SettingsError,
+    SettingsFileError,
+    VolumeDamaged,
+    VolumeExists,
+    VolumeNotFound,
+)
 from storjfs.volume.files import write_atomically
 from storjfs.volume.lock import lock_volume
 from storjfs.volume.passphrase import PassphraseSource
@@ -51,7 +58,7 @@ def unlock_volume(volume: VolumePaths | str, passphrase: PassphraseSource | None
     """The keys of a volume, by its paths or name. The source is asked only if the key file is sealed.
 
     Blocks for about a second then. Raises VolumeNotFound, VolumeDamaged, PassphraseNeeded, WrongPassphrase,
-    PassphraseUnreadable, KeyFileDamaged, SettingsError.
+    PassphraseUnreadable, KeyFileDamaged, SettingsFileError.
     """
     paths = VolumePaths(volume) if isinstance(volume, str) else volume
     keys = VolumeKeys(_entropy(paths, passphrase))
@@ -82,10 +89,10 @@ def reset_passphrase(
 ) -> None:
     """Write the key file anew from the recovery phrase's entropy, for who forgot the passphrase.
 
-    Raises VolumeDamaged, and changes nothing, if the phrase is another volume's; PassphraseUnreadable.
+    Raises PhraseError, and changes nothing, if the phrase is another volume's; PassphraseUnreadable.
     """
     if read_settings(paths).volume_id != VolumeKeys(entropy).volume_id:
-        raise VolumeDamaged(
+        raise PhraseError(
             f"this is the recovery phrase of another volume than {paths.name}",
             hint="`storjfs init --volume NAME --phrase-file FILE` makes a volume from it.",
         )
@@ -93,19 +100,19 @@ def reset_passphrase(
 
 
 def read_settings(paths: VolumePaths) -> VolumeSettings:
-    """The settings as they stand on disk. Raises VolumeNotFound or SettingsError that names the file."""
+    """The settings as they stand on disk. Raises VolumeNotFound or SettingsFileError."""
     try:
         return VolumeSettings.from_toml(paths.settings_file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if not paths.exists:
-            raise _not_found(paths) from None
-        raise SettingsError(
+            raise volume_not_found(paths) from None
+        raise SettingsFileError(
             f"the settings file {paths.settings_file} is missing", hint="Restore it from a backup."
         ) from None
     except UnicodeDecodeError:
-        raise SettingsError(f"{paths.settings_file} is not UTF-8 text") from None
+        raise SettingsFileError(f"{paths.settings_file} is not UTF-8 text") from None
     except SettingsError as error:
-        raise SettingsError(f"{paths.settings_file}: {error}", hint=error.hint) from None
+        raise SettingsFileError(f"{paths.settings_file}: {error}", hint=error.hint) from None
 
 
 def write_settings(paths: VolumePaths, settings: VolumeSettings) -> None:
@@ -135,10 +142,11 @@ def _read_key_file(paths: VolumePaths) -> bytes:
     try:
         return paths.key_file.read_bytes()
     except FileNotFoundError:
-        raise _not_found(paths) from None
+        raise volume_not_found(paths) from None
 
 
-def _not_found(paths: VolumePaths) -> VolumeNotFound:
+def volume_not_found(paths: VolumePaths) -> VolumeNotFound:
+    """What to raise where a volume was asked for that is not there."""
     return VolumeNotFound(
         f"there is no volume {paths.name} on this machine",
         hint="`storjfs init` makes one; `storjfs mount DIR` makes one and mounts it.",

@@ -142,4 +142,59 @@ def test_bad_values_are_code_2_or_named(home: Home) -> None:
     done = home.run("mount", str(home.at), "-o", "size=3")
     assert done.returncode == 2
     assert "'size=3'" in done.stderr
-    assert home.run("mount", str(home.at), "--cache-size", "huge").returncode != 0
+    assert home.run("mount", str(home.at), "--cache-size", "huge").returncode == 2
+    assert home.run("mount", str(home.at), "--volume", "../other").returncode == 2
+    assert home.run("init", "--volume", "new", "--farmer", "nonsense").returncode == 2
+    assert home.run("farm", "--at", str(home.folder / "farm"), "--share", "lots").returncode == 2
+
+
+def test_a_failure_of_status_is_no_health(home: Home) -> None:
+    home.do("init")
+    settings = home.folder / ".config/storjfs/volumes/default/settings.toml"
+    settings.write_text(settings.read_text() + "nonsense")
+    assert home.run("status").returncode == 12
+    settings.unlink()
+    settings.mkdir()
+    done = home.run("status", "--json")
+    assert done.returncode == 13
+    assert done.stdout == ""
+    assert str(settings) in done.stderr
+
+
+def test_a_passphrase_and_none_is_a_contradiction(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "word").write_text("one")
+    done = home.run("init", "--no-passphrase", "--passphrase-file", str(tmp_path / "word"))
+    assert done.returncode == 2
+    assert not home.data().exists()
+
+
+def test_a_kit_that_cannot_be_written_is_said_before_a_volume_is_made(home: Home, tmp_path: Path) -> None:
+    done = home.run("init", "--kit", str(tmp_path / "no" / "kit"))
+    assert done.returncode == 1
+    assert "no such folder" in done.stderr
+    assert not home.data().exists()
+
+
+@pytest.mark.parametrize(
+    "words", [("flush",), ("audit", "--now"), ("repair",), ("umount", "--volume", "default")]
+)
+def test_without_a_mount_it_is_said_what_to_do(home: Home, words: tuple[str, ...]) -> None:
+    missing = home.run(*words)
+    assert missing.returncode == 8
+    assert "there is no volume default" in missing.stderr
+    home.do("init")
+    done = home.run(*words)
+    assert done.returncode == 8
+    assert done.stderr.splitlines()[0] == "storjfs: the volume default is not mounted"
+    assert "storjfs mount DIR" in done.stderr
+
+
+def test_a_wrong_phrase_is_code_3(home: Home, tmp_path: Path) -> None:
+    phrase, other = tmp_path / "phrase", tmp_path / "other"
+    phrase.write_text("abandon " * 24)
+    assert home.run("init", "--phrase-file", str(phrase)).returncode == 3
+    home.do("init")
+    other.write_text(" ".join(words_in(home.do("init", "--volume", "other"))))
+    done = home.run("passphrase", "change", "--phrase-file", str(other), "--no-passphrase")
+    assert done.returncode == 3
+    assert "another volume" in done.stderr

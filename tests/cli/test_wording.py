@@ -36,5 +36,6 @@ def test_every_size_can_be_said_shortly(count: int) -> None:
 
 def test_small_sums_are_not_shown_as_nothing() -> None:
     assert money(1000) == "0.000001"
+    assert money(254) == "0.000000254"
     assert money(2_500_000_000) == "2.500"
     assert money(None) == "-"

@@ -1,0 +1,22 @@
+"""Requests to the running mount of a volume; where there is none, what to do instead."""
+
+from collections.abc import Callable
+from typing import Any
+
+from storjfs.daemon.client import NotMounted, request
+
+
+def ask_mount(
+    volume: str, do: str, *, progress: Callable[[dict[str, Any]], None] | None = None, **arguments: Any
+) -> Any:
+    """The result of one request. Raises VolumeNotFound, NotMounted, and ReportedError as told over there."""
+    from storjfs.volume import VolumePaths, volume_not_found
+
+    paths = VolumePaths(volume)
+    try:
+        return request(paths.control_socket, do, progress=progress, **arguments)
+    except NotMounted:
+        if not paths.exists:
+            raise volume_not_found(paths) from None
+        which = "" if volume == "default" else f"--volume {volume} "
+        raise NotMounted(f"the volume {volume} is not mounted", f"storjfs mount {which}DIR") from None
