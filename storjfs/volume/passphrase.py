@@ -51,9 +51,17 @@ class FromCommand:
     def read(self, *, new: bool = False) -> str:
         """See PassphraseSource."""
         try:
-            done = subprocess.run(shlex.split(self.command), stdout=subprocess.PIPE, check=False)
-        except (OSError, ValueError, IndexError) as error:
-            raise PassphraseUnreadable(f"the passphrase command cannot be run: {error}") from None
+            words = shlex.split(self.command)
+        except ValueError as error:
+            raise PassphraseUnreadable(f"the passphrase command cannot be understood: {error}") from None
+        if not words:
+            raise PassphraseUnreadable("the passphrase command is empty")
+        try:
+            done = subprocess.run(words, stdout=subprocess.PIPE, check=False)
+        except OSError as error:
+            raise PassphraseUnreadable(
+                f"the passphrase command cannot be run: {words[0]}: {error.strerror}"
+            ) from None
         if done.returncode != 0:
             raise PassphraseUnreadable(f"the passphrase command failed with exit code {done.returncode}")
         return _usable(done.stdout, "the passphrase command")

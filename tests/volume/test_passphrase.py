@@ -57,9 +57,18 @@ def test_a_command_gives_what_it_prints() -> None:
     assert FromCommand(f"{sys.executable} -c 'print(\"open sesame\")'").read() == "open sesame"
 
 
-@pytest.mark.parametrize("command", ["false", "/nonexistent/program", "", "unclosed '", "true"])
-def test_a_command_that_gives_nothing_is_told(command: str) -> None:
-    with pytest.raises(PassphraseUnreadable):
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("false", "exit code 1"),
+        ("/nonexistent/program", "cannot be run: /nonexistent/program: No such file or directory$"),
+        ("", "is empty"),
+        ("unclosed '", "No closing quotation"),
+        ("true", "empty passphrase"),
+    ],
+)
+def test_a_command_that_gives_nothing_is_told(command: str, said: str) -> None:
+    with pytest.raises(PassphraseUnreadable, match=said):
         FromCommand(command).read()
 
 
