@@ -1,11 +1,14 @@
 """The status of a volume that is not mounted, from what the last mount left on disk. Nothing is changed."""
 
+import dataclasses
 from typing import Any
 
 import trio
 
 from storjfs.keys import VolumeKeys
+from storjfs.renter.audits import HELD_STATES
 from storjfs.renter.renter import Renter
+from storjfs.renter.report import RenterReport
 from storjfs.renter.settings import RenterSettings
 from storjfs.segments import SegmentsReport
 from storjfs.settlement import Ledger, SettlementError
@@ -76,7 +79,7 @@ async def _read(paths: VolumePaths, settings: VolumeSettings, keys: VolumeKeys) 
             settings.cache_size,
             renter.code(),
             segments,
-            renter.report(balance),
+            _counted(renter.report(balance), store),
             trouble,
             addresses={one.node_id.hex(): [str(at) for at in one.addresses] for one in renter.book},
             waiting_segments=store.read("SELECT COUNT(*) FROM segment WHERE state IN (0, 1)")[0][0],
@@ -84,6 +87,17 @@ async def _read(paths: VolumePaths, settings: VolumeSettings, keys: VolumeKeys) 
         ),
         None,
     )
+
+
+def _counted(report: RenterReport, store: MetaStore) -> RenterReport:
+    """With what each contract holds by the catalogue: the renter's own count may be a while old."""
+    sql = f"SELECT contract, COUNT(*), SUM(length) FROM shard WHERE state IN {HELD_STATES} GROUP BY contract"
+    held = {contract: (shards, used) for contract, shards, used in store.read(sql)}
+    rows = []
+    for row in report.contracts:
+        shards, used = held.get(row.contract, (0, 0))
+        rows.append(dataclasses.replace(row, shards=shards, used=used))
+    return dataclasses.replace(report, contracts=rows)
 
 
 def _segments(paths: VolumePaths, store: MetaStore) -> SegmentsReport:
