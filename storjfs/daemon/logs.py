@@ -10,6 +10,7 @@ from pathlib import Path
 
 LOG_SIZE = 4 * 1024 * 1024
 KEPT_LOGS = 4
+TOLD = "told"  # a record with this attribute is for the file: the terminal has it in better words
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -26,7 +27,9 @@ def start_log(path: Path, *, verbose: bool, foreground: bool) -> None:
     )
     handlers: list[logging.Handler] = [file]
     if foreground:
-        handlers.append(logging.StreamHandler(sys.stderr))
+        terminal = logging.StreamHandler(sys.stderr)
+        terminal.addFilter(lambda record: not hasattr(record, TOLD))
+        handlers.append(terminal)
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO, format=FORMAT, handlers=handlers, force=True
     )

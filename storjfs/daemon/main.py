@@ -16,7 +16,7 @@ from .control import describe
 from .hardening import keep_memory_private, raise_file_limit
 from .launch import PASSPHRASE_VARIABLES
 from .life import Life
-from .logs import start_log
+from .logs import TOLD, start_log
 from .request import MountRequest, Teller
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def run(request: MountRequest, teller: Teller) -> int:
         first = cause_of(error)
         told = describe(first)
         if isinstance(first, StorjfsError):
-            log.error("%s", told["message"])
+            log.error("%s", told["message"], extra={TOLD: True})
             log.debug("in full", exc_info=error)
         else:
             log.critical("the mount process fails", exc_info=error)

@@ -53,7 +53,7 @@ class Teller:
 
     def failed(self, text: str, hint: str, exit_code: int) -> None:
         """The mount process ends; the last telling."""
-        self._say(f"{text}\n{hint}" if hint else text)
+        self._say(f"storjfs: {text}\n         {hint}" if hint else f"storjfs: {text}")
         self._write(Telling(event="failed", text=text, hint=hint, exit_code=exit_code))
         self.close()
 
