@@ -90,8 +90,7 @@ def farm(
     sys.setswitchinterval(SWITCH_INTERVAL)
     farmer = Farmer.open(folder, settings, wait=5.0)
     try:
-        settings.write(folder)
-        trio.run(_serve, farmer)
+        trio.run(_serve, farmer, folder)
     except ExceptionGroup as group:
         raise _plain(group, settings) from group
     finally:
@@ -140,10 +139,11 @@ def _plain(group: ExceptionGroup[Exception], settings: FarmerSettings) -> Except
     return error
 
 
-async def _serve(farmer: Farmer) -> None:
+async def _serve(farmer: Farmer, folder: Path) -> None:
     async with trio.open_nursery() as nursery:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             await nursery.start(farmer.serve)
+            farmer.settings.write(folder)  # only what works is kept
             click.echo(f"identity  {farmer.node_id.hex()}")
             for address in farmer.addresses:
                 click.echo(f"address   {address}/{farmer.node_id.hex()}")

@@ -59,7 +59,9 @@ def read_report(folder: Path) -> tuple[str, bool, FarmerReport]:
     """The node id (hex), whether a process runs the farmer, and its report. Raises NoFarmer, StoreError."""
     settings = FarmerSettings.read(folder)
     if settings is None or not (folder / "farmer.db").exists():
-        raise NoFarmer(f"there is no farmer in {folder}", hint="Make one: storjfs farm --share 100GB")
+        raise NoFarmer(
+            f"there is no farmer in {folder}", hint=f"Make one: storjfs farm --at {folder} --share 100GB"
+        )
     records = Records(folder / "farmer.db")
     try:
         report = report_of(Book(records, time.time), settings.capacity)

@@ -103,3 +103,4 @@ def test_mistakes_are_one_clear_line(tmp_path: Path) -> None:
             assert farmer.process.returncode != 0
             assert said in errors.decode()
             assert "Traceback" not in errors.decode()
+    assert FarmerSettings.read(tmp_path) is None
