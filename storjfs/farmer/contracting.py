@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 OFFER_HOLDS: Final = 86400
 """Seconds for which an offer is good."""
+OFFER_MARGIN: Final = 16
+"""One part in so many of the free disk is not offered, though it would be signed for."""
 FUNDING_TIME: Final = 3600
 """Seconds after accept-by in which a signed contract must be funded."""
 UNFUNDED_MOST: Final = 16
@@ -64,21 +66,26 @@ class Contracting:
 
     # --- what is sold ---
 
-    def room(self, besides: ContractEntry | None = None) -> int:
-        """Sealed bytes that can still be promised, were the reservation of `besides` given back."""
+    def room(self, besides: ContractEntry | None = None, *, margin: int = 0) -> int:
+        """Sealed bytes that can still be promised, were the reservation of `besides` given back.
+
+        One part in `margin` of what the disk has free is left out of account.
+        """
         limit = self._shelf.limit
         free = self._shelf.disk.free(self._shelf.folder) - KEEP_FREE
+        if margin:
+            free -= free // margin
         reserved = self._book.reserved - (besides.reserved if besides is not None else 0)
         left = min(limit, self._shelf.stored + max(free, 0)) - reserved
         return max(left, 0) * 64 // 65
 
-    def offer(self, besides: ContractEntry | None = None) -> Offer:
+    def offer(self, besides: ContractEntry | None = None, *, margin: int = 0) -> Offer:
         """What this farmer sells now."""
         settings = self._settings
         return Offer(
             farmer=self._key.node_id,
             payee=self._key.public,
-            capacity=self.room(besides),
+            capacity=self.room(besides, margin=margin),
             price=settings.price,
             egress_price=settings.egress_price,
             term_min=settings.term_min,
@@ -93,8 +100,9 @@ class Contracting:
         )
 
     def signed_offer(self) -> Signed:
-        """The same with our signature."""
-        return sign_offer(self._key, self.offer())
+        """The same with our signature, and with less space where the disk is what limits it: others write to
+        it too until the proposal comes, which would be refused for a few bytes."""
+        return sign_offer(self._key, self.offer(margin=OFFER_MARGIN))
 
     # --- signing ---
 

@@ -37,6 +37,10 @@ class TermsRefused(RenterError):
     """No contract: the offer is outside the bounds set, or the farmer would not sign."""
 
 
+class OtherTerms(TermsRefused):
+    """The farmer would sign other terms than these: its newest offer may suit."""
+
+
 class LaneFrozen(RenterError):
     """Nothing may be signed on this lane until the highest voucher ever signed is known."""
 

@@ -29,10 +29,10 @@ from storjfs.protocol.messages import (
 from storjfs.protocol.terms import Contract, check_successor
 from storjfs.renter.book import OVER, ContractBook, Entry
 from storjfs.renter.cashier import Cashier
-from storjfs.renter.errors import DepositExhausted, TermsRefused
+from storjfs.renter.errors import DepositExhausted, OtherTerms, TermsRefused
 from storjfs.renter.farmers import Farmers
 from storjfs.renter.local_records import LocalRecords
-from storjfs.renter.negotiation import NEVER_AGAIN, Negotiation
+from storjfs.renter.negotiation import NEVER_AGAIN, SOON, Negotiation
 from storjfs.settlement import SettlementError
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,8 @@ class Market:
                     self._negotiation.refusals.pop(farmer, None)
         except TermsRefused as error:
             log.warning("no agreement: %s", error)
-            self._negotiation.refuse(farmer, str(error), NEVER_AGAIN)
+            again = SOON if isinstance(error, OtherTerms) else NEVER_AGAIN
+            self._negotiation.refuse(farmer, str(error), again)
         except (DepositExhausted, SettlementError) as error:
             log.warning("no money for farmer %s: %s", short(farmer), error)
             self._negotiation.refuse(farmer, str(error), 0)
@@ -228,7 +229,8 @@ class Market:
                 return
         except TermsRefused as error:
             reason = str(error)
-            self._negotiation.refuse(entry.node_id, reason, min(NEVER_AGAIN, left / 8))
+            again = SOON if isinstance(error, OtherTerms) else NEVER_AGAIN
+            self._negotiation.refuse(entry.node_id, reason, min(again, left / 8))
         except (PeerUnreachable, RequestTimeout):
             if not last_chance:
                 raise

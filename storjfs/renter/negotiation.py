@@ -11,7 +11,7 @@ from storjfs.protocol.messages import GetOffer, Propose
 from storjfs.protocol.terms import Contract, Offer, Proposal, Terms, open_offer
 from storjfs.renter.book import Entry
 from storjfs.renter.client import ShardClient
-from storjfs.renter.errors import TermsRefused
+from storjfs.renter.errors import OtherTerms, TermsRefused
 from storjfs.renter.farmers import Farmers
 from storjfs.renter.pay import PayBook
 from storjfs.renter.settings import RenterSettings
@@ -22,6 +22,8 @@ FULL_SHARE = 0.8
 """A contract fuller than this grows by a revision."""
 NEVER_AGAIN = 6 * 3600.0
 """Seconds before a farmer that refused is asked again."""
+SOON = 60.0
+"""The same for one that would sign something else."""
 SMALLEST_CAPACITY = 64 << 20
 
 
@@ -200,7 +202,7 @@ class Negotiation:
         if contract is None:
             # The next round starts from the newest offer, which is where counter-terms come from.
             await self._pay.drop_proposal(farmer)
-            raise TermsRefused(f"farmer {short(farmer)} wants other terms: {answer.reason}")
+            raise OtherTerms(f"farmer {short(farmer)} wants other terms: {answer.reason}")
         if contract.body != proposal.body or contract.renter_signature != proposal.renter_signature:
             raise ProtocolViolation("the farmer signed something else than was proposed")
         contract.open()

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import trio
 
+from storjfs.farmer.disk import Disk
 from storjfs.farmer.farmer import Farmer, FarmerRunning
+from storjfs.farmer.shelf import KEEP_FREE
 from storjfs.protocol.contracts import State
 from storjfs.protocol.failures import ErrorCode, RequestFailed
 from storjfs.protocol.messages import End
@@ -56,6 +58,22 @@ async def test_offer_is_signed_and_says_what_is_free(renter: Renter, farmer: Far
     assert offer.farmer == farmer.node_id
     assert offer.addresses == farmer.listening
     assert 0.98 * 64 * MIB < offer.capacity < 64 * MIB
+
+
+async def test_what_is_offered_is_signed_for_though_the_disk_fills_meanwhile(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    disk = Disk()
+    free = KEEP_FREE + 32 * MIB
+    disk.free = lambda path: free  # type: ignore[method-assign]
+    async with (
+        farming(tmp_path, disk=disk) as farmer,
+        renting(ledger, farmer.node_id, farmer.listening[0]) as renter,
+    ):
+        terms = await renter.draft(capacity=(await renter.ask_offer()).capacity)
+        assert terms.capacity > 28 * MIB
+        free -= MIB
+        assert (await renter.propose(terms)).contract is not None
 
 
 async def test_contract_becomes_active_once_the_lane_is_funded(renter: Renter) -> None:
