@@ -80,11 +80,18 @@ def health_of(facts: Facts) -> str:
     """
     if facts.segments_lost or facts.segments_at_risk or facts.segments_damaged:
         return "at_risk"
-    if facts.segments_degraded or any(
-        row.condition != "good" and row.shards and not row.over for row in facts.contracts
+    if (
+        facts.segments_degraded
+        or (facts.waiting and nobody_serves(facts))
+        or any(row.condition != "good" and row.shards and not row.over for row in facts.contracts)
     ):
         return "degraded"
     return "healthy"
+
+
+def nobody_serves(facts: Facts) -> bool:
+    """Whether no contract is there under which anything could be stored."""
+    return all(row.over for row in facts.contracts)
 
 
 def problems_of(facts: Facts) -> list[str]:
@@ -98,6 +105,8 @@ def problems_of(facts: Facts) -> list[str]:
         said.append(f"{facts.segments_at_risk} segments have few spare shards left; they are rebuilt first.")
     if facts.segments_degraded:
         said.append(f"{facts.segments_degraded} segments miss spare shards; all their data is there.")
+    if facts.waiting and nobody_serves(facts):
+        said.append("There is no contract with any farmer; new data is on this machine only.")
     said += [
         f"Farmer {row.farmer[:8]} {_CONDITIONS[row.condition]}."
         for row in facts.contracts

@@ -116,3 +116,16 @@ def test_the_report_is_json_and_every_member_is_documented() -> None:
         inner = value[0] if member == "contracts" else inner
         for name in {member, *inner}:
             assert re.search(rf"[`.…]{name}\b", text), f"{member}: {name} is not in {SCHEMA.name}"
+
+
+def test_data_that_waits_without_any_contract_is_not_healthy() -> None:
+    alone = facts(contracts=[], waiting=1000, segments_full=0)
+    assert health_of(alone) == "degraded"
+    assert "There is no contract" in report(alone, None)["problems"][0]
+    assert health_of(facts(contracts=[], waiting=0)) == "healthy"
+
+
+def test_data_damaged_on_this_machine_is_at_risk() -> None:
+    damaged = facts(segments_damaged=1)
+    assert health_of(damaged) == "at_risk"
+    assert "damaged on this machine" in report(damaged, None)["problems"][0]
