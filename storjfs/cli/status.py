@@ -65,4 +65,5 @@ def contracts(
         return
     from .tables import console, contracts_table
 
-    console().print(contracts_table(rows))
+    out = console()
+    out.print(contracts_table(rows, out.width))

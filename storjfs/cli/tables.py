@@ -11,6 +11,8 @@ from . import wording
 
 # Columns where the output is no terminal.
 WIDTH_ELSEWHERE = 140
+# Up to so many columns, those of a table stand closer.
+NARROW = 100
 
 HEALTH = {
     "healthy": ("healthy", "bold green"),
@@ -29,7 +31,7 @@ def print_status(report: dict[str, Any], console: Console) -> None:
         console.print(Text(f"  - {problem}"))
     console.print(_summary(report))
     if report["contracts"]:
-        console.print(contracts_table(report["contracts"]))
+        console.print(contracts_table(report["contracts"], console.width))
     for name in report.get("lost_files") or []:
         console.print(Text(f"lost in part: {name}", style="red"))
 
@@ -70,16 +72,17 @@ def _summary(report: dict[str, Any]) -> Table:
     return table
 
 
-def contracts_table(contracts: list[dict[str, Any]]) -> Table:
-    """One row per contract, in 80 columns where all is well."""
+def contracts_table(contracts: list[dict[str, Any]], width: int) -> Table:
+    """One row per contract; in 80 columns some cells have two lines, and nothing is cut off."""
     now = time.time()
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    gap = 2 if width > NARROW else 1
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     table.add_column("farmer", no_wrap=True)
-    table.add_column("state")
+    table.add_column("state", no_wrap=True)
     table.add_column("shards", justify="right", no_wrap=True)
-    table.add_column("used", no_wrap=True)
-    table.add_column("last audit", no_wrap=True)
-    for column in ("p/f/o", "paid", "left", "ends in"):
+    table.add_column("used", min_width=11)
+    table.add_column("last audit", min_width=10)
+    for column in ("p/f/o", "paid", "left", "ends"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in contracts:
         last = row["last_audit"]
@@ -87,10 +90,14 @@ def contracts_table(contracts: list[dict[str, Any]]) -> Table:
         if last:
             outcome = f"{last['outcome']} {wording.briefly(now - last['at'])} ago"
             audit = Text(outcome, style=OUTCOMES.get(last["outcome"], ""))
-        state = row["state"] if row["condition"] == "good" else f"{row['state']}, {row['condition']}"
+        told = [row["state"], row["condition"]]
+        if row["condition"] == "good":
+            told.pop()
+        elif row["state"] == "active":
+            told.pop(0)  # what is wrong says enough
         table.add_row(
             wording.short_id(row["farmer"]),
-            Text(state, style=CONDITIONS.get(row["condition"], "")),
+            Text(", ".join(told), style=CONDITIONS.get(row["condition"], "")),
             str(row["shards"]),
             f"{wording.size(row['used'])} of {wording.size(row['capacity'])}",
             audit,
