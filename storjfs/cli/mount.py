@@ -162,11 +162,17 @@ def _volume_on(directory: Path | None) -> str:
 
 
 def _take_off_dead_mount(directory: Path) -> bool:
-    from storjfs.daemon.mountpoint import canonical, detach, mounted_at
+    """False if nothing is mounted there. A mount that is alive, but unreachable from here, is left alone."""
+    from storjfs.daemon.mountpoint import answers, canonical, detach, mounted_at
 
     target = canonical(directory)
     if mounted_at(target) is None:
         return False
+    if answers(target):
+        raise ReportedError(
+            f"{directory} is mounted, but its mount process cannot be asked from here",
+            "set XDG_RUNTIME_DIR as when it was mounted; or fusermount3 -u DIR, then it flushes by itself",
+        )
     detach(target, lazy=True)
     return True
 

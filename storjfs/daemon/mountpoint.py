@@ -98,7 +98,7 @@ def prepare(target: Path, *, nonempty: bool = False) -> Path:
     """
     entry = mounted_at(target)
     if entry is not None and entry.kind == OUR_TYPE:
-        if _answers(target):
+        if answers(target):
             raise AlreadyMounted(f"{target} is already a storjfs mount", hint=f"storjfs umount {target}")
         detach(target, lazy=True)
     try:
@@ -112,7 +112,9 @@ def prepare(target: Path, *, nonempty: bool = False) -> Path:
             raise MountpointError(
                 f"{target} is not a directory", hint="give a directory to mount on"
             ) from None
-        raise MountpointError(f"{target} cannot be mounted on: {error.strerror}") from None
+        raise MountpointError(
+            f"{target} cannot be mounted on: {error.strerror}", hint="give a directory that you may write to"
+        ) from None
     if occupied and not nonempty:
         raise MountpointError(
             f"{target} is not empty; its files would be hidden by the mount",
@@ -121,7 +123,7 @@ def prepare(target: Path, *, nonempty: bool = False) -> Path:
     return target
 
 
-def _answers(target: Path) -> bool:
+def answers(target: Path) -> bool:
     """Whether somebody serves the mount; a mount whose process died says ENOTCONN.
 
     statvfs, because the kernel may answer stat from what it remembers.

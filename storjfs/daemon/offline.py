@@ -77,7 +77,7 @@ async def _read(paths: VolumePaths, settings: VolumeSettings, keys: VolumeKeys) 
             paths.name,
             settings,
             settings.cache_size,
-            renter.code(),
+            renter.code() if settings.code or list(renter.book) else (0, 0),
             segments,
             _counted(renter.report(balance), store),
             trouble,

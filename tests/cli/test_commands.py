@@ -119,6 +119,14 @@ def test_a_volume_that_was_never_mounted_has_a_status(home: Home) -> None:
     assert "not mounted" in home.do("status")
 
 
+def test_before_the_first_contract_there_is_no_code(home: Home) -> None:
+    home.do("init", "--farmer", "127.0.0.1:9")
+    assert home.run("mount", str(home.at)).returncode == 7
+    report = home.status()
+    assert (report["volume"]["k"], report["volume"]["n"]) == (0, 0)
+    assert "no farmers yet" in home.do("status")
+
+
 def test_what_is_missing_has_its_code(home: Home, tmp_path: Path) -> None:
     assert home.run("status").returncode == 8
     assert home.run("umount", str(tmp_path)).returncode == 8

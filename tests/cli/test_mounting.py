@@ -95,6 +95,17 @@ def test_a_volume_is_mounted_once_and_a_directory_used_once(home: Home, tmp_path
     assert str(home.at) in elsewhere.stderr
 
 
+def test_a_mount_that_lives_with_another_runtime_directory_is_not_taken_for_dead(
+    home: Home, tmp_path: Path
+) -> None:
+    home.do("mount", str(home.at))
+    (tmp_path / "other").mkdir(mode=0o700)
+    done = home.run("umount", str(home.at), XDG_RUNTIME_DIR=str(tmp_path / "other"))
+    assert done.returncode == 1
+    assert "XDG_RUNTIME_DIR" in done.stderr
+    assert home.status()["mount"]["mountpoint"] == str(home.at)
+
+
 def test_a_busy_mount_stays_and_lazily_goes(home: Home) -> None:
     home.do("mount", str(home.at))
     with open(home.at / "file", "wb") as file:
