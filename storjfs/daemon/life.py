@@ -29,7 +29,7 @@ from . import status
 from .client import request as ask
 from .control import ControlServer, Tell
 from .exit_codes import ReportedError
-from .mountpoint import MountpointBusy, canonical, detach, prepare, require_fuse
+from .mountpoint import MountpointBusy, canonical, detach, mounted_at, prepare, require_fuse
 from .request import MountRequest, Teller
 from .wiring import Drive, open_drive
 
@@ -150,7 +150,13 @@ class Life:
         programs write meanwhile does not count.
         """
         if not self._unmounted.is_set():
-            await trio.to_thread.run_sync(sync_mount, self._mountpoint, abandon_on_cancel=True)
+            try:
+                await trio.to_thread.run_sync(sync_mount, self._mountpoint, abandon_on_cancel=True)
+            except OSError as error:
+                raise NotFlushed(
+                    f"not all that programs wrote could be taken: {error.strerror}",
+                    hint="those programs were told at fsync or close; storjfs status says what is wrong",
+                ) from error
         done = False
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_flush, tell, patience, nursery.cancel_scope)
@@ -251,6 +257,12 @@ async def own(paths: VolumePaths, note: Callable[[str], None]) -> VolumeLock:
             else:
                 if answer["state"] != "stopping":
                     where = answer["mountpoint"]
+                    if mounted_at(Path(where)) is None:
+                        raise VolumeLocked(
+                            f"programs still use files of the mount that was taken off {where}",
+                            hint=f"close them; or end the mount: kill {answer['pid']}",
+                            pid=locked.pid,
+                        ) from None
                     raise VolumeLocked(
                         f"the volume {paths.name} is mounted on {where} already",
                         hint=f"storjfs umount {where}",

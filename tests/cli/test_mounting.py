@@ -118,6 +118,10 @@ def test_a_busy_mount_stays_and_lazily_goes(home: Home) -> None:
         pid = home.pid()
         home.do("umount", str(home.at), "--lazy")
         assert os.listdir(home.at) == []
+        again = home.run("mount", str(home.at))
+        assert again.returncode == 5
+        assert "programs still use files" in again.stderr
+        assert f"kill {pid}" in again.stderr
         file.write(b"y")
     wait_until_gone(pid)
     home.do("mount", str(home.at))
