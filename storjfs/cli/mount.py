@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -22,8 +23,21 @@ from .options import (
 END_PATIENCE = 20.0
 
 
+class Place(click.Path):
+    """A path. The empty one, which an unset variable gives in a shell, is a mistake, not this directory."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See click.ParamType."""
+        if not value:
+            self.fail("it is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 @click.command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=Place())
 @volume_option
 @click.option(
     "-o",
@@ -31,7 +45,7 @@ END_PATIENCE = 20.0
     multiple=True,
     metavar="OPTIONS",
     help="Mount options, separated by commas: ro, allow_other, noatime, relatime, sync=network "
-    "(fsync returns when the data survives the loss of this machine), nosuid, nodev, noexec.",
+    "(fsync returns when the data survives the loss of this machine), nosuid, nodev, noexec, dirsync.",
 )
 @click.option(
     "--cache-size", metavar="SIZE", help="Most local disk space for data that farmers have too (as 20G)."
@@ -104,7 +118,7 @@ def _first_time(volume: str, file: Path | None, command: str | None, without: bo
 
 
 @click.command()
-@click.argument("directory", type=click.Path(path_type=Path), required=False)
+@click.argument("directory", type=Place(), required=False)
 @click.option("--volume", "-v", metavar="NAME", help="The volume, instead of the directory.")
 @click.option(
     "--lazy",

@@ -248,9 +248,12 @@ class Drive:
 
     def _nobody_answers(self) -> FarmersUnreachable:
         problems = self.renter.report().problems
+        where = self.paths.settings_file
         return FarmersUnreachable(
             "no farmer made a contract: " + ("; ".join(problems[:3]) or "nobody answers"),
-            hint=f"check the addresses under [farmers] in {self.paths.settings_file}",
+            hint=f"start them with what this volume wants, or change it in {where}"
+            if self.renter.negotiation.refusals
+            else f"check the addresses under [farmers] in {where}",
         )
 
     def _farmers_moved(self, addresses: Mapping[bytes, Sequence[Address]]) -> None:

@@ -90,7 +90,7 @@ class Negotiation:
         settings = self._settings
         checks = (
             (offer.farmer == farmer, "its offer names another farmer"),
-            (offer.settlement == self._settlement_name, f"it is paid through {offer.settlement}"),
+            (offer.settlement == self._settlement_name, "it settles in another ledger"),
             (offer.expires > self._now(), "its offer has expired"),
             (offer.price <= settings.price_max, "it is dearer than price_max in the settings"),
             (offer.egress_price <= settings.egress_price_max, "its egress is dearer than the settings allow"),

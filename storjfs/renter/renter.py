@@ -42,6 +42,11 @@ FIRST_ROUND = 15.0
 """Seconds that `run` waits for the first round before it reports to have started."""
 
 
+def _named(farmer: NodeId, reason: str) -> str:
+    name = f"farmer {short(farmer)}"
+    return reason if reason.startswith(name) else f"{name}: {reason}"
+
+
 def _ignore_loss(seg: int, idx: int, shard_id: bytes) -> None:
     """Until somebody sets `Renter.mark_lost`."""
 
@@ -200,7 +205,7 @@ class Renter:
     def report(self, balance: int | None = None) -> RenterReport:
         """A row per contract, and what a person has to know."""
         refusals = self.negotiation.refusals.items()
-        problems = [f"farmer {short(farmer)}: {one.reason}" for farmer, one in refusals]
+        problems = [_named(farmer, one.reason) for farmer, one in refusals]
         problems += [f"nobody answers at {one.addresses[0]}" for one in self.farmers.known]
         if self.cashier.problem:
             problems.append(self.cashier.problem)

@@ -152,6 +152,7 @@ def test_bad_values_are_code_2_or_named(home: Home) -> None:
     assert "'size=3'" in done.stderr
     assert home.run("mount", str(home.at), "--cache-size", "huge").returncode == 2
     assert home.run("mount", str(home.at), "--volume", "../other").returncode == 2
+    assert home.run("mount", "").returncode == 2
     assert home.run("init", "--volume", "new", "--farmer", "nonsense").returncode == 2
     assert home.run("farm", "--at", str(home.folder / "farm"), "--share", "lots").returncode == 2
 

@@ -290,7 +290,9 @@ async def test_an_offer_outside_the_bounds_gives_no_contract_and_says_why(
         await world.add_farmer(price=10**14)
         async with world.life() as (renter, _):
             assert len(list(renter.book)) == 1
-            assert any("price_max" in problem for problem in renter.report().problems)
+            problems = renter.report().problems
+            assert any("price_max" in problem for problem in problems)
+            assert all(problem.count("farmer ") == 1 for problem in problems)
 
 
 async def test_a_shard_read_back_whole_is_compared_with_its_root(
