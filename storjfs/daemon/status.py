@@ -78,7 +78,7 @@ def health_of(facts: Facts) -> str:
     At risk is what one more bad day could lose; degraded is what repair is busy with, and farmers that do not
     keep up.
     """
-    if facts.segments_lost or facts.segments_at_risk or facts.segments_damaged:
+    if facts.segments_lost or facts.segments_at_risk or facts.segments_damaged or out_of_reach(facts):
         return "at_risk"
     if (
         facts.segments_degraded
@@ -94,17 +94,28 @@ def nobody_serves(facts: Facts) -> bool:
     return all(row.over for row in facts.contracts)
 
 
+def out_of_reach(facts: Facts) -> bool:
+    """Whether so few of the farmers that hold shards answer that only what is cached can be read."""
+    holding = [row for row in facts.contracts if row.shards and not row.over]
+    answering = [row for row in holding if row.condition not in ("offline", "contained")]
+    return len(answering) < facts.k <= len(holding)
+
+
 def problems_of(facts: Facts) -> list[str]:
     """Sentences for a person, worst first."""
     said = []
     if facts.segments_lost:
-        said.append(f"{facts.segments_lost} segments cannot be read: too many of their shards are gone.")
+        said.append(f"Segments that cannot be read, too many shards are gone: {facts.segments_lost}.")
     if facts.segments_damaged:
-        said.append(f"{facts.segments_damaged} segments were damaged on this machine; parts are lost.")
+        said.append(f"Segments damaged on this machine, of which parts are lost: {facts.segments_damaged}.")
     if facts.segments_at_risk:
-        said.append(f"{facts.segments_at_risk} segments have few spare shards left; they are rebuilt first.")
+        said.append(f"Segments with few spare shards left, rebuilt first: {facts.segments_at_risk}.")
     if facts.segments_degraded:
-        said.append(f"{facts.segments_degraded} segments miss spare shards; all their data is there.")
+        said.append(f"Segments that miss spare shards, all data is there: {facts.segments_degraded}.")
+    if out_of_reach(facts):
+        said.append(
+            f"Fewer than {facts.k} farmers answer: only what is cached here can be read until they do."
+        )
     if facts.waiting and nobody_serves(facts):
         said.append("There is no contract with any farmer; new data is on this machine only.")
     said += [

@@ -85,7 +85,9 @@ class ShardClient:
         """(k, n) for the next segment."""
         if self._settings.code is not None:
             return self._settings.code
-        return code_for(len({entry.node_id for entry in self._book if entry.accepts}))
+        # While the first contracts are still being made, their number says nothing about the farmers to come.
+        usable = len({entry.node_id for entry in self._book if entry.accepts})
+        return code_for(max(usable, self._settings.farmers_planned))
 
     def choose(self, count: int, size: int, exclude: Collection[int] = ()) -> list[int]:
         """At most `count` contracts with room for a shard of `size` bytes, best first; see placement.choose.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from storjfs.protocol.terms import CREDIT, Address
-from storjfs.volume import StaticFarmer, VolumeSettings
+from storjfs.volume import EmbeddedFarm, StaticFarmer, VolumeSettings
 
 GIB = 1 << 30
 DAY = 86400.0
@@ -24,6 +24,8 @@ class RenterSettings:
 
     code: tuple[int, int] | None = None
     """(k, n), or None: by the number of usable farmers (placement.code_for)."""
+    farmers_planned: int = 0
+    """How many farmers there are going to be, as far as that is known before their contracts are made."""
     capacity: int = 64 * GIB
     """To contract with each farmer at first."""
     capacity_max: int = 4096 * GIB
@@ -51,6 +53,7 @@ class RenterSettings:
         """The part of a volume's settings that concerns this room."""
         return cls(
             code=settings.code,
+            farmers_planned=settings.farmers.count if isinstance(settings.farmers, EmbeddedFarm) else 0,
             capacity=settings.capacity,
             audit_period=int(settings.audit_period),
             term=int(settings.term),

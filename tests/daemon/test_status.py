@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from storjfs.daemon.status import ContractFacts, Facts, health_of, report
+from storjfs.daemon.status import ContractFacts, Facts, health_of, problems_of, report
 
 SCHEMA = Path(__file__).resolve().parents[2] / "docs" / "reference" / "status.md"
 
@@ -73,7 +73,7 @@ def test_data_that_one_more_loss_could_take_is_at_risk(what: str) -> None:
 def test_missing_spare_shards_degrade() -> None:
     made = report(facts(segments_degraded=2, segment_problems=["no farmer took it"]), None)
     assert made["health"] == "degraded"
-    assert "2 segments" in made["problems"][0]
+    assert "miss spare shards, all data is there: 2" in made["problems"][0]
     assert "no farmer took it" in made["problems"]
 
 
@@ -129,3 +129,13 @@ def test_data_damaged_on_this_machine_is_at_risk() -> None:
     damaged = facts(segments_damaged=1)
     assert health_of(damaged) == "at_risk"
     assert "damaged on this machine" in report(damaged, None)["problems"][0]
+
+
+def test_data_is_at_risk_where_too_few_farmers_answer_to_read_it() -> None:
+    good = facts().contracts[0]
+    silent = dataclasses.replace(good, condition="offline")
+    two_left = facts(contracts=[good, good, silent, silent, silent])
+    assert health_of(two_left) == "at_risk"
+    assert any("Fewer than 3 farmers answer" in problem for problem in problems_of(two_left))
+    three_left = facts(contracts=[good, good, good, silent, silent])
+    assert health_of(three_left) == "degraded"
