@@ -57,15 +57,26 @@ class Pace:
         self._seen = 0
         self._looked = -math.inf
         self._busy_since: float | None = None
+        self._unknown = True
 
     def puts(self) -> int:
         now = trio.current_time()
-        if now - self._looked >= FOREGROUND:
+        since = now - self._looked
+        if since >= FOREGROUND:
             appended = self._appended()
-            busy = now - self._looked < 2 * FOREGROUND and appended - self._seen >= MUCH
-            self._busy_since = (now if self._busy_since is None else self._busy_since) if busy else None
+            busy = appended - self._seen >= MUCH
             self._seen, self._looked = appended, now
-        if self._busy_since is None or self._urgent():
+            # Nobody asked for a while, so how much of it is of late will show at the next look.
+            self._unknown = since >= 2 * FOREGROUND
+            if self._unknown or not busy:
+                self._busy_since = None
+            elif self._busy_since is None:
+                self._busy_since = now
+        if self._urgent():
+            return PUTS_AT_ONCE
+        if self._unknown:
+            return 0
+        if self._busy_since is None:
             return PUTS_AT_ONCE
         return GENTLE_PUTS if now - self._busy_since >= PATIENCE else 0
 
