@@ -2,13 +2,10 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--size", "1", "--files", "30", "--operations", "70", "--keep-caches", "--json"]
@@ -49,9 +46,6 @@ def test_all_work_is_done_on_the_bare_disk(tmp_path: Path) -> None:
     assert all(rate > 0 for rate in found["disk"].values())
 
 
-@pytest.mark.skipif(
-    not os.access("/dev/fuse", os.W_OK) or shutil.which("fusermount3") is None, reason="no FUSE here"
-)
 def test_all_work_is_done_on_the_passthrough(tmp_path: Path) -> None:
     found = medians(tmp_path, "--only", "passthrough")
     assert set(found["passthrough"]) == EVERY_WORK | {"memory"}

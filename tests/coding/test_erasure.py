@@ -15,8 +15,9 @@ from storjfs.coding.erasure import ErasureCode, generator_matrix
 
 CODES = [(1, 1), (1, 3), (2, 2), (3, 5), (3, 10), (5, 15), (8, 20), (20, 50)]
 
+# The set-up installs ISA-L where it may; where everything is to be tested its absence is a failure.
 needs_accelerator = pytest.mark.skipif(
-    not ErasureCode(3, 5).accelerated, reason="ISA-L is not installed here"
+    not ErasureCode(3, 5).accelerated and "CI" not in os.environ, reason="ISA-L is not installed here"
 )
 
 
