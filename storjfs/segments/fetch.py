@@ -31,6 +31,10 @@ HEDGE_AFTER_USUAL: Final = 2.0
 HEDGE_AFTER_TYPICAL: Final = 3.0
 """Times what such ranges take of late, whoever is asked: when all are slow, asking more only adds to it."""
 MOST_HEDGES: Final = 8
+OUTAGE: Final = 10.0
+"""Seconds for which a read asks farmers again that do not answer."""
+ASK_AGAIN: Final = 0.25
+"""Seconds between such attempts."""
 PATIENCE: Final = 2.0
 """Seconds for which what nobody waits for is not hedged."""
 
@@ -102,14 +106,22 @@ class Fetcher:
         """Pieces `[first, first + count)` of row `idx` of the erasure code, wherever they come from.
 
         Shards with an index in `avoid` are not asked. As long as `waited_for()` says that nobody waits, a
-        slow farmer is given more time. The caller has pinned the segment. Raises SegmentUnreadable where
-        fewer than k shards answer rightly.
+        slow farmer is given more time. Farmers that do not answer are asked again for OUTAGE seconds, so that
+        one that starts anew costs a pause and no error. The caller has pinned the segment. Raises
+        SegmentUnreadable where fewer than k shards answer rightly.
         """
-        race = _Race(self, segment, idx, first, count, avoid, waited_for)
-        try:
-            return await race.run()
-        finally:
-            self._hedges -= race.hedged
+        until = trio.current_time() + OUTAGE
+        while True:
+            race = _Race(self, segment, idx, first, count, avoid, waited_for)
+            try:
+                return await race.run()
+            except SegmentUnreadable:
+                there = self._catalogue.held(segment).keys() - set(avoid)
+                if len(there) < segment.k or not waited_for() or trio.current_time() >= until:
+                    raise
+            finally:
+                self._hedges -= race.hedged
+            await trio.sleep(ASK_AGAIN)
 
     def _hedge_delay(self, shard: Shard) -> float:
         if self._placement.contained(shard.contract):

@@ -43,6 +43,16 @@ def test_the_farm_is_killed_again_and_again_under_load(mounted: Drive) -> None:
     await_that(lambda: mounted.status()["health"] == "healthy", "no trace of it is left")
 
 
+def test_a_read_outlasts_a_farm_that_starts_anew(mounted: Drive) -> None:
+    content = os.urandom(20 * MIB)
+    (mounted.at / "file").write_bytes(content)
+    mounted.umount()
+    shutil.rmtree(mounted.paths().cache_dir)
+    mounted.mount()
+    os.kill(mounted.farm_pid(), signal.SIGKILL)
+    assert (mounted.at / "file").read_bytes() == content
+
+
 def farm_runs(drive: Drive, other_than: int) -> bool:
     """Whether there is a farm process, and a new one."""
     try:
