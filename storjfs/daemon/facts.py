@@ -13,7 +13,7 @@ from storjfs.keys import VolumeKeys
 from storjfs.protocol.contracts import State
 from storjfs.renter.report import ContractReport, RenterReport
 from storjfs.segments import SegmentsReport
-from storjfs.store import META_SCHEMA, META_VERSION, ROOT_INODE, open_database
+from storjfs.store import ROOT_INODE, open_meta
 from storjfs.volume import EmbeddedFarm, VolumeSettings
 
 from .status import MOST_LOST_FILES, ContractFacts, Facts
@@ -186,8 +186,6 @@ def _path(connection: apsw.Connection, parent: int, name: bytes) -> str:
 
 
 def _reading(meta_db: Path, keys: VolumeKeys) -> apsw.Connection:
-    connection = open_database(
-        meta_db, keys.metadata_key, META_SCHEMA, version=META_VERSION, autocheckpoint=0
-    )
+    connection = open_meta(meta_db, keys.metadata_key)
     connection.pragma("query_only", True)
     return connection

@@ -26,6 +26,8 @@ QUIET = 0.25  # seconds without a write of a program that count as a pause
 PATIENCE = 30.0  # seconds that a segment waits at most for such a pause
 BUSY_PAUSE = 0.01  # seconds after each move while programs write
 SCARCE = 0.25  # share of free contracted space under which nothing waits for programs any more
+ALLOWANCE = 16 << 20  # bytes that may be defragmented beyond as many as programs wrote
+REMEMBERED = 10_000  # fragmented windows; further ones are noted when they are written again
 RUNS_AT_ONCE = 256
 RESTING = 3600.0  # seconds until a segment that could not be read is tried again
 
@@ -36,16 +38,20 @@ class Compactor(Properties):
         self._writes_seen = 0
         self._looked = -math.inf
         self._busy = False
+        self._fragmented: dict[tuple[int, int], float] = {}
+        self.compacted = 0
+        """Bytes moved out of wasteful and small segments since the start."""
+        self.defragmented = 0
+        """Bytes written anew to join fragments since the start."""
 
     async def _compact_forever(self) -> None:
         """The background task."""
-        seen: dict[tuple[int, int], float] = {}
         while True:
             await trio.sleep(PERIOD)
             if self._store.failure is not None:
                 continue
             await self.compact()
-            await self._defragment_settled(seen)
+            await self._defragment_settled()
 
     async def compact(self) -> int:
         """Move what is live out of every segment that is worth it; returns the bytes moved.
@@ -97,7 +103,8 @@ class Compactor(Properties):
         return paths
 
     async def _give_way(self) -> None:
-        """Return in a pause of the programs' writing, after PATIENCE, or at once where space is scarce."""
+        """Return in a pause of the programs' writing, after PATIENCE, or at once where space is scarce here
+        or with the farmers."""
         for _ in range(round(PATIENCE / QUIET)):
             if not self._programs_write():
                 return
@@ -107,13 +114,14 @@ class Compactor(Properties):
         now = trio.current_time()
         if now >= self._looked + QUIET:
             capacity = self._space()
-            self._busy = self._writes != self._writes_seen and capacity.free > capacity.total * SCARCE
-            self._writes_seen = self._writes
+            scarce = self._segments.pressed or capacity.free <= capacity.total * SCARCE
+            self._busy = self._written != self._writes_seen and not scarce
+            self._writes_seen = self._written
             self._looked = now
         return self._busy
 
     async def _move_out(self, seg: int) -> int:
-        moved, last = 0, -1
+        moved, counted, last = 0, 0, -1
         while True:
             # Runs not committed yet are not listed: the segment is a victim again another time.
             runs = self._segments.runs(seg, last, RUNS_AT_ONCE)
@@ -124,6 +132,8 @@ class Compactor(Properties):
                     continue  # deleted since
                 for together in self._live(inode, seg, pos, off, length):
                     moved += await self._move(inode, together)
+            self.compacted += moved - counted
+            counted = moved
             if len(runs) < RUNS_AT_ONCE:
                 return moved
             last = runs[-1][0]
@@ -148,13 +158,18 @@ class Compactor(Properties):
 
     # --- defragmentation ---
 
-    async def _defragment_settled(self, seen: dict[tuple[int, int], float]) -> None:
+    async def _defragment_settled(self) -> None:
+        """Join the fragments of windows that were left alone for a while, as far as the budget goes: what is
+        moved must not outgrow what programs write. Fragments cost metadata, which is bounded without this."""
         now = trio.current_time()
-        fragmented = self._extents.fragmented
+        fragmented, seen = self._extents.fragmented, self._fragmented
         for place in list(fragmented):
-            seen[place] = now
+            if place in seen or len(seen) < REMEMBERED:
+                seen[place] = now
         fragmented.clear()
         for (ino, index), since in list(seen.items()):
+            if self.defragmented > self._written + ALLOWANCE:
+                return
             if since + SETTLING <= now:
                 del seen[ino, index]
                 await self._give_way()
@@ -168,6 +183,7 @@ class Compactor(Properties):
             for together in self._stretches(inode, index):
                 if len(together) > 1:
                     moved += await self._move(inode, together)
+            self.defragmented += moved
             return moved
         except FilesystemError:
             return 0  # deleted, unreadable or no room: nothing is worse than before

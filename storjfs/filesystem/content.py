@@ -41,7 +41,8 @@ class Content(Names):
     """
 
     def _prepare_content(self) -> None:
-        self._writes = 0  # by programs; only compared, to see whether they are busy
+        self._written = 0
+        """Bytes that programs wrote since the start."""
         self._files: dict[int, FileHandle] = {}
         self._next_handle = 1
 
@@ -129,7 +130,7 @@ class Content(Names):
         while inode.ino in self._to_cut and end > inode.size:
             await self._cut_tail(inode)
         # From here to the end nothing waits: a group holds all of it or nothing.
-        self._writes += 1
+        self._written += length
         self._extents.put(inode, offset, self._segments.append(inode.ino, offset, data))
         if end > inode.size:
             inode.size = end

@@ -23,11 +23,11 @@ REMEMBERED: Final = 1024
 NOBODY: Final = 0
 """Stands for the contract of a shard that was never placed; contracts count from 1."""
 
-SegmentRow = tuple[int, bytes, int, int, int, int, int, int, int]
+SegmentRow = tuple[int, bytes, int, int, int, int, int, int, int, int]
 ShardRow = tuple[bytes, int, int, int, bytes, bytes, int, int]
 RunRow = tuple[int, int, int, int, int]
 
-_SEGMENT_COLUMNS: Final = "seg, segment_id, state, algorithm, k, n, size, live, created"
+_SEGMENT_COLUMNS: Final = "seg, segment_id, state, algorithm, k, n, size, live, created, plain"
 _SHARD_COLUMNS: Final = "shard_id, seg, idx, contract, root, checksum, length, state"
 _TALLY_KEYS: Final = {
     Health.LOST: "segments_lost",
@@ -66,7 +66,7 @@ class Shard:
 
 
 class Segment:
-    """One segment. `live` counts plaintext bytes that extents point to; `size` sealed bytes.
+    """One segment. `plain` counts its plaintext bytes, `live` those that extents point to; `size` sealed bytes.
 
     `pins` keeps its data from being deleted while somebody reads; change it only through `Catalogue.pinned`.
     `busy`: its shards are being put, so rows in state UPLOADING belong to somebody.
@@ -84,6 +84,7 @@ class Segment:
         "live",
         "n",
         "pins",
+        "plain",
         "seg",
         "segment_id",
         "shards",
@@ -92,7 +93,18 @@ class Segment:
     )
 
     def __init__(self, row: SegmentRow, key: Callable[[bytes, int], bytes]) -> None:
-        self.seg, self.segment_id, state, algorithm, self.k, self.n, self.size, self.live, self.created = row
+        (
+            self.seg,
+            self.segment_id,
+            state,
+            algorithm,
+            self.k,
+            self.n,
+            self.size,
+            self.live,
+            self.created,
+            self.plain,
+        ) = row
         self.state = State(state)
         self.algorithm = Algorithm(algorithm)
         self._key = key
@@ -130,6 +142,7 @@ class Segment:
             self.size,
             self.live,
             self.created,
+            self.plain,
         )
 
 
@@ -186,7 +199,7 @@ class Catalogue:
         rows = []
         for segment in self._dirty:
             segment.dirty = False
-            if segment.state is State.STORED and len(self._lately) < REMEMBERED:
+            if segment.state in (State.CLOSED, State.STORED) and len(self._lately) < REMEMBERED:
                 self._lately.add(segment.seg)
             if segment.seg not in self._gone:
                 segment.flying = True
@@ -194,7 +207,7 @@ class Catalogue:
                 rows.append(segment.row())
         self._dirty = []
         if rows:
-            statements.append(("REPLACE INTO segment VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows))
+            statements.append(("REPLACE INTO segment VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows))
         if self.runs:
             statements.append(("REPLACE INTO run VALUES (?, ?, ?, ?, ?)", self.runs))
             self.runs = []
@@ -291,7 +304,7 @@ class Catalogue:
         """A new open segment. `now` in nanoseconds since 1970."""
         algorithm = int(preferred_algorithm())
         created = time.time_ns() if now is None else now
-        row = (self._next, os.urandom(16), int(State.OPEN), algorithm, 0, 0, 0, 0, created)
+        row = (self._next, os.urandom(16), int(State.OPEN), algorithm, 0, 0, 0, 0, created, 0)
         segment = self._remember(Segment(row, self._content_key))
         self._next += 1
         self._counters_changed = True
@@ -372,7 +385,7 @@ class Catalogue:
         return found
 
     def lately_changed(self) -> list[Segment]:
-        """Stored segments that changed since the last call, as far as still in memory."""
+        """Closed and stored segments that changed since the last call, as far as still in memory."""
         lately, self._lately = self._lately, set()
         return [self._loaded[seg] for seg in lately if seg in self._loaded]
 

@@ -95,6 +95,7 @@ class Journal:
         end = run_end(pos, length)
         self._cache.unsent += end - self._tail
         self._tail = segment.size = end
+        segment.plain += length
         self._catalogue.runs.append((self._seg, pos, length, ino, off))
         if not segment.dirty:
             self._catalogue.changed(segment)

@@ -258,7 +258,7 @@ class Segments:
         self._changed = trio.Event()
 
     def _urgent(self) -> bool:
-        return self._flushing > 0 or self._journal.writers_wait or 2 * self._cache.unsent > self._cache.limit
+        return self._flushing > 0 or self._journal.writers_wait or self.pressed
 
     def _upload_failed(self, segment: Segment, reason: str) -> None:
         self._problem("upload", segment.seg, f"segment {segment.seg} is not stored yet: {reason}")
@@ -302,11 +302,16 @@ class Segments:
             self._flushing -= 1
 
     def victims(self, limit: int = 16) -> list[int]:
-        """Stored segments that the compactor should rewrite, the most wasteful first; bounded work per call.
+        """Segments that the compactor should rewrite, the most wasteful first; bounded work per call.
 
         Their runs stand in the table `run`. Once the last extent has let go of one it is deleted by itself.
         """
         return self._victims.some(limit)
+
+    @property
+    def pressed(self) -> bool:
+        """Whether unsent data takes more than half of the local space, so that garbage in it should go soon."""
+        return 2 * self._cache.unsent > self._cache.limit
 
     def doom(self, seg: int) -> None:
         """No extent points to the segment any more: delete it, whatever `live` says. Rarely needed."""

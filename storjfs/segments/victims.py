@@ -1,4 +1,4 @@
-"""Which segments the compactor should rewrite."""
+"""Which segments the compactor should rewrite; docs/explanation/garbage.md tells what that costs and bounds."""
 
 from collections.abc import Callable
 from typing import Final
@@ -7,7 +7,8 @@ from storjfs.segments.catalogue import Catalogue, Segment
 from storjfs.segments.values import State
 
 LIVE_ENOUGH: Final = 0.6
-"""Share of live bytes below which a segment is rewritten: it bounds what farmers hold to 1 / LIVE_ENOUGH."""
+"""Share of live bytes below which a segment is rewritten. Farmers then hold at most 1 / LIVE_ENOUGH times what is
+live, and for each byte of garbage at most LIVE_ENOUGH / (1 - LIVE_ENOUGH) bytes are moved."""
 MOST_SMALL: Final = 64
 """Segments closed early that may exist before they are merged."""
 LOOKED_AT: Final = 512
@@ -23,21 +24,32 @@ class Victims:
         self._cursor = 0
 
     def some(self, limit: int) -> list[int]:
-        """At most `limit` segments, the most wasteful first, then small ones if there are too many."""
+        """At most `limit` segments, the most wasteful first, then small ones if there are too many.
+
+        What is not sent yet is rewritten like the rest, unless its shards are on their way: that costs less than
+        to send its garbage. The smallest of the small ones go first, so that what was merged waits until others
+        of its size have come together, and a byte is moved a few times at most on its way to a full segment.
+        """
         catalogue = self._catalogue
         walked = catalogue.stored_after(self._cursor, LOOKED_AT)
         self._cursor = walked[-1].seg if len(walked) == LOOKED_AT else 0
         found = {segment.seg: segment for segment in [*catalogue.lately_changed(), *walked]}
-        stored = [one for one in found.values() if one.state is State.STORED and one.live > 0]
-        wasteful = sorted((one for one in stored if wasted(one)), key=lambda one: one.live / one.size)
+        settled = [one for one in found.values() if one.live > 0 and is_settled(one)]
+        wasteful = sorted((one for one in settled if wasted(one)), key=lambda one: one.live / one.plain)
         victims = [one.seg for one in wasteful]
         if catalogue.small > MOST_SMALL:
-            small = [one.seg for one in stored if self._small(one) and not wasted(one)]
+            small = [one for one in settled if self._small(one) and not wasted(one)]
             # One alone would be rewritten for nothing.
-            victims += small if len(small) > 1 else []
+            if len(small) > 1:
+                victims += [one.seg for one in sorted(small, key=lambda one: one.size)]
         return victims[:limit]
+
+
+def is_settled(segment: Segment) -> bool:
+    """Whether nothing is being appended to the segment, or sent of it."""
+    return segment.state is State.STORED or (segment.state is State.CLOSED and not segment.busy)
 
 
 def wasted(segment: Segment) -> bool:
     """Whether too much of the segment is garbage."""
-    return segment.live < LIVE_ENOUGH * segment.size
+    return segment.live < LIVE_ENOUGH * segment.plain

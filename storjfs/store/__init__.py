@@ -5,7 +5,7 @@ what its participants changed, commits it in groups on one thread and answers re
 """
 
 from storjfs.store.database import StoreError, open_database
-from storjfs.store.meta import MetaStore, Participant, Statement
+from storjfs.store.meta import MetaStore, Participant, Statement, open_meta
 from storjfs.store.schema import META_SCHEMA, META_VERSION, ROOT_INODE
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "Statement",
     "StoreError",
     "open_database",
+    "open_meta",
 ]

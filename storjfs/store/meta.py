@@ -14,7 +14,7 @@ import trio
 
 from storjfs.store.batch import Values, run_rows
 from storjfs.store.database import StoreError, open_database
-from storjfs.store.schema import META_SCHEMA, META_VERSION
+from storjfs.store.schema import META_MIGRATIONS, META_SCHEMA, META_VERSION
 
 _LOG = logging.getLogger(__name__)
 
@@ -24,6 +24,19 @@ MAX_AGE = 5.0  # seconds from the first change of a group until it closes by its
 MAX_CHANGES = 20_000  # changes after which a group closes by itself
 WAL_PAGES = 6_000  # pages of log (24 MiB) after which it is copied into the database
 FINISH_PAGES = 400  # what of a checkpoint may be left to the writer thread
+
+
+def open_meta(path: Path, key: bytes | None, cache_kib: int = 4096) -> apsw.Connection:
+    """A connection to the meta.db at `path`, made or brought up to date if need be; see `open_database`."""
+    return open_database(
+        path,
+        key,
+        META_SCHEMA,
+        version=META_VERSION,
+        migrations=META_MIGRATIONS,
+        autocheckpoint=0,
+        cache_kib=cache_kib,
+    )
 
 
 class Participant(Protocol):
@@ -108,9 +121,7 @@ class MetaStore:
         return cls(path, key)
 
     def _connect(self, cache_kib: int) -> apsw.Connection:
-        return open_database(
-            self._path, self._key, META_SCHEMA, version=META_VERSION, autocheckpoint=0, cache_kib=cache_kib
-        )
+        return open_meta(self._path, self._key, cache_kib)
 
     # --- reading ---
 

@@ -4,7 +4,7 @@ Every table has a NOT NULL primary key: SQLite's sessions silently leave out tab
 Times are nanoseconds since 1970; names, link targets and xattrs are bytes; sizes and offsets are bytes.
 """
 
-META_VERSION = 1
+META_VERSION = 2
 ROOT_INODE = 1
 
 META_SCHEMA = """
@@ -83,7 +83,8 @@ CREATE TABLE segment (
     n           INTEGER NOT NULL,
     size        INTEGER NOT NULL,          -- bytes of frames that are committed
     live        INTEGER NOT NULL,          -- plaintext bytes that extents still point to
-    created     INTEGER NOT NULL
+    created     INTEGER NOT NULL,
+    plain       INTEGER NOT NULL DEFAULT 0 -- plaintext bytes of its frames: what `live` was at most
 );
 CREATE INDEX segment_by_state ON segment (state);
 
@@ -121,3 +122,10 @@ CREATE INDEX contract_by_node ON contract (node_id);
 
 INSERT INTO counters VALUES ('next_ino', 2), ('next_dentry', 1), ('next_seg', 1);
 """
+
+META_MIGRATIONS = {
+    1: """
+ALTER TABLE segment ADD COLUMN plain INTEGER NOT NULL DEFAULT 0;
+UPDATE segment SET plain = (SELECT COALESCE(SUM(length), 0) FROM run WHERE run.seg = segment.seg);
+""",
+}

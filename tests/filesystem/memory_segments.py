@@ -28,6 +28,7 @@ class MemorySegments:
         self.new_runs: list[tuple[int, int, int, int, int]] = []
         self.prefetched: list[Part] = []
         self.flushes = 0
+        self.pressed = False
         self.wait: Callable[[], None] | None = None
         self.while_reading: Callable[[], None] = lambda: None
         self._store = store

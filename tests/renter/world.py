@@ -98,7 +98,7 @@ class Catalogue:
             self.store.write("INSERT INTO shard VALUES (?,?,?,?,?,?,?,?)", [row])
             placed.append((contract, shard_id))
         row9 = (seg, os.urandom(16), 2, 1, k, n, size * k, size * k, 0)
-        self.store.write("INSERT INTO segment VALUES (?,?,?,?,?,?,?,?,?)", [row9])
+        self.store.write("INSERT INTO segment VALUES (?,?,?,?,?,?,?,?,?,0)", [row9])
         await self.store.sync()
         return placed
 

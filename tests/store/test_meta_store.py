@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from storjfs.store import MetaStore, Statement, StoreError, open_database
+from storjfs.store import MetaStore, Statement, StoreError, open_meta
 
 KEY = bytes(range(32))
 INSERT = "REPLACE INTO counters VALUES (?, ?)"
@@ -55,7 +55,7 @@ async def test_sync_makes_changes_durable(tmp_path: Path, nursery: trio.Nursery)
     await store.sync()
     assert value(store, "a") == 1
     assert counters.groups == [1]
-    other = open_database(tmp_path / "meta.db", KEY, "")
+    other = open_meta(tmp_path / "meta.db", KEY)
     assert other.execute("SELECT value FROM counters WHERE key='a'").fetchall() == [(1,)]
     other.close()
 
