@@ -55,6 +55,8 @@ class NoSegments:
 
     async def flush(self) -> None: ...
 
+    pressed = False
+
     def victims(self) -> Sequence[int]:
         return ()
 

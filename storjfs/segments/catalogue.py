@@ -66,7 +66,7 @@ class Shard:
 
 
 class Segment:
-    """One segment. `plain` counts its plaintext bytes, `live` those that extents point to; `size` sealed bytes.
+    """One segment. `plain`: its plaintext bytes; `live`: those of them that extents point to; `size`: sealed.
 
     `pins` keeps its data from being deleted while somebody reads; change it only through `Catalogue.pinned`.
     `busy`: its shards are being put, so rows in state UPLOADING belong to somebody.

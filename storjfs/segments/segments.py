@@ -310,7 +310,7 @@ class Segments:
 
     @property
     def pressed(self) -> bool:
-        """Whether unsent data takes more than half of the local space, so that garbage in it should go soon."""
+        """Whether unsent data takes more than half of the local space: garbage in it should go soon."""
         return 2 * self._cache.unsent > self._cache.limit
 
     def doom(self, seg: int) -> None:

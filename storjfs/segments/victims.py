@@ -1,4 +1,4 @@
-"""Which segments the compactor should rewrite; docs/explanation/garbage.md tells what that costs and bounds."""
+"""Which segments the compactor should rewrite; docs/explanation/garbage.md tells what that costs."""
 
 from collections.abc import Callable
 from typing import Final
@@ -7,8 +7,8 @@ from storjfs.segments.catalogue import Catalogue, Segment
 from storjfs.segments.values import State
 
 LIVE_ENOUGH: Final = 0.6
-"""Share of live bytes below which a segment is rewritten. Farmers then hold at most 1 / LIVE_ENOUGH times what is
-live, and for each byte of garbage at most LIVE_ENOUGH / (1 - LIVE_ENOUGH) bytes are moved."""
+"""Share of live bytes below which a segment is rewritten. Farmers then hold at most 1 / LIVE_ENOUGH times
+what is live, and for each byte of garbage at most LIVE_ENOUGH / (1 - LIVE_ENOUGH) bytes are moved."""
 MOST_SMALL: Final = 64
 """Segments closed early that may exist before they are merged."""
 LOOKED_AT: Final = 512
@@ -26,9 +26,10 @@ class Victims:
     def some(self, limit: int) -> list[int]:
         """At most `limit` segments, the most wasteful first, then small ones if there are too many.
 
-        What is not sent yet is rewritten like the rest, unless its shards are on their way: that costs less than
-        to send its garbage. The smallest of the small ones go first, so that what was merged waits until others
-        of its size have come together, and a byte is moved a few times at most on its way to a full segment.
+        What is not sent yet is rewritten like the rest, unless its shards are on their way: that costs less
+        than to send its garbage. The smallest of the small ones go first, so that what was merged waits until
+        others of its size have come together, and a byte is moved a few times at most on its way to a full
+        segment.
         """
         catalogue = self._catalogue
         walked = catalogue.stored_after(self._cursor, LOOKED_AT)

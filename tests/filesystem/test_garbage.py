@@ -26,7 +26,7 @@ Pattern = Callable[[random.Random], tuple[int, int]]
 
 @asynccontextmanager
 async def drive(path: Path) -> AsyncIterator[tuple[Volume, Filesystem]]:
-    """A filesystem on the real room with segments of 4 MiB, and farmers in memory. Its background does not run."""
+    """A filesystem on the real room, segments of 4 MiB, farmers in memory; its background does not run."""
     volume = Volume(path)
     volume.farm = Farm(farmers=3, k=1, n=2)
     async with volume.running() as segments:
