@@ -9,7 +9,7 @@ from storjfs.filesystem.windows import WINDOW, WINDOW_BITS, Extent, covering, pl
 from storjfs.segments import Part, Run
 from storjfs.store import MetaStore, Statement
 
-CACHED = 64_000  # extents of one generation, about 18 MB
+CACHED = 128_000  # extents of one generation, about 30 MB: those of half a GiB of scattered pages
 WINDOW_WEIGHT = 3  # what an empty window weighs, in extents
 FRAGMENTED = 64  # extents in a window from which it is worth defragmenting
 INDEX_BITS = 24  # 16 TiB of windows
