@@ -22,7 +22,8 @@ PERIOD = 5.0  # seconds between looks for something to do
 SETTLING = 30.0  # seconds a window must not have been broken up further before it is defragmented
 RATE = 48 << 20  # bytes moved per second at most
 PAUSE = 0.0004  # seconds after each move at least, which leaves most of the loop's time to programs
-QUIET = 0.25  # seconds without a write of a program that count as a pause
+QUIET = 0.25  # seconds without much writing of programs that count as a pause
+MUCH = 256 << 10  # bytes written in these that are no pause
 PATIENCE = 30.0  # seconds that a segment waits at most for such a pause
 BUSY_PAUSE = 0.01  # seconds after each move while programs write
 SCARCE = 0.25  # share of free contracted space under which nothing waits for programs any more
@@ -115,7 +116,7 @@ class Compactor(Properties):
         if now >= self._looked + QUIET:
             capacity = self._space()
             scarce = self._segments.pressed or capacity.free <= capacity.total * SCARCE
-            self._busy = self._written != self._writes_seen and not scarce
+            self._busy = self._written - self._writes_seen >= MUCH and not scarce
             self._writes_seen = self._written
             self._looked = now
         return self._busy

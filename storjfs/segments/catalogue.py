@@ -29,6 +29,7 @@ RunRow = tuple[int, int, int, int, int]
 
 _SEGMENT_COLUMNS: Final = "seg, segment_id, state, algorithm, k, n, size, live, created, plain"
 _SHARD_COLUMNS: Final = "shard_id, seg, idx, contract, root, checksum, length, state"
+_COUNTERS: Final = "REPLACE INTO counters VALUES (?, ?)"
 _TALLY_KEYS: Final = {
     Health.LOST: "segments_lost",
     Health.AT_RISK: "segments_at_risk",
@@ -37,6 +38,7 @@ _TALLY_KEYS: Final = {
 }
 _STORED_BYTES: Final = "segments_stored_bytes"
 _SMALL: Final = "segments_small"
+_GARBAGE: Final = "segments_garbage"
 
 
 class Shard:
@@ -182,6 +184,8 @@ class Catalogue:
         self.stored_bytes = int(counters.get(_STORED_BYTES, 0))
         self.small = int(counters.get(_SMALL, 0))
         self._counters_changed = False
+        self.garbage = self._garbage_saved = int(counters.get(_GARBAGE, 0))
+        """Plaintext bytes of stored segments that nothing points to."""
         for row in store.read(f"SELECT {_SEGMENT_COLUMNS} FROM segment WHERE state IN (0, 1)"):
             segment = self._remember(Segment(row, self._content_key))
             self.unsent[segment.seg] = segment
@@ -216,7 +220,10 @@ class Catalogue:
             self._counters_changed = False
             pairs = [(key, self._tally[kind]) for kind, key in _TALLY_KEYS.items()]
             pairs += [("next_seg", self._next), (_STORED_BYTES, self.stored_bytes), (_SMALL, self.small)]
-            statements.append(("REPLACE INTO counters VALUES (?, ?)", pairs))
+            statements.append((_COUNTERS, pairs))
+        if self.garbage != self._garbage_saved:
+            self._garbage_saved = self.garbage
+            statements.append((_COUNTERS, [(_GARBAGE, self.garbage)]))
         group = self._store.group
         self._when_committed += [(group, call) for call in self._when_frozen]
         self._when_frozen = []
@@ -325,6 +332,8 @@ class Catalogue:
         if segment is None:
             segment = self._load(seg)
         segment.live += delta
+        if segment.state is State.STORED:
+            self.garbage -= delta
         if not segment.dirty:
             self.changed(segment)
         if segment.live <= 0 and segment.state is not State.OPEN:
@@ -344,6 +353,7 @@ class Catalogue:
         segment.state = State.STORED
         self.unsent.pop(segment.seg, None)
         self.stored_bytes += segment.size
+        self.garbage += segment.plain - segment.live
         self.small += small
         self._count(self.health_of(segment), 1)
         self.changed(segment)
@@ -352,6 +362,7 @@ class Catalogue:
         """stored or closed -> doomed: nothing points to it any more."""
         if segment.state is State.STORED:
             self.stored_bytes -= segment.size
+            self.garbage -= segment.plain - segment.live
             self.small -= small
             self._count(self.health_of(segment), -1)
         self.unsent.pop(segment.seg, None)

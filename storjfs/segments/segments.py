@@ -33,6 +33,8 @@ _LOG = logging.getLogger(__name__)
 IDLE: Final = 30.0
 """Seconds without an append after which the open segment is closed and sent."""
 MOST_PROBLEMS: Final = 50
+SOME_GARBAGE: Final = 64 << 20
+"""Bytes of garbage with farmers from which on its share counts."""
 UPLOAD_THREADS: Final = 2
 READ_THREADS: Final = 4
 
@@ -258,7 +260,7 @@ class Segments:
         self._changed = trio.Event()
 
     def _urgent(self) -> bool:
-        return self._flushing > 0 or self._journal.writers_wait or self.pressed
+        return self._flushing > 0 or self._journal.writers_wait or self._crowded
 
     def _upload_failed(self, segment: Segment, reason: str) -> None:
         self._problem("upload", segment.seg, f"segment {segment.seg} is not stored yet: {reason}")
@@ -310,7 +312,13 @@ class Segments:
 
     @property
     def pressed(self) -> bool:
-        """Whether unsent data takes more than half of the local space: garbage in it should go soon."""
+        """Whether garbage should go soon: unsent data takes more than half of the local space, or more than
+        half of what farmers hold is garbage."""
+        garbage = self._catalogue.garbage
+        return self._crowded or (garbage > SOME_GARBAGE and 2 * garbage > self._catalogue.stored_bytes)
+
+    @property
+    def _crowded(self) -> bool:
         return 2 * self._cache.unsent > self._cache.limit
 
     def doom(self, seg: int) -> None:

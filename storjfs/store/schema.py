@@ -127,5 +127,6 @@ META_MIGRATIONS = {
     1: """
 ALTER TABLE segment ADD COLUMN plain INTEGER NOT NULL DEFAULT 0;
 UPDATE segment SET plain = (SELECT COALESCE(SUM(length), 0) FROM run WHERE run.seg = segment.seg);
+REPLACE INTO counters SELECT 'segments_garbage', COALESCE(SUM(plain - live), 0) FROM segment WHERE state = 2;
 """,
 }

@@ -6,6 +6,7 @@ from pathlib import Path
 import trio
 import trio.testing
 
+from storjfs.filesystem import compactor
 from storjfs.filesystem.windows import WINDOW
 from storjfs.store import ROOT_INODE
 from tests.filesystem.volumes import check_accounts, volume
@@ -119,6 +120,24 @@ async def test_fragments_are_joined_after_a_while(
         assert inode.mtime == mtime
         await v.store.sync()
         check_accounts(v.store, v.segments)
+
+
+async def test_only_much_writing_holds_compaction_up(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with volume(tmp_path) as v:
+        handle, _ = await v.fs.create(ROOT_INODE, b"a", 0o644, 0, 0)
+
+        async def busy(size: int) -> bool:
+            await trio.sleep(compactor.QUIET)
+            await v.fs.write(handle, 0, bytes(size))
+            return v.fs._programs_write()
+
+        assert not await busy(4096)
+        assert await busy(compactor.MUCH)
+        assert not await busy(4096)
+        v.segments.pressed = True
+        assert not await busy(compactor.MUCH)
 
 
 async def test_files_of_a_segment_are_named_by_their_paths(tmp_path: Path) -> None:

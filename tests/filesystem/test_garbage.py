@@ -9,6 +9,7 @@ import pytest
 
 from storjfs.filesystem import Capacity, Filesystem
 from storjfs.filesystem import compactor as policy
+from storjfs.segments import segments as segments_room
 from storjfs.segments.victims import LIVE_ENOUGH, MOST_SMALL
 from storjfs.store import ROOT_INODE, open_meta
 from storjfs.store.database import run_script
@@ -149,6 +150,28 @@ async def test_defragmentation_moves_no_more_than_programs_write(
                 await fs.write(handle, page * PAGE, volume.random.randbytes(PAGE))
             await fs._defragment_settled()
         assert 0 < fs.defragmented <= fs._written + MIB
+
+
+async def test_compaction_hurries_when_half_of_what_farmers_hold_is_garbage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments_room, "SOME_GARBAGE", MIB)
+    async with drive(tmp_path / "volume") as (volume, fs):
+        handle, _ = await fs.create(ROOT_INODE, b"a", 0o644, 0, 0)
+        assert not volume.segments.pressed
+        for number in range(3):
+            for at in range(0, SIZE, MIB):
+                await fs.write(handle, at, bytes([number]) + bytes(MIB - 1))
+                if number and at % (2 * MIB):
+                    # The older half of each segment stays, so that nothing vanishes by itself.
+                    await fs.write(handle, at, bytes(MIB))
+            await volume.segments.flush()
+        for at in range(0, SIZE, 2 * MIB):
+            await fs.write(handle, at, bytes(2 * MIB - 4 * PAGE))
+        assert volume.segments.pressed
+        assert not fs._programs_write()
+        await settle(volume, fs)
+        assert not volume.segments.pressed
 
 
 async def test_a_volume_of_the_first_format_counts_its_plaintext(tmp_path: Path) -> None:

@@ -110,6 +110,8 @@ def check_books(store: MetaStore) -> None:
     counters = dict(store.read("SELECT key, value FROM counters"))
     rows = store.read("SELECT COUNT(*), COALESCE(SUM(size), 0) FROM segment WHERE state = 2")
     assert rows == [(counters.get("segments_full", 0), counters.get("segments_stored_bytes", 0))]
+    garbage = store.read("SELECT COALESCE(SUM(plain - live), 0) FROM segment WHERE state = 2")
+    assert garbage == [(counters.get("segments_garbage", 0),)]
     orphans = "SELECT COUNT(*) FROM {} WHERE seg NOT IN (SELECT seg FROM segment)"
     for table in ("shard", "run"):
         assert store.read(orphans.format(table)) == [(0,)]
