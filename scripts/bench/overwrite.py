@@ -3,8 +3,8 @@
     python scripts/bench/overwrite.py [--mib N] [--times N] [directory]
 
 A file of N MiB in a new volume with embedded farmers, no FUSE, overwritten so many times in each pattern,
-with an fsync per 4 MiB and the background at work. `most held` is watched meanwhile (with farmers or on the
-way), `held` is what is left when all has come to rest, both per byte of the file.
+with an fsync per 4 MiB and the background at work. `most held` by farmers is watched meanwhile, `held` is
+what is left when all has come to rest, both per byte of the file and before the erasure code.
 """
 
 import argparse
@@ -62,15 +62,14 @@ async def main(name: str, mib: int, times: int) -> list[str]:
         fs, segments, store = drive.filesystem, drive.segments, drive.store
 
         def held() -> float:
-            """With farmers or on the way, before the erasure code."""
-            report = segments.report()
-            return (report.stored_bytes + report.waiting_bytes) / size
+            """With farmers, before the erasure code."""
+            return segments.report().stored_bytes / size
 
         handle, _ = await fs.create(ROOT_INODE, b"large", 0o600, 0, 0)
         for at in range(0, size, MIB):
             await fs.write(handle, at, pool[:MIB])
         await drive.flush()
-        moved_before, sent_before = fs.compacted + fs.defragmented, segments._uploader.sent_bytes
+        sent_before = segments._uploader.sent_bytes
         done, most = 0, held()
         while done < times * size:
             at, length = PATTERNS[name](source, size)
@@ -80,23 +79,22 @@ async def main(name: str, mib: int, times: int) -> list[str]:
             if done % COMMIT < length:
                 await store.sync()
                 most = max(most, held())
-        window_rows = "SELECT COUNT(*) FROM extent"
-        fragments = (await store.scan(window_rows))[0][0] / mib
+        extents = "SELECT COUNT(*) FROM extent"
+        fragments = (await store.scan(extents))[0][0] / mib
         quiet = 0
         while quiet < 8:  # the background looks every 5 seconds and lets fragments rest for 30
             before = fs.compacted + fs.defragmented
             await drive.flush()
             await trio.sleep(6)
             quiet = quiet + 1 if fs.compacted + fs.defragmented == before else 0
-        moved = fs.compacted + fs.defragmented - moved_before
         k, n = segments._placement.code()
         sent = (segments._uploader.sent_bytes - sent_before) * k / n
-        rest = (await store.scan(window_rows))[0][0] / mib
+        rest = (await store.scan(extents))[0][0] / mib
         return [
             name,
             f"{fs.compacted / done:.2f}",
             f"{fs.defragmented / done:.2f}",
-            f"{1 + moved / done:.2f}",
+            f"{1 + (fs.compacted + fs.defragmented) / done:.2f}",
             f"{sent / done:.2f}",
             f"{most:.2f}",
             f"{held():.2f}",
