@@ -22,6 +22,7 @@ import trio
 from storjfs.coding.geometry import PIECE
 from storjfs.segments.catalogue import Segment
 from storjfs.segments.files import LocalFile, piece_count, pieces_mask, punch
+from storjfs.volume.files import make_private
 
 _LOG = logging.getLogger(__name__)
 
@@ -63,8 +64,8 @@ class Cache:
 
     def load(self) -> None:
         """Note what lies in the cache folder, oldest first. Raises OSError without folders to work in."""
-        self.journal_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(self.journal_dir)
+        make_private(self.cache_dir)
         found = []
         with os.scandir(self.cache_dir) as entries:
             for entry in entries:
@@ -239,7 +240,7 @@ class Cache:
                 os.rename(part, target)
             except OSError as error:
                 _LOG.info("a stored segment is not kept in the cache: %s", error)
-                part.unlink(missing_ok=True)
+                _remove(part)
                 kept = False
             self.used -= size
         self._drop_unsent(segment, file)
@@ -252,7 +253,7 @@ class Cache:
     def _drop_unsent(self, segment: Segment, file: LocalFile) -> None:
         self.unsent -= segment.size + FILE_COST
         self._by_seg.pop(segment.seg, None)
-        file.path.unlink(missing_ok=True)
+        _remove(file.path)
         self._retire(file)
 
     def discard(self, segment: Segment) -> None:
@@ -264,7 +265,7 @@ class Cache:
             self._drop_unsent(segment, file)
         else:
             self._forget(file)
-            file.path.unlink(missing_ok=True)
+            _remove(file.path)
 
     # --- cached pieces ---
 
@@ -435,6 +436,14 @@ def _id_of(name: str) -> bytes | None:
         return bytes.fromhex(name)
     except ValueError:
         return None
+
+
+def _remove(path: Path) -> None:
+    """Remove a file that nothing needs. What cannot be removed stays, until the next start sorts it out."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        _LOG.warning("a file that is no longer needed could not be removed: %s", error)
 
 
 def _punched(file: LocalFile, start: int, length: int) -> None:

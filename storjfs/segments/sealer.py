@@ -5,6 +5,7 @@ dropped because of an error: what could not be written stays in memory and is tr
 commit.
 """
 
+import errno
 import logging
 import os
 import threading
@@ -82,7 +83,11 @@ class Sealer:
         return self.appended - self.sealed
 
     def barrier(self) -> Callable[[], None] | None:
-        """What makes every run taken until now durable: blocking, repeatable, raises OSError."""
+        """What makes every run taken until now durable: blocking, repeatable, raises OSError.
+
+        Where writing finds no space, that is ENOSPC and may be tried again. A failed sync is always EIO: the
+        kernel may have dropped what it could not write, and the next sync would say that all is well.
+        """
         if not self._touched:
             return None
         touched, self._touched = self._touched, []
@@ -96,7 +101,7 @@ class Sealer:
             nonlocal settled
             self.drain(target)
             for file in touched:
-                os.fdatasync(file.fd if file.fd >= 0 else file.open())
+                _sync_data(file)
             with self._working:
                 folders, self._new_directories = self._new_directories, set()
             try:
@@ -220,9 +225,23 @@ class Sealer:
                 return
 
 
+def _sync_data(file: LocalFile) -> None:
+    fd = file.fd if file.fd >= 0 else file.open()
+    try:
+        os.fdatasync(fd)
+    except OSError as error:
+        raise _not_synced(error) from error
+
+
+def _not_synced(error: OSError) -> OSError:
+    return OSError(errno.EIO, f"unsent data did not reach the disk ({error.strerror})")
+
+
 def _sync_directory(folder: str) -> None:
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
+    except OSError as error:
+        raise _not_synced(error) from error
     finally:
         os.close(fd)

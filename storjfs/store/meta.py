@@ -111,6 +111,7 @@ class MetaStore:
         self._jobs: queue.SimpleQueue[_Job | Callable[[], None] | None] = queue.SimpleQueue()
         self._checkpoints: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._checkpointing = False
+        self._distrusted: apsw.Error | None = None
         self._wal_pages = 0
         self._token: trio.lowlevel.TrioToken | None = None
         self._writer.set_wal_hook(self._note_wal)
@@ -267,6 +268,9 @@ class MetaStore:
             with trio.CancelScope(shield=True):
                 for thread in threads:
                     await trio.to_thread.run_sync(thread.join)
+            if self._distrusted is not None or (self.failure is not None and self.failure.permanent):
+                for connection in (self._reader, self._writer):
+                    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             self._read_cursor.close()
             self._reader.close()
             self._writer.close()
@@ -291,6 +295,8 @@ class MetaStore:
     def _commit(self, job: _Job) -> StoreError | None:
         cursor = self._writer.cursor()
         try:
+            if self._distrusted is not None:
+                raise self._distrusted
             for wait in job.prepare:
                 wait()
             if job.statements:
@@ -300,8 +306,9 @@ class MetaStore:
                 cursor.execute("COMMIT")
         # Whatever went wrong, the waiters must learn it: fsync may not claim success.
         except Exception as error:
-            if not self._writer.get_autocommit():
-                self._writer.execute("ROLLBACK")
+            with contextlib.suppress(apsw.Error):  # it only repeats what `error` says
+                if not self._writer.get_autocommit():
+                    self._writer.execute("ROLLBACK")
             return _commit_error(error)
         finally:
             cursor.close()
@@ -317,6 +324,10 @@ class MetaStore:
         """Copy the log into the database beside the commits; leave the last pages to the commit thread.
 
         Only between two commits can a checkpoint reach the log's end, and only then does the log start anew.
+
+        Of a checkpoint in several passes only the last syncs the database. If that sync fails, the kernel may
+        have dropped pages of the earlier passes, which no later one would copy again: from then on nothing is
+        committed and the log stays as it is, so that the next start copies all of it.
         """
         connection = self._connect(cache_kib=256)
         try:
@@ -324,8 +335,9 @@ class MetaStore:
                 for _ in range(4):
                     try:
                         total, copied = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-                    except apsw.Error:
-                        break  # a full or failing disk shows at the next commit, where someone waits for it
+                    except apsw.Error as error:
+                        self._checkpoint_failed(error)
+                        break
                     if total - copied < FINISH_PAGES:
                         break
                 self._jobs.put(self._finish_checkpoint)
@@ -333,9 +345,18 @@ class MetaStore:
             connection.close()
 
     def _finish_checkpoint(self) -> None:
-        with contextlib.suppress(apsw.Error):  # as in _checkpoint_log
-            self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        if self._distrusted is None:
+            try:
+                self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            except apsw.Error as error:
+                self._checkpoint_failed(error)
         self._checkpointing = False
+
+    def _checkpoint_failed(self, error: apsw.Error) -> None:
+        """Whoever waits for the next commit learns it. A full disk need not be the end: that commit shows."""
+        if not isinstance(error, apsw.FullError | apsw.BusyError | apsw.LockedError):
+            _LOG.error("the log of %s could not be copied: %s", self._path, error)
+            self._distrusted = error
 
 
 def _commit_error(error: Exception) -> StoreError:
