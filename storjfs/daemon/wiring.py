@@ -24,6 +24,7 @@ from storjfs.segments.segments import Segments
 from storjfs.settlement import Ledger
 from storjfs.store import MetaStore
 from storjfs.volume import EmbeddedFarm, VolumePaths, VolumeSettings, read_settings, unlock_volume
+from storjfs.volume.files import make_private
 
 from . import facts
 from .farm_child import FarmChild
@@ -302,7 +303,7 @@ async def open_drive(
 
 def embedded_farm(paths: VolumePaths, settings: VolumeSettings, count: int) -> FarmChild:
     """The farm child of a volume. Its farmers share one disk, so each offers no more than its part of it."""
-    paths.farm_dir.mkdir(mode=0o700, exist_ok=True)
+    make_private(paths.farm_dir)
     share = max(shutil.disk_usage(paths.farm_dir).total // count, GIB)
     return FarmChild(
         paths.farm_dir,

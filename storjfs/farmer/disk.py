@@ -73,11 +73,12 @@ class Disk:
         os.close(file)
 
     def rename(self, source: Path, target: Path) -> None:
-        """Move within the file system, at once; makes the target's folder if it is missing."""
+        """Move within the file system, at once; makes the target's folder, on disk, if it is missing."""
         try:
             source.rename(target)
         except FileNotFoundError:
             target.parent.mkdir(mode=0o700, exist_ok=True)
+            self.sync_folder(target.parent.parent)
             source.rename(target)
 
     def remove(self, path: Path) -> None:

@@ -30,6 +30,7 @@ from storjfs.network.streams import serve
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.terms import Address
 from storjfs.settlement import Ledger, Settlement
+from storjfs.volume.files import make_private
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class Farmer:
         still stopping. Blocking. Raises FarmerRunning, IdentityUnusable, StoreError, SettlementError,
         OSError.
         """
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(folder)
         lock = _lock(folder / "lock", wait)
         try:
             identity = load_identity(folder)

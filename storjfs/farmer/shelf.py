@@ -4,7 +4,8 @@ A shard on its way in is a file in `arriving/`, named by its id. Once its conten
 folder is synced, the index row is committed; only then is the file renamed to its place. So, at start, what
 lies in `arriving/` is finished where the index knows it, and removed where it does not: after a crash at
 any step the whole shard is there, or nothing of it. On the way out the row moves to the list of doomed
-shards, the file is removed, then the list is shortened. Nothing here looks at all shards, ever.
+shards, the file is removed and its folder synced, then the list is shortened. Nothing here looks at all
+shards, ever.
 
 Blocking; `Arrival.write`, `Arrival.finish`, `read` and `prove` may run in any thread, the accounting belongs
 to the loop's.
@@ -22,6 +23,7 @@ from storjfs.coding.buffers import Buffer
 from storjfs.errors import StorjfsError
 from storjfs.farmer.disk import ALIGNMENT, Disk, aligned_buffer
 from storjfs.protocol.ids import Digest, ShardId, short
+from storjfs.volume.files import make_private
 
 BATCH: Final = 1 << 20
 """How much of a shard is received before it is hashed and written; a multiple of leaf and ALIGNMENT."""
@@ -141,7 +143,7 @@ class Shelf:
         self.arrivals: dict[ShardId, Arrival] = {}
         self._arriving_bytes = 0
         self._arriving = folder / "arriving"
-        self._arriving.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(self._arriving)
 
     @property
     def taken(self) -> int:
@@ -202,9 +204,16 @@ class Shelf:
     # --- out ---
 
     def remove(self, shard_ids: Iterable[ShardId]) -> None:
-        """Remove the files of shards whose rows are doomed. Idempotent, blocking."""
-        for shard_id in shard_ids:
-            self.disk.remove(self.path(shard_id))
+        """Remove the files of shards whose rows are doomed, for good: these rows may go then.
+
+        Idempotent, blocking.
+        """
+        paths = [self.path(shard_id) for shard_id in shard_ids]
+        for path in paths:
+            self.disk.remove(path)
+        for folder in {path.parent for path in paths}:
+            if folder.exists():
+                self.disk.sync_folder(folder)
 
     def removed(self, lengths: Iterable[int]) -> None:
         """Shards of these lengths are gone: their room is free."""

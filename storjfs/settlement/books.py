@@ -261,6 +261,11 @@ def _write_seed(path: Path, seed: bytes) -> None:
     finally:
         os.close(file)
     temporary.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _digest(what: tuple[Any, ...]) -> bytes:

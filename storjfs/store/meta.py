@@ -353,9 +353,10 @@ class MetaStore:
         self._checkpointing = False
 
     def _checkpoint_failed(self, error: apsw.Error) -> None:
-        """Whoever waits for the next commit learns it. A full disk need not be the end: that commit shows."""
-        if not isinstance(error, apsw.FullError | apsw.BusyError | apsw.LockedError):
-            _LOG.error("the log of %s could not be copied: %s", self._path, error)
+        """A failed sync is the end, which whoever waits for the next commit learns. Anything else, as a full
+        disk, leaves the log as it was, and the next checkpoint begins where this one did."""
+        _LOG.warning("the log of %s could not be copied: %s", self._path, error)
+        if getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_FSYNC:
             self._distrusted = error
 
 

@@ -43,8 +43,8 @@ def cuts(
     """Every distinct state of the disk: after each step with everything that is not sure arrived, nothing of
     it, and `tries` times as chance has it.
 
-    Of these a `share`, unless THOROUGH; which, follows from SEED. `after`: the record is of a start after that
-    cut, which left such a disk.
+    Of these a `share`, unless THOROUGH; which, follows from SEED. `after`: the record is of a start after
+    that cut, which left such a disk.
     """
     disk, farm = (Disk(), TellingFarm()) if after is None else (after[1], after[0].farm.copy())
     started, durable = (0, 0) if after is None else (after[0].started, after[0].durable)
@@ -63,7 +63,7 @@ def cuts(
         for arrival in [
             NOTHING,
             EVERYTHING,
-            *(some(SEED * 1_000_003 + step * 101 + n) for n in range(tries)),
+            *(some(SEED * 10**6 + step * 100 + n) for n in range(tries)),
         ]:
             if not THOROUGH and chance.random() >= share:
                 continue

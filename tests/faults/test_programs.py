@@ -14,7 +14,7 @@ from tests.faults.databases import DATABASES, Database, content
 from tests.faults.recording import Entry, Kind, read_record, recorded
 from tests.faults.volume import opened
 
-COMMITS = 60 if THOROUGH else 15
+COMMITS = 20 if THOROUGH else 15
 SHARE = 0.007
 
 
