@@ -23,6 +23,7 @@ OFTEN: Final = (
         "checkpoint",
         "compact",
         "pause",
+        "evict",
     ]
 )
 
@@ -30,7 +31,8 @@ OFTEN: Final = (
 @dataclass(frozen=True, slots=True)
 class Request:
     """`kind` is a change (make, write, cut, move, link, remove, mkdir, rmdir, symlink, xattr) or something
-    else that programs or the daemon do (fsync, nudge, flush, checkpoint, compact, pause, hold, let go)."""
+    else that programs or the daemon do (fsync, nudge, flush, checkpoint, compact, pause, evict, hold, let
+    go)."""
 
     kind: str
     path: bytes = b""
@@ -151,11 +153,43 @@ class Model:
         return not any(path.startswith(folder + b"/") for path in self.nodes)
 
 
+FIRST: Final = [
+    Request("make", b"a"),
+    Request("write", b"a", size=150_000, seed=1),
+    Request("make", b"b"),
+    Request("write", b"b", size=150_000, seed=2),
+    Request("fsync"),
+    Request("flush"),
+    Request("checkpoint"),
+    Request("write", b"a", size=149_000, seed=3),
+    Request("fsync"),
+    Request("flush"),
+    Request("compact"),
+    Request("fsync"),
+    Request("hold", b"b"),
+    Request("remove", b"b"),
+    Request("fsync"),
+    Request("let go", b"b"),
+    Request("fsync"),
+    Request("make", b"c"),
+    Request("write", b"c", size=5000, seed=4),
+    Request("fsync"),
+    Request("move", b"c", b"a"),
+    Request("pause"),
+    Request("evict"),
+    Request("fsync"),
+]
+"""Takes segments through all of their lives (closed full and early, sent, cached, compacted, deleted), an
+inode through being open without a name, and a file through its safe replacement."""
+
+
 def random_history(seed: int, length: int) -> list[Request]:
-    """Requests of every kind, all of which succeed."""
+    """FIRST, and then requests of every kind, all of which succeed."""
     chance = random.Random(seed)
     model, held = Model(), set[bytes]()
-    history: list[Request] = []
+    history = FIRST[:length]
+    for request in history:
+        model.apply(request)
     number = seed << 20
     while len(history) < length:
         number += 1

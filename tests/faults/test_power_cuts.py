@@ -83,6 +83,24 @@ def test_after_a_cut_at_any_step_the_volume_is_a_prefix_with_all_that_was_synced
     assert len(survived) > 10, "the cuts do not differ"
 
 
+def test_the_steps_are_those_of_every_write_path(run: Recorded) -> None:
+    names = {entry.file: entry.path for entry in run.entries if entry.kind is Kind.CREATE}
+    places = {entry.file: Path(path).parent.name for entry in run.entries if (path := names.get(entry.file))}
+    marks = Counter(entry.path.split()[0] for entry in run.entries if entry.kind is Kind.MARK)
+    moved = [entry.second for entry in run.entries if entry.kind is Kind.RENAME]
+    removed = [entry.path for entry in run.entries if entry.kind is Kind.UNLINK]
+    assert any(path.startswith("/volume/cache/") for path in moved), "nothing stored became cache"
+    assert any(path.startswith("/volume/cache/") for path in removed), "nothing was given up"
+    assert marks["put"] > 10, "nothing was sent"
+    assert marks["delete"] > 4, "nothing was deleted"
+    assert any(entry.path.startswith("compacted ") and entry.path[10:] > "0" for entry in run.entries)
+    checkpoints = [
+        entry for entry in run.entries if entry.kind is Kind.SYNC and entry.path == "/volume/meta.db"
+    ]
+    assert len(checkpoints) > 4, "the log was not copied"
+    assert "journal" in places.values()
+
+
 def test_a_cut_during_the_recovery_from_a_cut_changes_nothing(run: Recorded, quick: Path) -> None:
     """A start is cut off at its steps as well, and the one after it finds the same."""
     announce(SHARE)
@@ -108,7 +126,7 @@ def test_no_nonce_is_used_twice_for_a_key(run: Recorded, quick: Path) -> None:
     assert run.sealed.most_common(1)[0][1] == 1
     *_, last = cuts(run.entries, tries=0)
     nonces = trio.run(committed_nonces, last, quick / "cut")
-    assert len(nonces) > 20
+    assert len(nonces) > 5
     assert set(nonces) <= set(run.sealed)
 
 
@@ -123,7 +141,8 @@ async def committed_nonces(cut: Cut, folder: Path) -> list[Sealed]:
             path = volume / place / segment_id.hex()
             if path.exists():
                 content = path.read_bytes()
-                found += [(segment_id, content[at : at + NONCE]) for at, _ in run_frames(pos, length)]
+                nonces = [content[at : at + NONCE] for at, _ in run_frames(pos, length)]
+                found += [(segment_id, nonce) for nonce in nonces if nonce.strip(b"\0")]
     return found
 
 
@@ -151,7 +170,7 @@ def test_the_checks_notice_where_a_sync_is_missing(left_out: str, run: Recorded,
     entries = [entry for entry in run.entries if not missing(entry)]
     assert len(entries) < len(run.entries)
     bare = (cut for cut in cuts(entries, tries=0) if cut.arrival == NOTHING.name)
-    assert any(fails(cut, quick, run) for cut in islice(bare, 30, None, 10))
+    assert any(fails(cut, quick, run) for cut in islice(bare, 30, None, 4))
 
 
 def fails(cut: Cut, quick: Path, run: Recorded) -> bool:

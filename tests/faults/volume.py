@@ -84,6 +84,7 @@ class Volume:
     segments: Segments
     farm: Farm
     held: dict[bytes, int] = field(default_factory=dict)
+    compacted: int = 0
 
     # --- what programs do ---
 
@@ -142,12 +143,14 @@ class Volume:
             case "flush":
                 await self.segments.flush()
             case "compact":
-                await self.fs.compact()
+                self.compacted += await self.fs.compact()
             case "checkpoint":
                 # As after a commit that leaves a long log.
                 if not self.store._checkpointing:
                     self.store._checkpointing = True
                     self.store._checkpoints.put(True)
+            case "evict":
+                await self.segments._cache.evict(1)
             case "pause":
                 await trio.sleep(0.005)
             case _:

@@ -2,7 +2,8 @@
 `recover` instead of the numbers only a start of what lies in FOLDER, with its first fsync.
 
 Marks: `started <n>` before request n, `acknowledged <n>` after it, `durable <n>` when an fsync has returned
-before which n requests were acknowledged; `sealed <segment id> <nonce>`; and what the farmers are told.
+before which n requests were acknowledged; `compacted <bytes>`; `sealed <segment id> <nonce>`; and what the
+farmers are told.
 """
 
 import sys
@@ -35,6 +36,7 @@ async def run(folder: Path, mark: Marks, history: list[Request], openings: int) 
             await carry_out(volume, part, mark, number * share)
             await volume.do(Request("fsync"))
             mark(f"durable {number * share + len(part)}")
+            mark(f"compacted {volume.compacted}")
             for handle in volume.held.values():
                 await volume.fs.release(handle)
 
