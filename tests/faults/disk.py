@@ -5,9 +5,9 @@ or is not, whatever the others are; a length may be there without the bytes. Wha
 written may be there or not, and no later fsync changes that, for the kernel counts the pages as clean
 (https://lwn.net/Articles/752063/).
 
-Names are sure up to the last fsync of their directory. Later changes of one directory arrive in their order
-(any journaling filesystem keeps that), but how far is open, and other directories may be further or less far.
-A rename is one step, also between two directories. An fsync of a file says nothing about its name.
+Names are sure up to the last fsync of their directory. Of later changes any may have arrived, but of one name
+none without those before it. A rename is one step, also between two directories. An fsync of a file says
+nothing about its name.
 """
 
 import hashlib
@@ -110,17 +110,22 @@ class _File:
         return bytes(content)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Naming:
     """One change of names: `made` is the new file, None for a directory; `old` vanishes, `new` appears."""
 
     old: str | None
     new: str | None
     made: _File | None = None
+    settled: bool = False
+
+    @property
+    def paths(self) -> set[str]:
+        return {path for path in (self.old, self.new) if path is not None}
 
     @property
     def folders(self) -> set[str]:
-        return {path.rpartition("/")[0] for path in (self.old, self.new) if path is not None}
+        return {path.rpartition("/")[0] for path in self.paths}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,21 +134,22 @@ class Arrival:
 
     name: str
     content: Callable[[_Change, bytearray], None]
-    names: Callable[[int], int]
-    """Of so many changes of names in a directory, the first so many."""
+    name_arrives: Callable[[], bool]
+    """Asked for each change of names."""
 
 
-EVERYTHING: Final = Arrival("everything", lambda change, content: change.apply(content), lambda count: count)
-NOTHING: Final = Arrival("nothing", lambda change, content: None, lambda count: 0)
+EVERYTHING: Final = Arrival("everything", lambda change, content: change.apply(content), lambda: True)
+NOTHING: Final = Arrival("nothing", lambda change, content: None, lambda: False)
 
 
 def some(seed: int) -> Arrival:
     """Chance decides, the same for the same seed."""
     chance = random.Random(seed)
+    share = chance.choice((0.0, 0.5, 1.0, chance.random()))
     return Arrival(
         f"some({seed})",
         lambda change, content: change.arrive(content, chance),
-        lambda count: chance.choice((0, count, chance.randint(0, count))),
+        lambda: chance.random() < share,
     )
 
 
@@ -205,37 +211,25 @@ class Disk:
         return True
 
     def _sync_folder(self, path: str) -> None:
-        arrived = self._reach({path: len(self._pending)})
-        for naming in arrived:
-            _rename(self._names, naming)
-        self._pending = [naming for naming in self._pending if naming not in arrived]
+        self._settle([naming for naming in self._pending if path in naming.folders], self._names)
+        self._pending = [naming for naming in self._pending if not naming.settled]
 
-    def _reach(self, upto: dict[str, int]) -> list[_Naming]:
-        """What is on the disk if of each directory all changes before the given one are: with a rename both
-        its directories are so far."""
-        grown = True
-        while grown:
-            grown = False
-            for at, naming in enumerate(self._pending):
-                folders = naming.folders
-                if any(at < upto.get(folder, 0) for folder in folders):
-                    for folder in folders:
-                        if upto.get(folder, 0) <= at:
-                            upto[folder] = at + 1
-                            grown = True
-        return [
-            naming
-            for at, naming in enumerate(self._pending)
-            if any(at < upto.get(folder, 0) for folder in naming.folders)
-        ]
+    def _settle(self, chosen: list[_Naming], names: dict[str, _File | None]) -> None:
+        """Bring `chosen` to the disk, and with each what came before it of the same names."""
+        settled, paths = set(map(id, chosen)), set[str]()
+        for naming in reversed(self._pending):
+            if id(naming) in settled or naming.paths & paths:
+                settled.add(id(naming))
+                paths |= naming.paths
+        for naming in self._pending:
+            if id(naming) in settled:
+                _rename(names, naming)
+                naming.settled = names is self._names
 
     def cut(self, arrival: Arrival) -> State:
         """What is on the disk if the power fails now and `arrival` is what else arrived."""
         names = dict(self._names)
-        count = len(self._pending)
-        folders = sorted({folder for naming in self._pending for folder in naming.folders})
-        for naming in self._reach({folder: arrival.names(count) for folder in folders}):
-            _rename(names, naming)
+        self._settle([naming for naming in self._pending if arrival.name_arrives()], names)
         state: State = {}
         for path in sorted(names):
             if all(parent in state for parent in _parents(path)):

@@ -301,6 +301,17 @@ ssize_t pwritev64(int fd, const struct iovec *parts, int count, off64_t offset)
 
 ssize_t pwritev(int fd, const struct iovec *parts, int count, off_t offset) { return pwritev64(fd, parts, count, offset); }
 
+ssize_t pwritev64v2(int fd, const struct iovec *parts, int count, off64_t offset, int flags)
+{
+    REAL(ssize_t, "pwritev64v2", int, const struct iovec *, int, off64_t, int);
+    return tracked(fd) ? written_parts(fd, parts, count, offset, 0) : real(fd, parts, count, offset, flags);
+}
+
+ssize_t pwritev2(int fd, const struct iovec *parts, int count, off_t offset, int flags)
+{
+    return pwritev64v2(fd, parts, count, offset, flags);
+}
+
 ssize_t writev(int fd, const struct iovec *parts, int count)
 {
     REAL(ssize_t, "writev", int, const struct iovec *, int);
