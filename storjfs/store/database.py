@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import apsw
@@ -96,9 +96,43 @@ def _configure(connection: apsw.Connection, key: bytes | None, autocheckpoint: i
     run_script(connection, "PRAGMA foreign_keys=ON")
     run_script(connection, f"PRAGMA cache_size=-{cache_kib}")
     run_script(connection, f"PRAGMA journal_size_limit={64 << 20}")
-    connection.wal_autocheckpoint(autocheckpoint)
+    connection.wal_autocheckpoint(0)
+    if autocheckpoint:
+        connection.set_wal_hook(_checkpoints(autocheckpoint))
     # Else a join is planned anew at each execution, lest other parameters want another plan: 25 us each.
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
+
+
+def _checkpoints(limit: int) -> Callable[[apsw.Connection, str, int], int]:
+    """Copies the log into the database after the commit with which it has `limit` pages, as SQLite would.
+
+    But SQLite overlooks a failed sync of the database, after which the kernel may have dropped pages that an
+    earlier pass copied and no later one would copy again. From then on every commit is refused, and closing
+    leaves the log alone, so that the next opening copies all of it.
+    """
+
+    def committed(connection: apsw.Connection, name: str, pages: int) -> int:
+        if pages >= limit:
+            try:
+                connection.wal_checkpoint(name, mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            except apsw.Error as error:
+                if sync_failed(error):
+                    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+                    connection.set_commit_hook(refuse)
+        return apsw.SQLITE_OK
+
+    def refuse() -> bool:
+        raise StoreError(
+            "a database did not reach the disk and is no longer written",
+            hint="Check the disk, and start again; what was confirmed is safe.",
+        )
+
+    return committed
+
+
+def sync_failed(error: apsw.Error) -> bool:
+    """Whether an fsync failed: what it should have written may be lost, and the next one will not say so."""
+    return bool(getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_FSYNC)
 
 
 def _version_of(connection: apsw.Connection) -> int:

@@ -13,7 +13,7 @@ import apsw
 import trio
 
 from storjfs.store.batch import Values, run_rows
-from storjfs.store.database import StoreError, open_database
+from storjfs.store.database import StoreError, open_database, sync_failed
 from storjfs.store.schema import META_MIGRATIONS, META_SCHEMA, META_VERSION
 
 _LOG = logging.getLogger(__name__)
@@ -356,7 +356,7 @@ class MetaStore:
         """A failed sync is the end, which whoever waits for the next commit learns. Anything else, as a full
         disk, leaves the log as it was, and the next checkpoint begins where this one did."""
         _LOG.warning("the log of %s could not be copied: %s", self._path, error)
-        if getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_FSYNC:
+        if sync_failed(error):
             self._distrusted = error
 
 

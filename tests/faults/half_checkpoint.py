@@ -1,7 +1,7 @@
-"""What runs under the recorder: `python -m tests.faults.half_checkpoint FOLDER RECORD CONTROL`.
+"""What runs under the recorder: `python -m tests.faults.half_checkpoint WHICH FOLDER RECORD CONTROL`.
 
-The log of meta.db is copied in two passes, with commits in between, and the sync of the second fails, once.
-Marks: `durable <n>` when row n is committed; `refused` when a commit failed.
+The log of a database is copied in two passes, commits in between, and the sync of the second fails, once.
+Marks: `durable <n>` when row n is committed; `refused for good` when a commit failed.
 """
 
 import errno
@@ -10,14 +10,17 @@ from pathlib import Path
 
 import trio
 
+from storjfs.renter.durable import DurableDatabase
 from storjfs.store import MetaStore, StoreError
 from tests.faults.recording import Control, Kind, Marks
 from tests.faults.volume import KEYS
 
 ROWS = 40
+HELD = "CREATE TABLE held (row INTEGER NOT NULL PRIMARY KEY, value BLOB NOT NULL)"
 
 
-async def run(folder: Path, mark: Marks, control: Control) -> None:
+async def meta(folder: Path, mark: Marks, control: Control) -> None:
+    """meta.db, whose log a thread copies."""
     store = MetaStore.open(folder / "meta.db", KEYS.metadata_key)
     committed = 0
 
@@ -59,5 +62,36 @@ async def run(folder: Path, mark: Marks, control: Control) -> None:
         nursery.cancel_scope.cancel()
 
 
+async def durable(folder: Path, mark: Marks, control: Control) -> None:
+    """A database of the renter, whose log is copied after commits."""
+    database = DurableDatabase(folder / "pay.db", KEYS.metadata_key, HELD)
+    committed = 0
+
+    async def commit() -> None:
+        nonlocal committed
+        row = (committed + 1, b"%04d" % (committed + 1) * 25_000)
+        await database.write(("INSERT INTO held VALUES (?, ?)", row))
+        committed += 1
+        mark(f"durable {committed}")
+
+    for _ in range(30):
+        await commit()
+    database.read("BEGIN")
+    database.read("SELECT count(*) FROM held")
+    for _ in range(15):  # more than 1,000 pages of log then
+        await commit()
+    database.read("COMMIT")
+    control.fail(errno.EIO, {Kind.SYNC}, 3, 3)  # after the log's, at the commit and before it is copied
+    await commit()
+    assert control.heal()[1] == 1
+    try:
+        for _ in range(60):
+            await commit()
+    except StoreError as error:
+        mark("refused for good" if error.permanent else "refused")
+    database.close()
+
+
 if __name__ == "__main__":
-    trio.run(run, Path(sys.argv[1]), Marks(Path(sys.argv[2])), Control(Path(sys.argv[3])))
+    which = {"meta": meta, "durable": durable}[sys.argv[1]]
+    trio.run(which, Path(sys.argv[2]), Marks(Path(sys.argv[3])), Control(Path(sys.argv[4])))

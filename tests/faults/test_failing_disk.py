@@ -15,6 +15,7 @@ from storjfs.store import META_SCHEMA, META_VERSION, open_database
 from tests.faults.cuts import SEED, THOROUGH, Cut, explain, volume_of
 from tests.faults.disk import EVERYTHING, NOTHING, Disk, digest, lay_out, some
 from tests.faults.failing import LENGTH, Case
+from tests.faults.half_checkpoint import HELD
 from tests.faults.history import Model, Tree, random_history
 from tests.faults.recording import Entry, Kind, read_record, recorded
 from tests.faults.volume import KEYS, TellingFarm, opened
@@ -143,15 +144,29 @@ def test_what_the_drive_says_is_true_whatever_call_fails(name: str, quick: Path)
     assert failed, "no call was made to fail"
 
 
-def test_a_failed_sync_of_a_checkpoint_loses_nothing_that_an_earlier_pass_copied(quick: Path) -> None:
+@pytest.mark.parametrize(
+    ("which", "name", "schema", "version", "query", "times"),
+    [
+        ("meta", "meta.db", META_SCHEMA, META_VERSION, "SELECT value FROM xattr ORDER BY ino", 500),
+        ("durable", "pay.db", HELD, 1, "SELECT value FROM held ORDER BY row", 25_000),
+    ],
+)
+def test_a_failed_sync_of_a_checkpoint_loses_nothing_that_an_earlier_pass_copied(
+    which: str, name: str, schema: str, version: int, query: str, times: int, quick: Path
+) -> None:
     root, record, control = quick / "recorded", quick / "record", quick / "control"
     root.mkdir()
     control.write_bytes(bytes(64))
-    words = [str(root), str(record), str(control)]
-    environment = recorded(root, record, control)
-    subprocess.run(
-        [sys.executable, "-m", "tests.faults.half_checkpoint", *words], env=environment, check=True
-    )
+    command = [
+        sys.executable,
+        "-m",
+        "tests.faults.half_checkpoint",
+        which,
+        str(root),
+        str(record),
+        str(control),
+    ]
+    subprocess.run(command, env=recorded(root, record, control), check=True)
     disk, durable, refused = Disk(), 0, False
     for entry in read_record(record):
         disk.apply(entry)
@@ -162,9 +177,9 @@ def test_a_failed_sync_of_a_checkpoint_loses_nothing_that_an_earlier_pass_copied
         folder = quick / str(number)
         folder.mkdir()
         lay_out({path: content for path, content in disk.cut(arrival).items() if path}, folder)
-        database = open_database(folder / "meta.db", KEYS.metadata_key, META_SCHEMA, version=META_VERSION)
-        found = [value for (value,) in database.execute("SELECT value FROM xattr ORDER BY ino")]
-        assert found[:durable] == [b"%04d" % row * 500 for row in range(1, durable + 1)]
+        database = open_database(folder / name, KEYS.metadata_key, schema, version=version)
+        found = [value for (value,) in database.execute(query)]
+        assert found[:durable] == [b"%04d" % row * times for row in range(1, durable + 1)]
         assert database.pragma("integrity_check") == "ok"
         database.close()
     assert refused
