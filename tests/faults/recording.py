@@ -1,7 +1,9 @@
 """Processes whose changes to files below one directory are written down, and made to fail on request."""
 
+import atexit
 import mmap
 import os
+import shutil
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -115,7 +117,9 @@ class Control:
 @cache
 def library() -> Path:
     """The recorder, built for this test run."""
-    target = Path(mkdtemp(prefix="storjfs-recorder-")) / "recorder.so"
+    folder = mkdtemp(prefix="storjfs-recorder-")
+    atexit.register(shutil.rmtree, folder)
+    target = Path(folder) / "recorder.so"
     command = [
         "gcc",
         "-std=gnu11",
