@@ -62,8 +62,8 @@ def check_segments(view: View) -> Iterator[Finding]:
         elif state == 2 and not right:
             yield Finding("segment-dead", f"segment {seg}", (seg,), seg=seg)
     sql = """
-        SELECT s.seg, s.plain, (SELECT COALESCE(SUM(r.length), 0) FROM run r WHERE r.seg = s.seg) FROM segment s
-        WHERE s.plain <> (SELECT COALESCE(SUM(r.length), 0) FROM run r WHERE r.seg = s.seg)
+        SELECT s.seg, s.plain, (SELECT COALESCE(SUM(r.length), 0) FROM run r WHERE r.seg = s.seg)
+        FROM segment s WHERE s.plain <> (SELECT COALESCE(SUM(r.length), 0) FROM run r WHERE r.seg = s.seg)
     """
     for seg, plain, right in view.rows(sql):
         text = f"segment {seg} has {right} bytes of plaintext, its row says {plain}"

@@ -102,7 +102,9 @@ class History:
             there = {shard_id for farmer in volume.farm.farmers.values() for shard_id in farmer.shards}
             report = volume.segments.report()
             waste = volume.store.read("SELECT 1 FROM segment WHERE live = 0 AND state <> 0")
-            return not waste and known == there and not report.to_delete and not report.degraded + report.at_risk
+            return (
+                not waste and known == there and not report.to_delete and not report.degraded + report.at_risk
+            )
 
         await until(tidy, volume.store)
         await volume.store.sync()
