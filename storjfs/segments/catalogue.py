@@ -4,6 +4,7 @@ A segment in memory is the truth about itself; one that is not in memory has no 
 rows are. Memory holds what is unsent, changed or pinned, and a bounded number of others.
 """
 
+import logging
 import os
 import time
 from collections import OrderedDict
@@ -16,6 +17,8 @@ from storjfs.keys import VolumeKeys
 from storjfs.renter.repair_policy import Health, health
 from storjfs.segments.values import SegmentUnreadable, ShardState, State
 from storjfs.store import MetaStore, Statement
+
+_LOG = logging.getLogger(__name__)
 
 REMEMBERED: Final = 1024
 """Segments kept in memory besides those that have to be."""
@@ -327,10 +330,18 @@ class Catalogue:
             self._store.changed()
 
     def live(self, seg: int, delta: int) -> None:
-        """`delta` more (or fewer) plaintext bytes of the segment are pointed to."""
+        """`delta` more (or fewer) plaintext bytes of the segment are pointed to.
+
+        Of a segment that is not known (the metadata are damaged) there is nothing to count: what pointed to
+        it can be deleted like anything else.
+        """
         segment = self._loaded.get(seg)
         if segment is None:
-            segment = self._load(seg)
+            try:
+                segment = self._load(seg)
+            except SegmentUnreadable as error:
+                _LOG.warning("%s", error)
+                return
         segment.live += delta
         if segment.state is State.STORED:
             self.garbage -= delta
