@@ -195,7 +195,10 @@ async def _mend_live(drive: Drive, found: Findings) -> dict[str, int]:
 async def fsck_unmounted(
     paths: VolumePaths, passphrase: PassphraseSource | None, tell: Tell, *, repair: bool, farmers: bool
 ) -> dict[str, Any]:
-    """Check a volume that nobody uses, and mend it. Raises VolumeLocked, what unlocking raises, StoreError."""
+    """Check a volume that nobody uses, and mend it.
+
+    Raises VolumeLocked, StoreError, and what unlocking raises.
+    """
     keys = unlock_volume(paths, passphrase)
     with lock_volume(paths):
         if not paths.meta_db.exists():

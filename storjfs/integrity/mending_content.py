@@ -29,7 +29,7 @@ def _overlap(tables: Tables, row: Row) -> None:
         )
         if not rows:
             break
-        one: Extent = rows[0]  # type: ignore[assignment]
+        one: Extent = rows[0]
         cluster.append(one)
         end = max(end, one[0] + one[1])
     laid: list[Extent] = []

@@ -34,7 +34,7 @@ Tell = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 
 class ScrubState(msgspec.Struct, kw_only=True):
-    """A scrub, under way or finished. `share`: of all shards, 0 to 1. `seg`, `idx`: the last one looked at."""
+    """A scrub, under way or finished. `share`: of all shards, 0 to 1. `seg`, `idx`: the last one seen."""
 
     seed: bytes
     share: float

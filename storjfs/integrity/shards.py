@@ -88,8 +88,8 @@ def right_tallies(view: View) -> dict[str, int]:
     found = dict.fromkeys([*TALLIES.values(), *SUMS], 0)
     sql = f"""
         SELECT k, n, held, COUNT(*), SUM(size), SUM(small), SUM(garbage) FROM (
-            SELECT s.k AS k, s.n AS n, s.size AS size, {_HELD_COUNT} AS held, 4 * s.size < {CAPACITY} AS small,
-                   s.plain - s.live AS garbage
+            SELECT s.k AS k, s.n AS n, s.size AS size, {_HELD_COUNT} AS held,
+                   4 * s.size < {CAPACITY} AS small, s.plain - s.live AS garbage
             FROM segment s WHERE s.state = 2
         ) GROUP BY k, n, held
     """
