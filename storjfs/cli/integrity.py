@@ -139,11 +139,9 @@ def _show_fsck(found: dict[str, Any]) -> None:
 
 @click.command()
 @volume_option
+@click.option("--sample", type=share_of, metavar="SHARE", help="Only a random share, such as 5%.")
 @click.option(
-    "--sample", type=share_of, metavar="SHARE", help="A random share of all shards only, such as 5%."
-)
-@click.option(
-    "--rate", type=rate_of, default="0", metavar="SIZE", help="At most so many bytes per second, such as 10M."
+    "--rate", type=rate_of, default="0", metavar="SIZE", help="Bytes per second at most, such as 10M."
 )
 @click.option("--restart", is_flag=True, help="Begin anew, also where one was cut off.")
 @json_option

@@ -9,9 +9,11 @@ import pytest
 import trio
 
 from storjfs.coding.geometry import run_end, sealed_length, segment_capacity, shard_length
+from storjfs.errors import FilesystemError
 from storjfs.integrity import KINDS, Severity, Stopped, View, check
 from storjfs.integrity.content import RUN_END
 from storjfs.integrity.shards import CAPACITY, SHARD_LENGTH
+from storjfs.store import ROOT_INODE
 from tests.integrity.volume import KEYS, MIB, Sample, make
 
 FILE = "SELECT ino FROM dentry WHERE parent = 1 AND name = x'{}'"
@@ -209,6 +211,23 @@ async def read_everything(sample: Sample, damage: Damage) -> None:
                 for known, ino in sample.inodes.items():
                     where = where.replace("{" + known + "}", str(ino))
                 assert await sample.read_back(fs, where) == content, path
+
+
+async def test_a_file_of_which_nothing_can_be_read_can_be_deleted(sample: Sample) -> None:
+    sample.damage(
+        f"UPDATE extent SET seg = 555 WHERE ino = {OTHER}",
+        "UPDATE counters SET value = 600 WHERE key = 'next_seg'",
+    )
+    sample.mend()
+    async with sample.running() as fs:
+        ino = sample.inodes["other"]
+        with pytest.raises(FilesystemError):
+            await sample.read_back(fs, "other")
+        await fs.unlink(ROOT_INODE, b"other")
+        fs.forget([(ino, 1)])
+        await fs._store.sync()
+        await fs._store.sync()
+    assert sample.check().problems() == {}
 
 
 def test_every_kind_has_its_damage() -> None:

@@ -124,9 +124,10 @@ class Sample:
             for name in path.split("/"):
                 ino = (await fs.lookup(ino, name.encode())).ino
         handle = await fs.open(ino, 0)
-        found = bytes(await fs.read(handle, 0, 1 << 30))
-        await fs.release(handle)
-        return found
+        try:
+            return bytes(await fs.read(handle, 0, 1 << 30))
+        finally:
+            await fs.release(handle)
 
 
 async def make(sample: Sample) -> None:
