@@ -169,6 +169,8 @@ class Catalogue:
         self._flying: list[Segment] = []
         self._shard_changes: dict[bytes, ShardRow | None] = {}
         self._doomed_changes: dict[bytes, int | None] = {}
+        self._confirmed: set[bytes] = set()
+        """Deleted shards whose row in doomed is not gone yet."""
         self._dropped: list[int] = []
         self._gone: set[int] = set()
         self._lately: set[int] = set()
@@ -520,14 +522,15 @@ class Catalogue:
         """Some shards of a contract whose deletion is committed but not confirmed."""
         rows = self._store.read(
             "SELECT shard_id FROM doomed WHERE contract = ? LIMIT ?",
-            (contract, limit + len(self._doomed_changes)),
+            (contract, limit + len(self._confirmed)),
         )
-        return [shard_id for (shard_id,) in rows if shard_id not in self._doomed_changes][:limit]
+        return [shard_id for (shard_id,) in rows if shard_id not in self._confirmed][:limit]
 
     def deletion_confirmed(self, shard_ids: Iterable[bytes]) -> None:
-        for shard_id in shard_ids:
-            self._doomed_changes[shard_id] = None
-        self._store.changed()
+        ids = list(shard_ids)
+        self._doomed_changes.update(dict.fromkeys(ids))
+        self._confirmed.update(ids)
+        self.when_committed(lambda: self._confirmed.difference_update(ids))
 
     # --- tallies ---
 

@@ -350,6 +350,7 @@ class Segments:
             await self._store.sync()
             if not self._deleter.unfinished:
                 break
+        await self._store.sync()  # what the deleter's own task dropped meanwhile
         await self._deleter.ask_farmers()
         await self._store.sync()
         ((left,),) = self._store.read("SELECT COUNT(*) FROM doomed")
