@@ -9,6 +9,7 @@ from typing import Any
 import apsw
 import pytest
 import trio
+import trio.lowlevel
 
 from storjfs.daemon import integrity
 from storjfs.daemon.request import MountRequest
@@ -110,6 +111,40 @@ async def test_a_running_drive_is_checked_and_its_farmers_are_put_right(paths: V
         assert (await fsck(drive))["found"] == []
         assert drive.segments.report().full == 1
         assert await read(drive, ino) == content
+
+
+async def test_a_busy_drive_is_not_taken_for_a_damaged_one(paths: VolumePaths) -> None:
+    async with running(paths) as drive:
+        fs = drive.filesystem
+        rounds = 0
+
+        async def be_busy() -> None:
+            nonlocal rounds
+            while True:
+                number = rounds
+                handle, made = await fs.create(ROOT_INODE, b"file%d" % number, 0o644, 0, 0, 1)
+                for part in range(10):
+                    await fs.write(handle, part * 50_000, os.urandom(70_000))
+                await fs.release(handle)
+                directory = await fs.mkdir(ROOT_INODE, b"folder%d" % number, 0o755, 0, 0)
+                await fs.rename(ROOT_INODE, b"file%d" % number, directory.ino, b"moved")
+                if number % 2:
+                    await fs.unlink(directory.ino, b"moved")
+                    fs.forget([(made.ino, 1)])
+                if number % 5 == 4:
+                    with trio.move_on_after(1):
+                        await drive.segments.flush()
+                rounds += 1
+                await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(be_busy)
+            for repair in (False, True, False):
+                before = rounds
+                await until(lambda before=before: rounds > before + 10)
+                found = await fsck(drive, repair=repair)
+                assert (found["exit_code"], found["left"], found["mended"]) == (0, {}, {})
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_mount_tells_what_has_to_wait_for_an_unmount(paths: VolumePaths) -> None:

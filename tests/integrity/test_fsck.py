@@ -11,6 +11,7 @@ import trio
 from storjfs.coding.geometry import run_end, sealed_length, segment_capacity, shard_length
 from storjfs.errors import FilesystemError
 from storjfs.integrity import KINDS, Severity, Stopped, View, check
+from storjfs.integrity import view as view_module
 from storjfs.integrity.content import RUN_END
 from storjfs.integrity.shards import CAPACITY, SHARD_LENGTH
 from storjfs.store import ROOT_INODE
@@ -301,6 +302,17 @@ def test_an_examination_can_be_given_up(sample: Sample) -> None:
         view.stop()
         with pytest.raises(Stopped):
             check(view, journal=sample.journal)
+
+
+def test_a_state_is_not_held_while_the_log_fills_the_disk(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(view_module, "MOST_LOG", -1)
+    with (
+        View(sample.meta_db, KEYS.metadata_key) as view,
+        pytest.raises(view_module.TooMuchWritten, match="consistent state"),
+    ):
+        check(view, journal=sample.journal)
 
 
 def test_the_reference_names_every_kind() -> None:
