@@ -1,6 +1,7 @@
 """`storjfs fsck`, `scrub` and `gc`: through the running mount, or on the volume where there is none."""
 
 import json
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import click
 from storjfs.daemon.client import NotMounted, request
 
 from . import wording
-from .options import passphrase_for, passphrase_options, volume_option
+from .options import Known, passphrase_for, passphrase_options, volume_option
 from .progress import PartsBar
 
 Tell = Callable[[Mapping[str, Any]], Awaitable[None]]
@@ -39,6 +40,16 @@ def rate_of(value: str) -> int:
         raise click.BadParameter(str(error)) from error
 
 
+def passphrase_of(volume: str, file: Path | None, command: str | None) -> Known | None:
+    """As `passphrase_for`; afterwards no child of this process can find it in its environment."""
+    from storjfs.daemon.launch import PASSPHRASE_VARIABLES
+
+    known = passphrase_for(volume, file, command)
+    for name in PASSPHRASE_VARIABLES:
+        os.environ.pop(name, None)
+    return known
+
+
 def ask(
     volume: str,
     do: str,
@@ -62,6 +73,13 @@ def ask(
         assert isinstance(found, dict)
         return found
     import trio
+
+    from storjfs.daemon.hardening import keep_memory_private, raise_file_limit
+    from storjfs.daemon.logs import start_log
+
+    start_log(paths.log_file, verbose=False, foreground=False)
+    raise_file_limit()
+    keep_memory_private()
 
     async def tell(progress: Mapping[str, Any]) -> None:
         bar.update(progress)
@@ -102,7 +120,7 @@ def fsck(
     async def unmounted(tell: Tell) -> dict[str, Any]:
         from storjfs.daemon.integrity import fsck_unmounted
 
-        known = passphrase_for(volume, passphrase_file, passphrase_command)
+        known = passphrase_of(volume, passphrase_file, passphrase_command)
         return await fsck_unmounted(VolumePaths(volume), known, tell, repair=repair, farmers=not no_farmers)
 
     with PartsBar(quiet=as_json) as bar:
@@ -232,5 +250,5 @@ async def _with_drive(
     from storjfs.daemon.integrity import with_drive
     from storjfs.volume import VolumePaths
 
-    known = passphrase_for(volume, file, command)
+    known = passphrase_of(volume, file, command)
     return await with_drive(VolumePaths(volume), None if known is None else known.text, work)

@@ -173,7 +173,7 @@ class Scrub:
         hurt = []
         for look in looks:
             if look.good is None:
-                state.unread += 1
+                state.unread += self._held(look)
                 continue
             state.bytes += look.length
             state.read += look.good
@@ -184,6 +184,11 @@ class Scrub:
                 state.damaged.append(look.seg)
         for seg in dict.fromkeys(hurt):
             await self._rebuild(state, seg)
+
+    def _held(self, look: _Look) -> bool:
+        """Whether the shard should still be there; it may have been deleted meanwhile."""
+        sql = "SELECT 1 FROM shard WHERE shard_id = ? AND state IN (1, 2)"
+        return bool(self._store.read(sql, (look.shard_id,)))
 
     async def _rebuild(self, state: ScrubState, seg: int) -> None:
         try:

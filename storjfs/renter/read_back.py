@@ -109,8 +109,10 @@ class ReadBack:
         except (RenterError, StoreError) as error:
             log.info("shard not read back: %s", error)
             return None
-        if not reason or self._client.was_deleted(due.shard_id):
-            return not reason
+        if not reason:
+            return True
+        if self._client.was_deleted(due.shard_id):
+            return None
         self._mark_lost(due.seg, due.idx, due.shard_id)
         await self._records.fault(
             due.contract, due.shard_id, reason, self._now(), self._settings.audit_period

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from storjfs.cli import integrity
 from storjfs.keys import VolumeKeys
 from storjfs.store import open_meta
 from storjfs.volume import VolumePaths, unlock_volume
@@ -80,3 +81,18 @@ def test_what_keeps_fsck_from_working_is_not_a_result(home: Home) -> None:
     assert home.run("fsck", "--no-such-option").returncode == 2
     for words in (("--sample", "0%"), ("--sample", "much"), ("--rate", "fast")):
         assert home.run("scrub", *words).returncode == 2
+
+
+def test_a_passphrase_opens_the_volume_without_a_mount_and_no_child_gets_it(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in home.env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("STORJFS_PASSPHRASE", "correct horse")
+    home.do("init", STORJFS_PASSPHRASE="correct horse")
+    assert home.run("fsck", STORJFS_PASSPHRASE="wrong").returncode == 3
+    assert "clean" in home.do("fsck", STORJFS_PASSPHRASE="correct horse")
+    known = integrity.passphrase_of("default", None, None)
+    assert known is not None
+    assert known.read() == "correct horse"
+    assert "STORJFS_PASSPHRASE" not in os.environ
