@@ -231,6 +231,14 @@ async def test_a_file_of_which_nothing_can_be_read_can_be_deleted(sample: Sample
     assert sample.check().problems() == {}
 
 
+async def test_a_mount_survives_an_unlinked_inode_that_is_gone(sample: Sample) -> None:
+    sample.damage("INSERT INTO orphan VALUES (77)")
+    async with sample.running() as fs:
+        assert await sample.read_back(fs, "small") == sample.content["small"]
+        await fs._store.sync()
+    assert sample.check().counts == {}
+
+
 def test_every_kind_has_its_damage() -> None:
     elsewhere = {"database-damaged", "journal-missing", "journal-short", "journal-stray"}
     covered = set().union(*(damage.codes for damage in DAMAGES)) | elsewhere
