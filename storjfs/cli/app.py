@@ -25,7 +25,18 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "contracts": ("storjfs.cli.status", "contracts", "Show the contracts with farmers."),
     "audit": ("storjfs.cli.upkeep", "audit", "Show the state of audits, or audit all shards now."),
     "repair": ("storjfs.cli.upkeep", "repair", "Rebuild missing shards now."),
+    "fsck": ("storjfs.cli.integrity", "fsck", "Check the volume, and mend what can be mended."),
+    "scrub": ("storjfs.cli.integrity", "scrub", "Read all data, or a share of it, back and verify it."),
+    "gc": ("storjfs.cli.integrity", "gc", "Free now what nothing needs any more."),
     "farm": ("storjfs.farmer.command", "farm", "Be a farmer: share disk space and earn."),
+}
+
+
+# Of commands whose exit code 1 is a result, as that of fsck(8).
+FAILED_ELSEWISE = {
+    "status": ExitCode.HEALTH_UNKNOWN,
+    "fsck": ExitCode.NOT_FOUND,
+    "scrub": ExitCode.NOT_FOUND,
 }
 
 
@@ -88,8 +99,8 @@ def complain_of_defect(error: Exception) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code (docs/reference/exit-codes.md)."""
     words = sys.argv[1:] if arguments is None else arguments
-    # 1 would say something about the volume's health there.
-    failed = ExitCode.HEALTH_UNKNOWN if words[:1] == ["status"] else ExitCode.FAILED
+    # 1 would say something about the volume there.
+    failed = FAILED_ELSEWISE.get(words[0] if words else "", ExitCode.FAILED)
     try:
         outcome = storjfs.main(args=arguments, prog_name="storjfs", standalone_mode=False)
     except click.exceptions.Abort:

@@ -1,6 +1,7 @@
-"""Progress of a flush: a bar at a terminal, a line now and then elsewhere."""
+"""Progress of what takes long: a bar at a terminal, a line now and then elsewhere."""
 
 import sys
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -70,3 +71,56 @@ class FlushBar:
             self._task = self._progress.add_task("flush", total=of)
             self._progress.start()
         self._progress.update(self._task, completed=done, total=of)
+
+
+class PartsBar:
+    """Shows progress objects `{"part": name, "done": count, "of": count}`: a bar for the part under way.
+
+    Without a terminal each part is named once on standard error; `quiet` leaves that out as well.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._progress: Any = None
+        self._task: Any = None
+        self._part = ""
+        self._quiet = quiet
+        self._terminal = sys.stderr.isatty() and not quiet
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def update(self, told: Mapping[str, Any]) -> None:
+        """One progress object."""
+        part = told.get("part", "")
+        if not part:
+            return
+        if self._terminal:
+            self._draw(part, told["done"], told["of"])
+        elif part != self._part and not self._quiet:
+            click.echo(f"{part} ...", err=True)
+        self._part = part
+
+    def _draw(self, part: str, done: int, of: int) -> None:
+        if self._progress is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+            self._progress = Progress(
+                TextColumn("{task.description:<10}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._task = self._progress.add_task(part, total=None)
+            self._progress.start()
+        if part != self._part:
+            self._progress.reset(self._task, description=part, total=of or None, completed=done)
+        self._progress.update(self._task, completed=done, total=of or None)

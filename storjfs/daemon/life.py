@@ -25,7 +25,7 @@ from storjfs.errors import StorjfsError
 from storjfs.fuse import Adapter, parse_options, serve
 from storjfs.volume import VolumeLock, VolumeLocked, VolumePaths, lock_volume
 
-from . import status
+from . import integrity, status
 from .client import request as ask
 from .control import ControlServer, Tell
 from .exit_codes import ReportedError
@@ -190,6 +190,9 @@ class Life:
             "umount": self._umount_asked,
             "audit": self._audit_asked,
             "repair": self._repair_asked,
+            "fsck": self._fsck_asked,
+            "scrub": self._scrub_asked,
+            "gc": self._gc_asked,
         }
 
     async def _ping(self, asked: Mapping[str, Any], tell: Tell) -> Any:
@@ -235,6 +238,16 @@ class Life:
 
     async def _repair_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
         return await self._drive.repair_now(tell)
+
+    async def _fsck_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
+        repair, farmers = bool(asked.get("repair", False)), bool(asked.get("farmers", True))
+        return await integrity.fsck_mounted(self._drive, tell, repair=repair, farmers=farmers)
+
+    async def _scrub_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
+        return await integrity.scrub(self._drive, tell, **integrity.scrub_choice(asked))
+
+    async def _gc_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
+        return await integrity.collect(self._drive, tell)
 
 
 async def own(paths: VolumePaths, note: Callable[[str], None]) -> VolumeLock:

@@ -80,7 +80,7 @@ class Drive:
         self.paths = paths
         self.settings = settings
         self.cache_size = cache_size
-        self._keys = keys
+        self.keys = keys
         self._ledger = ledger
         self.store = MetaStore.open(paths.meta_db, keys.metadata_key)
         self.renter = Renter(
@@ -143,7 +143,7 @@ class Drive:
         """Bring every segment back to all its shards, as far as farmers take them."""
         self.segments.farmers_changed()
         await self.store.sync()
-        unwell = await trio.to_thread.run_sync(facts.unwell_segments, self.paths.meta_db, self._keys)
+        unwell = await trio.to_thread.run_sync(facts.unwell_segments, self.paths.meta_db, self.keys)
         repaired = 0
         for done, seg in enumerate(unwell):
             await tell({"repaired": done, "of": len(unwell)})
@@ -152,7 +152,7 @@ class Drive:
             except StorjfsError as error:
                 log.warning("%s", error)
         await self.store.sync()
-        left = await trio.to_thread.run_sync(facts.unwell_segments, self.paths.meta_db, self._keys)
+        left = await trio.to_thread.run_sync(facts.unwell_segments, self.paths.meta_db, self.keys)
         return {"repaired": repaired, "left": len(left)}
 
     async def facts(self) -> Facts:
@@ -166,7 +166,7 @@ class Drive:
         trouble = facts.NO_TROUBLE
         if report.degraded or report.at_risk or report.lost or report.damaged:
             hurt = report.lost > 0 or len(report.damaged) > 0
-            look = partial(facts.look_at_trouble, self.paths.meta_db, self._keys, hurt, report.damaged)
+            look = partial(facts.look_at_trouble, self.paths.meta_db, self.keys, hurt, report.damaged)
             trouble = await trio.to_thread.run_sync(look)
         return facts.gather(
             self.paths.name,

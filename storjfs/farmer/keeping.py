@@ -23,8 +23,11 @@ from storjfs.protocol.messages import (
     Delete,
     DeleteAnswer,
     Get,
+    HeldShard,
+    ListShards,
     Put,
     PutAnswer,
+    ShardList,
 )
 from storjfs.protocol.receipts import DeleteOrder, Receipt, open_delete, sign_receipt
 from storjfs.protocol.signing import Signed, SigningKey
@@ -257,6 +260,20 @@ class Keeper:
             proofs.append(audits.ShardProof(shard.shard_id, leaves))
         reply = audits.AuditReply(entry.contract_id, batch.epoch, batch.nonce, tuple(proofs))
         return audits.sign_reply(self._key, reply), proved
+
+    # --- list ---
+
+    async def list_shards(self, peer: NodeId, request: ListShards) -> ShardList:
+        """What the index holds under the contract, also while the renter must pay first or after its end."""
+        entry = self._book.find(request.contract_id, peer)
+        rows = self._book.records.read(
+            "SELECT shard_id, root, length FROM shard WHERE contract = ? AND shard_id >= ? "
+            "ORDER BY shard_id LIMIT ?",
+            entry.number,
+            request.start,
+            request.limit,
+        )
+        return ShardList(tuple(HeldShard(*row) for row in rows))
 
     # --- delete ---
 

@@ -121,6 +121,15 @@ class Compactor(Properties):
             self._looked = now
         return self._busy
 
+    async def move_out(self, seg: int) -> int:
+        """Move what is live out of a segment now; returns the bytes moved. Raises FilesystemError.
+
+        Cancelling leaves a prefix of the moves done.
+        """
+        moved = await self._move_out(seg)
+        self._store.request_commit()
+        return moved
+
     async def _move_out(self, seg: int) -> int:
         moved, counted, last = 0, 0, -1
         while True:

@@ -31,7 +31,12 @@ class Reaper(Core):
         if self._policy.read_only:
             return
         for ino in sorted(self._orphans.known):
-            inode = self._inodes.get(ino)
+            try:
+                inode = self._inodes.get(ino)
+            except FilesystemError:
+                # Only in damaged metadata, which must not keep a volume from mounting.
+                self._orphans.remove(ino)
+                continue
             if inode.nlink:
                 self._cut_later(inode, inode.size)
             else:

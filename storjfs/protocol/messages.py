@@ -10,7 +10,7 @@ from typing import Annotated, Any, Generic, TypeVar
 from msgspec import Meta, Struct
 
 from storjfs.protocol.contracts import State
-from storjfs.protocol.ids import ContractIdField, LaneIdField, ShardIdField, ShortText, Unsigned
+from storjfs.protocol.ids import ContractIdField, DigestField, LaneIdField, ShardIdField, ShortText, Unsigned
 from storjfs.protocol.receipts import MAX_SHARD, ShardLength
 from storjfs.protocol.signing import Signed
 from storjfs.protocol.terms import PROTOCOL_VERSION, Contract, Proposal, Terms
@@ -18,6 +18,8 @@ from storjfs.protocol.terms import PROTOCOL_VERSION, Contract, Proposal, Terms
 A_co = TypeVar("A_co", covariant=True)
 
 MAX_VOUCHERS = 64
+MAX_LISTED = 2048
+"""Shards in one list."""
 
 
 class Request(Struct, Generic[A_co], frozen=True, array_like=True):
@@ -147,6 +149,31 @@ class ListContracts(Request[ContractList], frozen=True, array_like=True):
     after: ContractIdField
 
 
+class HeldShard(Struct, frozen=True, array_like=True):
+    """A shard as the farmer's index has it."""
+
+    shard_id: ShardIdField
+    root: DigestField
+    length: ShardLength
+
+
+class ShardList(Struct, frozen=True, array_like=True):
+    """Shards held under a contract, in ascending order of their ids."""
+
+    shards: Annotated[tuple[HeldShard, ...], Meta(max_length=MAX_LISTED)]
+
+
+class ListShards(Request[ShardList], frozen=True, array_like=True):
+    """Asks which shards are held under a contract: the first `limit` of those from id `start` on.
+
+    Only the renter the contract belongs to gets an answer. Fewer than `limit` mean that there are no more.
+    """
+
+    contract_id: ContractIdField
+    start: ShardIdField
+    limit: Annotated[int, Meta(ge=1, le=MAX_LISTED)] = MAX_LISTED
+
+
 class AuditAnswer(Struct, frozen=True, array_like=True):
     """The signed `audits.AuditReply`, and the best voucher the farmer has on the lane."""
 
@@ -233,6 +260,7 @@ METHODS: dict[type[Request[Any]], tuple[int, type[Struct]]] = {
     Delete: (10, DeleteAnswer),
     End: (11, ContractAnswer),
     ListContracts: (12, ContractList),
+    ListShards: (13, ShardList),
     Put: (32, PutAnswer),
     Get: (33, GetAnswer),
 }

@@ -12,7 +12,7 @@ from storjfs.network.failures import PeerUnreachable, RequestTimeout
 from storjfs.network.peer import Peer
 from storjfs.protocol.failures import BadSignature, ErrorCode, ProtocolViolation, RequestFailed
 from storjfs.protocol.ids import Digest, ShardId, short
-from storjfs.protocol.messages import Delete
+from storjfs.protocol.messages import MAX_LISTED, Delete, HeldShard, ListShards
 from storjfs.protocol.receipts import MAX_DELETE, DeleteOrder, Receipt, open_receipt, sign_delete
 from storjfs.renter.book import OVER, ContractBook, Entry
 from storjfs.renter.cashier import Cashier
@@ -204,6 +204,18 @@ class ShardClient:
             standing = self._records.standing(contract)
             mean = standing.used // standing.shards if standing.shards else 0
             self._note_moved(contract, -answer.deleted, -answer.deleted * mean)
+
+    async def list_shards(
+        self, contract: int, start: bytes, limit: int = MAX_LISTED
+    ) -> tuple[HeldShard, ...]:
+        """The first `limit` shards from id `start` on that the farmer says it holds under the contract.
+
+        Raises ServiceRefused with the reason "unsupported" where its version cannot say.
+        """
+        entry = self._entry(contract)
+        request = ListShards(entry.contract_id, ShardId(start), limit)
+        answer = await self._ask(entry, lambda peer: peer.request(request))
+        return answer.shards
 
     def was_deleted(self, shard_id: bytes) -> bool:
         """Whether we have lately told the farmer to delete it: then its absence proves nothing."""

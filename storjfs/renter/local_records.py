@@ -18,7 +18,7 @@ KEPT_OUTCOMES = 10_000
 
 LOCAL_SCHEMA = """
 CREATE TABLE record (
-    name   TEXT NOT NULL PRIMARY KEY,     -- 'secret', 'cursor', 'read-back cursor'
+    name   TEXT NOT NULL PRIMARY KEY,     -- 'secret', 'audit cursor', 'read-back cursor', 'scrub'
     value  BLOB NOT NULL
 ) WITHOUT ROWID;
 
@@ -210,6 +210,15 @@ class LocalRecords:
 
     async def set_cursor(self, name: str, value: float) -> None:
         """Keep how far a task has come."""
+        await self._db.write(("INSERT OR REPLACE INTO record VALUES (?, ?)", (name, value)))
+
+    def kept(self, name: str) -> bytes | None:
+        """What a task kept under a name to go on later."""
+        rows = self._db.read("SELECT value FROM record WHERE name = ?", (name,))
+        return bytes(rows[0][0]) if rows else None
+
+    async def keep(self, name: str, value: bytes) -> None:
+        """Keep it; durable on return."""
         await self._db.write(("INSERT OR REPLACE INTO record VALUES (?, ?)", (name, value)))
 
     # --- audits ---

@@ -87,8 +87,11 @@ class ReadBack:
         digest = hashlib.blake2b(data, key=secret, digest_size=4, person=b"drawn").digest()
         return int.from_bytes(digest, "big") < self._settings.read_back_share * (1 << 32)
 
-    async def check(self, due: Due) -> bool | None:
-        """Read one shard whole; True if it is what it was, False if it is lost now, None if nobody knows."""
+    async def check(self, due: Due, deeper: Callable[[bytearray], None] = lambda data: None) -> bool | None:
+        """Read one shard whole; True if it is what it was, False if it is lost now, None if nobody knows.
+
+        `deeper` gets the sealed bytes of one that is what it was, in a worker thread.
+        """
         entry = self._book.get(due.contract)
         sql = f"SELECT root, length FROM shard WHERE shard_id = ? AND contract = ? AND state IN {HELD_STATES}"
         rows = self._store.read(sql, (due.shard_id, due.contract))
@@ -99,13 +102,17 @@ class ReadBack:
             data = await self._client.get(due.contract, due.shard_id, 0, length)
             found = await trio.to_thread.run_sync(shard_root, data)
             reason = "" if found == root else "read back whole, it is not what was stored"
+            if not reason:
+                await trio.to_thread.run_sync(deeper, data)
         except ShardMissing as error:
             reason = str(error)
         except (RenterError, StoreError) as error:
             log.info("shard not read back: %s", error)
             return None
-        if not reason or self._client.was_deleted(due.shard_id):
-            return not reason
+        if not reason:
+            return True
+        if self._client.was_deleted(due.shard_id):
+            return None
         self._mark_lost(due.seg, due.idx, due.shard_id)
         await self._records.fault(
             due.contract, due.shard_id, reason, self._now(), self._settings.audit_period

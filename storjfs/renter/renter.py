@@ -127,8 +127,12 @@ class Renter:
                 await trio.sleep_forever()
         finally:
             self._nursery = None
-            self._pay.close()
-            self.records.close()
+            self.close()
+
+    def close(self) -> None:
+        """Close pay.db and local.db; for one that never ran."""
+        self._pay.close()
+        self.records.close()
 
     # --- what the segments room uses ---
 

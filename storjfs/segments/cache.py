@@ -126,6 +126,20 @@ class Cache:
                 return
         path.unlink(missing_ok=True)
 
+    def cached(self) -> list[bytes]:
+        """Segment ids of the cached files."""
+        return list(self._cached)
+
+    def give_up(self, segment_id: bytes) -> int:
+        """Remove a cached file that nobody uses; returns the bytes it counted for."""
+        file = self._cached.get(segment_id)
+        if file is None or file.users or segment_id in self._leaving:
+            return 0
+        size = file.size
+        self._forget(file)
+        file.path.unlink(missing_ok=True)
+        return size
+
     # --- finding ---
 
     def find(self, segment: Segment) -> LocalFile | None:

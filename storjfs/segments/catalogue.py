@@ -4,6 +4,7 @@ A segment in memory is the truth about itself; one that is not in memory has no 
 rows are. Memory holds what is unsent, changed or pinned, and a bounded number of others.
 """
 
+import logging
 import os
 import time
 from collections import OrderedDict
@@ -16,6 +17,8 @@ from storjfs.keys import VolumeKeys
 from storjfs.renter.repair_policy import Health, health
 from storjfs.segments.values import SegmentUnreadable, ShardState, State
 from storjfs.store import MetaStore, Statement
+
+_LOG = logging.getLogger(__name__)
 
 REMEMBERED: Final = 1024
 """Segments kept in memory besides those that have to be."""
@@ -166,6 +169,8 @@ class Catalogue:
         self._flying: list[Segment] = []
         self._shard_changes: dict[bytes, ShardRow | None] = {}
         self._doomed_changes: dict[bytes, int | None] = {}
+        self._confirmed: set[bytes] = set()
+        """Deleted shards whose row in doomed is not gone yet."""
         self._dropped: list[int] = []
         self._gone: set[int] = set()
         self._lately: set[int] = set()
@@ -327,10 +332,18 @@ class Catalogue:
             self._store.changed()
 
     def live(self, seg: int, delta: int) -> None:
-        """`delta` more (or fewer) plaintext bytes of the segment are pointed to."""
+        """`delta` more (or fewer) plaintext bytes of the segment are pointed to.
+
+        Of a segment that is not known (the metadata are damaged) there is nothing to count: what pointed to
+        it can be deleted like anything else.
+        """
         segment = self._loaded.get(seg)
         if segment is None:
-            segment = self._load(seg)
+            try:
+                segment = self._load(seg)
+            except SegmentUnreadable as error:
+                _LOG.warning("%s", error)
+                return
         segment.live += delta
         if segment.state is State.STORED:
             self.garbage -= delta
@@ -509,14 +522,15 @@ class Catalogue:
         """Some shards of a contract whose deletion is committed but not confirmed."""
         rows = self._store.read(
             "SELECT shard_id FROM doomed WHERE contract = ? LIMIT ?",
-            (contract, limit + len(self._doomed_changes)),
+            (contract, limit + len(self._confirmed)),
         )
-        return [shard_id for (shard_id,) in rows if shard_id not in self._doomed_changes][:limit]
+        return [shard_id for (shard_id,) in rows if shard_id not in self._confirmed][:limit]
 
     def deletion_confirmed(self, shard_ids: Iterable[bytes]) -> None:
-        for shard_id in shard_ids:
-            self._doomed_changes[shard_id] = None
-        self._store.changed()
+        ids = list(shard_ids)
+        self._doomed_changes.update(dict.fromkeys(ids))
+        self._confirmed.update(ids)
+        self.when_committed(lambda: self._confirmed.difference_update(ids))
 
     # --- tallies ---
 

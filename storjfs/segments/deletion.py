@@ -50,6 +50,9 @@ class Deleter:
         self._empty: dict[int, Segment] = {}
         self._doomed: dict[int, Segment] = {}
         self._wake = trio.Event()
+        self._asking = trio.Lock()
+        self.confirmed = 0
+        """Shards whose deletion farmers confirmed since the start."""
         self._retry: dict[int, tuple[float, float]] = {}
         """Per contract: when to try again, and the delay after that."""
 
@@ -83,7 +86,7 @@ class Deleter:
             if self._wake.is_set():
                 self._wake = trio.Event()
             self.sweep()
-            await self._ask_farmers()
+            await self.ask_farmers()
             with trio.move_on_at(self._next_look()):
                 await self._wake.wait()
 
@@ -110,6 +113,16 @@ class Deleter:
             times.append(trio.current_time() + 1.0)  # a reader or an upload still has it
         return min(times, default=float("inf"))
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether there are segments that the next `sweep` may doom or drop, once more is committed."""
+        return bool(self._empty) or any(not segment.pins for segment in self._doomed.values())
+
+    async def ask_farmers(self) -> None:
+        """Have farmers delete what is committed to be deleted; those that fail are asked again later."""
+        async with self._asking:
+            await self._ask_farmers()
+
     async def _ask_farmers(self) -> None:
         for contract in self._catalogue.doomed_contracts():
             at, delay = self._retry.get(contract, (0.0, FIRST_RETRY))
@@ -119,6 +132,7 @@ class Deleter:
                 while shard_ids := self._catalogue.doomed_under(contract, BATCH):
                     await self._placement.delete(contract, shard_ids)
                     self._catalogue.deletion_confirmed(shard_ids)
+                    self.confirmed += len(shard_ids)
                     if len(shard_ids) < BATCH:
                         break
             except (StorjfsError, OSError) as error:

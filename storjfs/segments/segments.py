@@ -33,6 +33,8 @@ _LOG = logging.getLogger(__name__)
 IDLE: Final = 30.0
 """Seconds without an append after which the open segment is closed and sent."""
 MOST_PROBLEMS: Final = 50
+SWEEPS: Final = 5
+"""Groups within which an empty segment is doomed, dropped and gone."""
 SOME_GARBAGE: Final = 64 << 20
 """Bytes of garbage with farmers from which on its share counts."""
 UPLOAD_THREADS: Final = 2
@@ -320,6 +322,55 @@ class Segments:
     @property
     def _crowded(self) -> bool:
         return 2 * self._cache.unsent > self._cache.limit
+
+    def wasteful_after(self, seg: int) -> tuple[list[int], int | None]:
+        """For a walk through all segments: those behind `seg` that `victims` would name, a bounded number
+        looked at, and where to go on, None at the end. Dooms those that are empty."""
+        return self._victims.after(seg)
+
+    def newest(self) -> int:
+        """The highest number of a segment."""
+        ((found,),) = self._store.read("SELECT COALESCE(MAX(seg), 0) FROM segment")
+        return int(found)
+
+    @property
+    def garbage(self) -> int:
+        """Plaintext bytes of stored segments that nothing points to."""
+        return self._catalogue.garbage
+
+    async def delete_now(self) -> tuple[int, int]:
+        """Delete what is empty and have farmers delete what is doomed, without waiting for retries.
+
+        Returns how many shards farmers confirmed, and how many are left. Raises StoreError.
+        """
+        before = self._deleter.confirmed
+        self._deleter.retry_now()
+        for _ in range(SWEEPS):
+            self._deleter.sweep()
+            await self._store.sync()
+            if not self._deleter.unfinished:
+                break
+        await self._store.sync()  # what the deleter's own task dropped meanwhile
+        await self._deleter.ask_farmers()
+        await self._store.sync()
+        ((left,),) = self._store.read("SELECT COUNT(*) FROM doomed")
+        return self._deleter.confirmed - before, left
+
+    async def remove_strays(self) -> tuple[int, int]:
+        """Remove local files that belong to no segment; returns how many, and their bytes."""
+        files = size = 0
+        for segment_id in [*self._cache.cached(), *self._cache.strays()]:
+            await trio.lowlevel.checkpoint()
+            if self._store.read("SELECT 1 FROM segment WHERE segment_id = ?", (segment_id,)):
+                continue
+            freed = self._cache.give_up(segment_id)
+            if not freed and segment_id in self._cache.strays():
+                path = self._cache.journal_dir / segment_id.hex()
+                freed = path.stat().st_size
+                path.unlink()
+            files += freed > 0
+            size += freed
+        return files, size
 
     def doom(self, seg: int) -> None:
         """No extent points to the segment any more: delete it, whatever `live` says. Rarely needed."""

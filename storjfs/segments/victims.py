@@ -1,6 +1,6 @@
 """Which segments the compactor should rewrite; docs/explanation/garbage.md tells what that costs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from storjfs.segments.catalogue import Catalogue, Segment
@@ -35,6 +35,7 @@ class Victims:
         walked = catalogue.stored_after(self._cursor, LOOKED_AT)
         self._cursor = walked[-1].seg if len(walked) == LOOKED_AT else 0
         found = {segment.seg: segment for segment in [*catalogue.lately_changed(), *walked]}
+        self._let_go_of_empty(found.values())
         settled = [one for one in found.values() if one.live > 0 and is_settled(one)]
         wasteful = sorted((one for one in settled if wasted(one)), key=lambda one: one.live / one.plain)
         victims = [one.seg for one in wasteful]
@@ -44,6 +45,20 @@ class Victims:
             if len(small) > 1:
                 victims += [one.seg for one in sorted(small, key=lambda one: one.size)]
         return victims[:limit]
+
+    def after(self, seg: int) -> tuple[list[int], int | None]:
+        """A step of a walk through all segments, for whoever wants all garbage gone: the wasteful ones behind
+        number `seg`, and the number to go on from, None at the end."""
+        walked = self._catalogue.stored_after(seg, LOOKED_AT)
+        self._let_go_of_empty(walked)
+        wasteful = [one.seg for one in walked if one.live > 0 and is_settled(one) and wasted(one)]
+        return wasteful, walked[-1].seg if len(walked) == LOOKED_AT else None
+
+    def _let_go_of_empty(self, segments: Iterable[Segment]) -> None:
+        """What a crash kept from being doomed in the group after the one that emptied it."""
+        for one in segments:
+            if one.live <= 0 and is_settled(one):
+                self._catalogue.emptied(self._catalogue.get(one.seg))
 
 
 def is_settled(segment: Segment) -> bool:

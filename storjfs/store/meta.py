@@ -13,7 +13,7 @@ import apsw
 import trio
 
 from storjfs.store.batch import Values, run_rows
-from storjfs.store.database import StoreError, open_database, sync_failed
+from storjfs.store.database import BUSY_TIMEOUT_MS, StoreError, open_database, sync_failed
 from storjfs.store.schema import META_MIGRATIONS, META_SCHEMA, META_VERSION
 
 _LOG = logging.getLogger(__name__)
@@ -191,6 +191,28 @@ class MetaStore:
         await outcome.event.wait()
         if outcome.error is not None:
             raise outcome.error
+
+    async def shrink_log(self) -> None:
+        """Copy all of the log into the database and give its space back, between two commits.
+
+        Where a reader holds an older state, only as far as that allows, and without waiting for it.
+        """
+        done = trio.Event()
+        token = trio.lowlevel.current_trio_token()
+
+        def shrink() -> None:
+            self._writer.set_busy_timeout(0)
+            try:
+                self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            except apsw.Error:
+                pass  # busy, or as in _checkpoint_log
+            finally:
+                self._writer.set_busy_timeout(BUSY_TIMEOUT_MS)
+                with contextlib.suppress(trio.RunFinishedError):
+                    token.run_sync_soon(done.set)
+
+        self._jobs.put(shrink)
+        await done.wait()
 
     def _close_group(self) -> None:
         if self._flying is not None:

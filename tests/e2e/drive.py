@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from storjfs.integrity import View, check
 from storjfs.keys import VolumeKeys
 from storjfs.volume import VolumePaths, unlock_volume
 
@@ -117,6 +118,13 @@ class Drive:
         finally:
             os.environ.clear()
             os.environ.update(before)
+
+    def examine(self) -> dict[str, Any]:
+        """What fsck finds in the books of the volume, by code, while it is not mounted."""
+        paths = self.paths()
+        with View(paths.meta_db, self.keys().metadata_key) as view:
+            found = check(view, journal=paths.journal_dir)
+        return {one["code"]: one for one in found.report() if one["code"] in found.problems()}
 
     def farmer_folders(self) -> list[Path]:
         """The folders of the embedded farmers, in their order."""

@@ -101,12 +101,14 @@ def test_what_fsync_confirmed_survives_kill_9(drive: Drive) -> None:
         drive.kill()
         thread.join(60)
         assert not thread.is_alive()
+        assert drive.examine() == {}
         drive.mount()
         writer.check()
         old = drive.at / f"round{number - 3}"
         for path in old.iterdir() if old.exists() else ():
             path.unlink()
     drive.umount()
+    assert drive.examine() == {}
 
 
 @pytest.mark.parametrize("how", ["umount", "fusermount3", "SIGTERM"])

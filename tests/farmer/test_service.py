@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import trio
 
+from storjfs.coding.merkle import shard_root
 from storjfs.farmer.disk import Disk
 from storjfs.farmer.farmer import Farmer, FarmerRunning
 from storjfs.farmer.shelf import KEEP_FREE
 from storjfs.protocol.contracts import State
 from storjfs.protocol.failures import ErrorCode, RequestFailed
-from storjfs.protocol.messages import End
+from storjfs.protocol.ids import ShardId
+from storjfs.protocol.messages import End, ListShards
 from storjfs.protocol.terms import CREDIT
 from storjfs.settlement import LaneState, Ledger
 from tests.farmer.renter import MIB, Renter, farming, renting, settings
@@ -235,6 +237,27 @@ async def test_range_behind_the_end_is_refused(renter: Renter) -> None:
     shard = await renter.put(5000)
     with refused(ErrorCode.BAD_REQUEST):
         await renter.get(shard, 4096, 905)
+
+
+async def test_what_is_held_is_listed_in_pages_to_its_renter_only(
+    renter: Renter, farmer: Farmer, ledger: Ledger
+) -> None:
+    await renter.agree()
+    shards = sorted([await renter.put(size) for size in (100, 4096, 70_000)], key=lambda one: one.shard_id)
+
+    async def listed(start: bytes, limit: int = 2048) -> list[tuple[bytes, bytes, int]]:
+        answer = await renter.peer.request(ListShards(renter.contract_id, ShardId(start), limit))
+        return [(one.shard_id, one.root, one.length) for one in answer.shards]
+
+    expected = [(one.shard_id, shard_root(one.data), len(one.data)) for one in shards]
+    assert await listed(bytes(32)) == expected
+    assert await listed(bytes(32), 2) == expected[:2]
+    assert await listed(shards[1].shard_id, 1) == expected[1:2]
+    await renter.delete(shards[0])
+    assert await listed(bytes(32)) == expected[1:]
+    async with renting(ledger, farmer.node_id, farmer.listening[0]) as stranger:
+        with refused(ErrorCode.NOT_YOURS):
+            await stranger.peer.request(ListShards(renter.contract_id, ShardId(bytes(32))))
 
 
 async def test_deleted_shards_are_gone_and_deleting_is_idempotent(renter: Renter, farmer: Farmer) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storjfs.store import ROOT_INODE, StoreError
-from tests.filesystem.volumes import Volume, check_accounts, volume
+from tests.filesystem.volumes import Volume, check_accounts, check_tables, volume
 
 State = tuple[tuple[bytes, bytes], ...]
 
@@ -81,6 +81,7 @@ async def test_what_a_crash_leaves_is_a_prefix_with_all_that_was_synced(
                 # Data may be ahead of the metadata, never behind: steps 2 to 5 of a group commit.
                 copies.append((target, durable, {seg: bytes(data) for seg, data in v.segments.data.items()}))
     for target, known, data in copies:
+        check_tables(target)
         async with volume(target, background=True) as found:
             found.segments.data.update({seg: bytearray(content) for seg, content in data.items()})
             rows = found.store.read("SELECT seg, sum(len) FROM extent GROUP BY seg")

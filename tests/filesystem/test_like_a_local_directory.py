@@ -21,7 +21,7 @@ from storjfs.filesystem import Attributes, Filesystem
 from storjfs.filesystem.names import RENAME_EXCHANGE, RENAME_NOREPLACE
 from storjfs.store import ROOT_INODE
 from tests.filesystem.memory_segments import MemorySegments
-from tests.filesystem.volumes import Volume, check_accounts, volume
+from tests.filesystem.volumes import Volume, check_accounts, check_tables, volume
 
 T = TypeVar("T")
 Path_ = tuple[bytes, ...]
@@ -139,6 +139,7 @@ class LikeLocal(RuleBasedStateMachine):
             self.open_volume()
             self.compare_trees()
             self.loop.run(self.close_volume)
+            check_tables(self.directory)
         finally:
             self.loop.close()
             shutil.rmtree(self.directory)

@@ -11,6 +11,7 @@ import trio
 
 from storjfs.errors import FilesystemError
 from storjfs.filesystem import Capacity, Filesystem, Policy
+from storjfs.integrity import View, check
 from storjfs.store import ROOT_INODE, MetaStore
 from tests.filesystem.memory_segments import MemorySegments
 
@@ -139,3 +140,10 @@ def check_accounts(store: MetaStore, segments: MemorySegments) -> None:
     named = {ino for (ino,) in store.read("SELECT ino FROM dentry")}
     assert set(inodes) == named | {ROOT_INODE}
     assert not store.read("SELECT 1 FROM xattr WHERE ino NOT IN (SELECT ino FROM inode)")
+
+
+def check_tables(directory: Path) -> None:
+    """What fsck says of names and content, as committed: nothing."""
+    with View(directory / "meta.db", KEY) as view:
+        found = check(view, segments=False)
+    assert not found, found.report()

@@ -16,7 +16,20 @@ from storjfs.protocol.audits import (
 )
 from storjfs.protocol.failures import ErrorCode
 from storjfs.protocol.framing import encode_answer, encode_failure, encode_request
-from storjfs.protocol.messages import Get, GetAnswer, Hello, HelloAnswer, Ping, Propose, Purpose, Put, Role
+from storjfs.protocol.messages import (
+    Get,
+    GetAnswer,
+    HeldShard,
+    Hello,
+    HelloAnswer,
+    ListShards,
+    Ping,
+    Propose,
+    Purpose,
+    Put,
+    Role,
+    ShardList,
+)
 from storjfs.protocol.receipts import DeleteOrder, Receipt, sign_delete, sign_receipt
 from storjfs.protocol.signing import Kind
 from storjfs.protocol.terms import Proposal, sign_offer
@@ -71,6 +84,8 @@ def make() -> dict[str, Any]:
             "put": encode_request(0, Put(contract.contract_id, shard, 65552)).hex(),
             "get": encode_request(0, Get(contract.contract_id, shard, 65552, 100)).hex(),
             "get answer": encode_answer(0, GetAnswer(100)).hex(),
+            "list shards": encode_request(9, ListShards(contract.contract_id, shard, 3)).hex(),
+            "shard list": encode_answer(9, ShardList((HeldShard(shard, root, 65552),))).hex(),
             "failure": encode_failure(300, ErrorCode.NO_SPACE, "full").hex(),
         },
         "prices": [

@@ -1,0 +1,254 @@
+"""`storjfs fsck`, `scrub` and `gc`: through the running mount, or on the volume where there is none."""
+
+import json
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from storjfs.daemon.client import NotMounted, request
+
+from . import wording
+from .options import Known, passphrase_for, passphrase_options, volume_option
+from .progress import PartsBar
+
+Tell = Callable[[Mapping[str, Any]], Awaitable[None]]
+
+json_option = click.option("--json", "as_json", is_flag=True, help="The result as JSON, and no progress.")
+
+
+def share_of(value: str) -> float:
+    """A share of all, 5% or 0.05, as a number up to 1."""
+    try:
+        share = float(value[:-1]) / 100 if value.endswith("%") else float(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a percentage nor a number") from None
+    if not 0 < share <= 1:
+        raise click.BadParameter("a share lies between 0% and 100%")
+    return share
+
+
+def rate_of(value: str) -> int:
+    """Bytes per second, such as 10M."""
+    from storjfs.volume import SettingsError, parse_size
+
+    try:
+        return parse_size(value)
+    except (SettingsError, ValueError) as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def passphrase_of(volume: str, file: Path | None, command: str | None) -> Known | None:
+    """As `passphrase_for`; afterwards no child of this process can find it in its environment."""
+    from storjfs.daemon.launch import PASSPHRASE_VARIABLES
+
+    known = passphrase_for(volume, file, command)
+    for name in PASSPHRASE_VARIABLES:
+        os.environ.pop(name, None)
+    return known
+
+
+def ask(
+    volume: str,
+    do: str,
+    arguments: dict[str, Any],
+    bar: PartsBar,
+    elsewise: Callable[[Tell], Awaitable[dict[str, Any]]],
+) -> dict[str, Any]:
+    """The result from the running mount, or from `elsewise` where there is none.
+
+    Raises VolumeNotFound, ReportedError, and what `elsewise` raises.
+    """
+    from storjfs.volume import VolumePaths, volume_not_found
+
+    paths = VolumePaths(volume)
+    try:
+        found = request(paths.control_socket, do, progress=bar.update, **arguments)
+    except NotMounted:
+        if not paths.exists:
+            raise volume_not_found(paths) from None
+    else:
+        assert isinstance(found, dict)
+        return found
+    import trio
+
+    from storjfs.daemon.hardening import keep_memory_private, raise_file_limit
+    from storjfs.daemon.logs import start_log
+
+    start_log(paths.log_file, verbose=False, foreground=False)
+    raise_file_limit()
+    keep_memory_private()
+
+    async def tell(progress: Mapping[str, Any]) -> None:
+        bar.update(progress)
+        await trio.lowlevel.checkpoint()
+
+    async def work() -> dict[str, Any]:
+        return await elsewise(tell)
+
+    from storjfs.daemon.main import cause_of
+
+    try:
+        return trio.run(work)
+    except BaseExceptionGroup as group:
+        raise cause_of(group) from group
+
+
+@click.command()
+@volume_option
+@click.option("--repair", is_flag=True, help="Mend what can be mended without loss.")
+@click.option("--no-farmers", is_flag=True, help="Only the books; do not ask farmers what they hold.")
+@json_option
+@passphrase_options
+def fsck(
+    volume: str,
+    repair: bool,
+    no_farmers: bool,
+    as_json: bool,
+    passphrase_file: Path | None,
+    passphrase_command: str | None,
+) -> int:
+    """Check names, content, segments and shards against each other, and against what farmers hold.
+
+    Nothing is changed without --repair. Works on a running mount too; most repairs need it unmounted. The
+    exit code is that of fsck(8): 0 clean, 1 mended, 4 something is left, 8 and others: it did not work.
+    """
+    from storjfs.volume import VolumePaths
+
+    async def unmounted(tell: Tell) -> dict[str, Any]:
+        from storjfs.daemon.integrity import fsck_unmounted
+
+        known = passphrase_of(volume, passphrase_file, passphrase_command)
+        return await fsck_unmounted(VolumePaths(volume), known, tell, repair=repair, farmers=not no_farmers)
+
+    with PartsBar(quiet=as_json) as bar:
+        found = ask(volume, "fsck", {"repair": repair, "farmers": not no_farmers}, bar, unmounted)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        _show_fsck(found)
+    return int(found["exit_code"])
+
+
+def _show_fsck(found: dict[str, Any]) -> None:
+    for kind in found["found"]:
+        mended, left = found["mended"].get(kind["code"], 0), found["left"].get(kind["code"], 0)
+        outcome = "; mended" if mended and not left else f"; {mended} mended" if mended else ""
+        click.echo(f"{kind['severity']}: {kind['meaning']} ({kind['code']}, {kind['count']}{outcome})")
+        for one in kind["findings"][:10]:
+            click.echo(f"    {one['text']}")
+        if kind["count"] > 10:
+            click.echo(f"    and {kind['count'] - 10} more")
+        if left:
+            click.echo(f"    repair: {kind['repair']}")
+    if not found["found"]:
+        click.echo(f"The volume {found['volume']} is clean.")
+    elif not found["left"]:
+        click.echo("Everything is mended." if found["mended"] else "The volume is clean but for these notes.")
+    elif found["unmount_to_repair"]:
+        click.echo("Unmount the volume to have the rest mended: storjfs umount, then storjfs fsck --repair.")
+    elif not found["repair"]:
+        click.echo("Nothing was changed. storjfs fsck --repair mends what can be mended without loss.")
+    else:
+        click.echo("What is left cannot be mended without loss; docs/reference/fsck.md tells what it means.")
+
+
+@click.command()
+@volume_option
+@click.option("--sample", type=share_of, metavar="SHARE", help="Only a random share, such as 5%.")
+@click.option(
+    "--rate", type=rate_of, default="0", metavar="SIZE", help="Bytes per second at most, such as 10M."
+)
+@click.option("--restart", is_flag=True, help="Begin anew, also where one was cut off.")
+@json_option
+@passphrase_options
+def scrub(
+    volume: str,
+    sample: float | None,
+    rate: int,
+    restart: bool,
+    as_json: bool,
+    passphrase_file: Path | None,
+    passphrase_command: str | None,
+) -> int:
+    """Download shards and verify every byte; what is wrong is rebuilt on other farmers.
+
+    Ctrl-C leaves it so that the next scrub goes on there. The exit code is 0 if all was well, 1 if what was
+    wrong is rebuilt, 4 if something is left, 8 and others: it did not work.
+    """
+    choice = {"share": sample, "rate": rate, "restart": restart}
+
+    async def unmounted(tell: Tell) -> dict[str, Any]:
+        from storjfs.daemon.integrity import scrub as work
+        from storjfs.daemon.integrity import scrub_choice
+
+        return await _with_drive(
+            volume,
+            passphrase_file,
+            passphrase_command,
+            lambda drive: work(drive, tell, **scrub_choice(choice)),
+        )
+
+    with PartsBar(quiet=as_json) as bar:
+        found = ask(volume, "scrub", choice, bar, unmounted)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        _show_scrub(found)
+    return int(found["exit_code"])
+
+
+def _show_scrub(found: dict[str, Any]) -> None:
+    checked = f"{wording.count(found['read'], 'shard')} good, {wording.size(found['bytes'])} read"
+    click.echo(f"{checked}; {found['wrong']} were not what was stored.")
+    if found["rebuilt"]:
+        click.echo(f"{wording.count(found['rebuilt'], 'segment')} rebuilt.")
+    if found["broken"]:
+        click.echo(f"Segments that could not be rebuilt yet: {', '.join(map(str, found['broken']))}.")
+    if found["damaged"]:
+        click.echo(f"Segments damaged before they were sent: {', '.join(map(str, found['damaged']))}.")
+    if found["unread"]:
+        click.echo(f"{wording.count(found['unread'], 'shard')} not read: their farmers did not answer.")
+
+
+@click.command()
+@volume_option
+@json_option
+@passphrase_options
+def gc(volume: str, as_json: bool, passphrase_file: Path | None, passphrase_command: str | None) -> None:
+    """Move data out of segments that are mostly garbage, have farmers delete, remove stray files.
+
+    All of that happens by itself, bit by bit, while the volume is mounted.
+    """
+
+    async def unmounted(tell: Tell) -> dict[str, Any]:
+        from storjfs.daemon.integrity import collect
+
+        return await _with_drive(
+            volume, passphrase_file, passphrase_command, lambda drive: collect(drive, tell)
+        )
+
+    with PartsBar(quiet=as_json) as bar:
+        found = ask(volume, "gc", {}, bar, unmounted)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    segments = wording.count(found["compacted"], "segment")
+    click.echo(f"{segments} compacted, {wording.size(found['moved'])} moved.")
+    left = wording.size(found["garbage_left"])
+    click.echo(f"{wording.size(found['garbage'])} of garbage gone, {left} left.")
+    click.echo(f"Farmers deleted {wording.count(found['shards'], 'shard')}; {found['shards_left']} wait.")
+    local = wording.size(found["file_bytes"] + found["log_bytes"])
+    click.echo(f"{wording.count(found['files'], 'stray file')} and the log: {local} freed here.")
+
+
+async def _with_drive(
+    volume: str, file: Path | None, command: str | None, work: Callable[[Any], Awaitable[dict[str, Any]]]
+) -> dict[str, Any]:
+    from storjfs.daemon.integrity import with_drive
+    from storjfs.volume import VolumePaths
+
+    known = passphrase_of(volume, file, command)
+    return await with_drive(VolumePaths(volume), None if known is None else known.text, work)

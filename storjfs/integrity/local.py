@@ -1,0 +1,65 @@
+"""What lies on this machine: SQLite's own file, and the journal's files against unsent segments."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import apsw
+
+from storjfs.integrity.findings import Finding
+from storjfs.integrity.view import View
+
+_MOST_SAID: Final = 20
+_NAME: Final = 32
+
+
+def check_database(view: View) -> Iterator[Finding]:
+    """Whether the file is what SQLite takes for one; reads all of it."""
+    view.step("database")
+    try:
+        for (said,) in view.rows(f"PRAGMA main.integrity_check({_MOST_SAID})"):
+            if said != "ok":
+                yield Finding("database-damaged", str(said))
+    except (apsw.CorruptError, apsw.NotADBError, apsw.IOError) as error:
+        yield Finding("database-damaged", str(error))
+
+
+def check_journal(view: View, folder: Path) -> Iterator[Finding]:
+    """Whether each segment that is not with farmers yet has its file, and each file its segment."""
+    view.step("journal")
+    sql = """
+        SELECT s.seg, s.segment_id, s.size, s.live,
+               (SELECT COUNT(DISTINCT h.idx) FROM shard h WHERE h.seg = s.seg AND h.state IN (1, 2)), s.k
+        FROM segment s WHERE s.state IN (0, 1)
+    """
+    for seg, segment_id, size, live, held, k in view.rows(sql):
+        if not size or live <= 0 or (k and held >= k):
+            continue
+        try:
+            found = os.stat(folder / bytes(segment_id).hex()).st_size
+        except FileNotFoundError:
+            yield Finding("journal-missing", f"segment {seg}: {live} bytes of files", (seg,), seg=seg)
+            continue
+        if found < size:
+            text = f"segment {seg}: {found} of {size} bytes are there"
+            yield Finding("journal-short", text, (seg,), seg=seg)
+    yield from _strays(view, folder)
+
+
+def _strays(view: View, folder: Path) -> Iterator[Finding]:
+    try:
+        names = os.scandir(folder)
+    except FileNotFoundError:
+        return
+    with names:
+        for entry in names:
+            try:
+                segment_id = bytes.fromhex(entry.name) if len(entry.name) == _NAME else b""
+            except ValueError:
+                continue
+            if not segment_id:
+                continue
+            # That of a stored segment becomes cache at the next mount, that of a doomed one goes with it.
+            if view.one("SELECT 1 FROM segment WHERE segment_id = ?", (segment_id,)) is None:
+                yield Finding("journal-stray", entry.name, (str(folder / entry.name),))

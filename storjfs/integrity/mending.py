@@ -1,0 +1,48 @@
+"""Putting meta.db right, kind by kind: each in one transaction, each the same when done twice.
+
+Only of a volume that nobody uses: a mount has its own view of these tables in memory.
+"""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, Self
+
+import apsw
+
+from storjfs.integrity import mending_content, mending_names, mending_shards
+from storjfs.integrity.findings import Finding
+from storjfs.integrity.tables import Row, Tables
+
+Mend = Callable[[Tables, Row], None]
+
+MENDS: Final[dict[str, Mend]] = {
+    **mending_names.MENDS,
+    **mending_content.MENDS,
+    **mending_shards.MENDS,
+}
+
+
+class Mender:
+    """Mends through one connection of its own. Blocking. Raises StoreError, apsw.Error."""
+
+    def __init__(self, path: Path, key: bytes | None, now: int) -> None:
+        self._tables = Tables(path, key, now)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._tables.close()
+
+    def mend(self, code: str, findings: Sequence[Finding]) -> None:
+        """Mend all of `findings`, which are of this one kind, or nothing."""
+        if code == "database-damaged":
+            # Of what SQLite finds wrong only its indexes can be made from what is there.
+            with contextlib.suppress(apsw.Error):
+                self._tables.run("REINDEX")
+            return
+        mend = MENDS[code]
+        with self._tables.transaction():
+            for finding in findings:
+                mend(self._tables, finding.row)

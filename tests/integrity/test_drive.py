@@ -1,0 +1,276 @@
+"""fsck, scrub and gc of a drive with farmers in a process of their own, running and not."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+import trio
+import trio.lowlevel
+
+from storjfs.daemon import integrity
+from storjfs.daemon.request import MountRequest
+from storjfs.daemon.wiring import Drive, open_drive
+from storjfs.fuse import MountOptions
+from storjfs.integrity import scrub as scrubbing
+from storjfs.keys import VolumeKeys
+from storjfs.store import ROOT_INODE, open_meta
+from storjfs.volume import VolumePaths, VolumeSettings, create_volume, unlock_volume
+from tests.segments.conftest import until
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VolumePaths:
+    for name in ("CONFIG_HOME", "DATA_HOME", "CACHE_HOME", "STATE_HOME", "RUNTIME_DIR"):
+        (tmp_path / name).mkdir(mode=0o700)
+        monkeypatch.setenv(f"XDG_{name}", str(tmp_path / name))
+    found = VolumePaths("real")
+    entropy = os.urandom(32)
+    create_volume(found, entropy, VolumeSettings(volume_id=VolumeKeys(entropy).volume_id), None)
+    return found
+
+
+@asynccontextmanager
+async def running(paths: VolumePaths) -> AsyncIterator[Drive]:
+    async with open_drive(paths, MountRequest(volume="real", mountpoint="/nowhere"), MountOptions()) as drive:
+        yield drive
+
+
+class Told:
+    """Whoever watches; goes away after `patience` objects."""
+
+    def __init__(self, patience: int = 1 << 30) -> None:
+        self.progress: list[dict[str, Any]] = []
+        self.patience = patience
+
+    async def __call__(self, progress: Any) -> None:
+        self.progress.append(dict(progress))
+        if len(self.progress) > self.patience:
+            raise trio.BrokenResourceError
+
+    @property
+    def parts(self) -> set[str]:
+        return {one["part"] for one in self.progress}
+
+
+async def write(drive: Drive, name: bytes, content: bytes) -> int:
+    fs = drive.filesystem
+    handle, made = await fs.create(ROOT_INODE, name, 0o644, 0, 0, 1)
+    await fs.write(handle, 0, content)
+    await fs.release(handle)
+    return made.ino
+
+
+async def read(drive: Drive, ino: int) -> bytes:
+    handle = await drive.filesystem.open(ino, 0)
+    found = bytes(await drive.filesystem.read(handle, 0, 1 << 30))
+    await drive.filesystem.release(handle)
+    return found
+
+
+async def stored(drive: Drive) -> None:
+    """Everything is with all the farmers it should be with."""
+    with trio.fail_after(60):
+        await drive.segments.flush()
+    await until(lambda: drive.segments.report().full > 0, drive.store)
+    await until(lambda: not os.listdir(drive.paths.journal_dir), drive.store)
+
+
+def shard_files(paths: VolumePaths) -> dict[str, Path]:
+    return {path.name: path for path in paths.farm_dir.rglob("*") if len(path.name) == 64}
+
+
+async def fsck(drive: Drive, *, repair: bool = False) -> dict[str, Any]:
+    return await integrity.fsck_mounted(drive, Told(), repair=repair, farmers=True)
+
+
+async def test_a_running_drive_is_checked_and_its_farmers_are_put_right(paths: VolumePaths) -> None:
+    content = os.urandom(3 * MIB)
+    async with running(paths) as drive:
+        ino = await write(drive, b"file", content)
+        await stored(drive)
+        told = Told()
+        clean = await integrity.fsck_mounted(drive, told, repair=False, farmers=True)
+        assert (clean["exit_code"], clean["found"]) == (0, [])
+        assert told.parts >= {"farmers"}
+        ((shard_id, contract),) = drive.store.read("SELECT shard_id, contract FROM shard LIMIT 1")
+        orphan = os.urandom(32)
+        await drive.renter.put(contract, orphan, os.urandom(1000))
+        await drive.renter.delete(contract, [shard_id])
+        codes = {"farmer-missing", "farmer-orphan"}
+        seen = await fsck(drive)
+        assert (seen["exit_code"], set(seen["left"])) == (4, codes)
+        mended = await fsck(drive, repair=True)
+        assert (mended["exit_code"], set(mended["mended"]), mended["left"]) == (1, codes, {})
+        assert orphan.hex() not in shard_files(paths)
+        assert (await fsck(drive))["found"] == []
+        assert drive.segments.report().full == 1
+        assert await read(drive, ino) == content
+
+
+async def test_a_busy_drive_is_not_taken_for_a_damaged_one(paths: VolumePaths) -> None:
+    async with running(paths) as drive:
+        fs = drive.filesystem
+        rounds = 0
+
+        async def be_busy() -> None:
+            nonlocal rounds
+            while True:
+                number = rounds
+                handle, made = await fs.create(ROOT_INODE, b"file%d" % number, 0o644, 0, 0, 1)
+                for part in range(10):
+                    await fs.write(handle, part * 50_000, os.urandom(70_000))
+                await fs.release(handle)
+                directory = await fs.mkdir(ROOT_INODE, b"folder%d" % number, 0o755, 0, 0)
+                await fs.rename(ROOT_INODE, b"file%d" % number, directory.ino, b"moved")
+                if number % 2:
+                    await fs.unlink(directory.ino, b"moved")
+                    fs.forget([(made.ino, 1)])
+                if number % 5 == 4:
+                    with trio.move_on_after(1):
+                        await drive.segments.flush()
+                rounds += 1
+                await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(be_busy)
+            for repair in (False, True, False):
+                goal = rounds + 10
+                while rounds < goal:  # noqa: ASYNC110 - the rounds are the condition, they yield
+                    await trio.sleep(0.01)
+                found = await fsck(drive, repair=repair)
+                assert (found["exit_code"], found["left"], found["mended"]) == (0, {}, {})
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_mount_tells_what_has_to_wait_for_an_unmount(paths: VolumePaths) -> None:
+    async with running(paths) as drive:
+        ino = await write(drive, b"file", b"content")
+        await drive.store.sync()
+        drive.store.write("UPDATE inode SET nlink = 5 WHERE ino = ?", [(ino,)])
+        found = await fsck(drive, repair=True)
+        assert (found["exit_code"], found["left"]) == (4, {"links-wrong": 1})
+        assert found["unmount_to_repair"]
+    mended = await integrity.fsck_unmounted(paths, None, Told(), repair=True, farmers=False)
+    assert (mended["exit_code"], mended["mended"]) == (1, {"links-wrong": 1})
+
+
+async def test_without_a_mount_books_and_farmers_are_checked_and_mended(paths: VolumePaths) -> None:
+    content = os.urandom(2 * MIB)
+    async with running(paths) as drive:
+        ino = await write(drive, b"file", content)
+        await stored(drive)
+        rows = drive.store.read("SELECT shard_id, contract FROM shard ORDER BY shard_id")
+        await drive.renter.delete(rows[0][1], [rows[0][0]])
+        orphan = os.urandom(32)
+        await drive.renter.put(rows[1][1], orphan, os.urandom(1000))
+    sound = await integrity.fsck_unmounted(paths, None, Told(), repair=False, farmers=False)
+    assert sound["found"] == []
+    damage(paths, f"UPDATE inode SET nlink = 9 WHERE ino = {ino}")
+    codes = {"farmer-missing", "farmer-orphan", "links-wrong"}
+    seen = await integrity.fsck_unmounted(paths, None, Told(), repair=False, farmers=True)
+    assert (seen["exit_code"], set(seen["left"]), seen["mended"]) == (4, codes, {})
+    mended = await integrity.fsck_unmounted(paths, None, Told(), repair=True, farmers=True)
+    assert (mended["exit_code"], set(mended["mended"]), mended["left"]) == (1, codes, {})
+    again = await integrity.fsck_unmounted(paths, None, Told(), repair=False, farmers=True)
+    assert (again["exit_code"], again["found"]) == (0, [])
+    async with running(paths) as drive:
+        await until(lambda: drive.segments.report().full == 1, drive.store)
+        await until(lambda: orphan.hex() not in shard_files(paths), drive.store)
+        assert (await fsck(drive))["found"] == []
+        assert await read(drive, ino) == content
+
+
+def damage(paths: VolumePaths, sql: str) -> None:
+    connection: apsw.Connection = open_meta(paths.meta_db, unlock_volume(paths, None).metadata_key)
+    connection.execute(sql).fetchall()
+    connection.close()
+
+
+async def test_scrub_finds_rot_and_rebuilds_and_goes_on_where_it_was(
+    paths: VolumePaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scrubbing, "BATCH", 2)
+    choice = integrity.scrub_choice({})
+    async with running(paths) as drive:
+        for number in range(3):
+            await write(drive, b"file%d" % number, os.urandom(MIB))
+            await stored(drive)
+        await until(lambda: drive.segments.report().full == 3, drive.store)
+        sql = "SELECT shard_id FROM shard WHERE seg = (SELECT MAX(seg) FROM shard) AND idx = 1"
+        ((rotten,),) = drive.store.read(sql)
+        file = shard_files(paths)[rotten.hex()]
+        data = bytearray(file.read_bytes())
+        data[70_000] ^= 1
+        file.write_bytes(data)
+        with pytest.raises(trio.BrokenResourceError):
+            await integrity.scrub(drive, Told(3), **choice)
+    async with running(paths) as drive:
+        kept = scrubbing.Scrub(
+            drive.store, drive.keys, drive.segments, drive.renter.read_back, drive.renter.records
+        ).unfinished()
+        assert kept is not None
+        assert kept.read == 6
+        told = Told()
+        done = await integrity.scrub(drive, told, **choice)
+        assert told.progress[0]["done"] == 6
+        assert (done["read"], done["wrong"], done["rebuilt"], done["exit_code"]) == (14, 1, 1, 1)
+        assert done["damaged"] == done["broken"] == []
+        again = await integrity.scrub(drive, Told(), **choice)
+        assert (again["read"], again["wrong"], again["exit_code"]) == (15, 0, 0)
+        faults = [one for one in drive.renter.records.outcomes() if one.shard_id == rotten]
+        assert len(faults) == 1
+        some = await integrity.scrub(drive, Told(), **integrity.scrub_choice({"share": 0.5}))
+        assert 0 < some["read"] < 15
+
+
+async def test_scrub_tells_frames_that_were_damaged_before_they_were_sent(paths: VolumePaths) -> None:
+    async with running(paths) as drive:
+        await write(drive, b"file", os.urandom(MIB))
+        await drive.store.sync()
+    (file,) = paths.journal_dir.iterdir()
+    data = bytearray(file.read_bytes())
+    data[5000] ^= 1
+    file.write_bytes(data)
+    async with running(paths) as drive:
+        await stored(drive)
+        done = await integrity.scrub(drive, Told(), **integrity.scrub_choice({}))
+        assert (done["wrong"], len(done["damaged"]), done["exit_code"]) == (0, 1, 4)
+
+
+async def test_gc_frees_now_what_nothing_needs(paths: VolumePaths) -> None:
+    async with running(paths) as drive:
+        fs = drive.filesystem
+        kept = os.urandom(MIB)
+        ino = await write(drive, b"kept", kept)
+        for number in range(4):
+            await write(drive, b"gone%d" % number, os.urandom(MIB))
+        await stored(drive)
+        before = set(shard_files(paths))
+        stray = drive.paths.cache_dir / os.urandom(16).hex()
+        for number in range(4):
+            found = await fs.lookup(ROOT_INODE, b"gone%d" % number)
+            await fs.unlink(ROOT_INODE, b"gone%d" % number)
+            fs.forget([(found.ino, 1)])
+    stray.write_bytes(bytes(50_000))
+
+    async def work(drive: Drive) -> dict[str, Any]:
+        told = Told()
+        done = await integrity.collect(drive, told)
+        assert told.parts == {"segments", "deletions", "files", "log"}
+        assert not stray.exists()
+        assert await read(drive, ino) == kept
+        return done
+
+    done = await integrity.with_drive(paths, None, work)
+    assert (done["compacted"], done["moved"], done["files"]) == (1, MIB, 1)
+    assert (done["shards"], done["shards_left"]) == (5, 0)
+    assert done["garbage"] == 4 * MIB
+    assert done["garbage_left"] == 0
+    assert done["log_bytes"] > 0
+    assert not before & set(shard_files(paths))

@@ -1,0 +1,335 @@
+"""Each way to damage the books is found by its code and nothing else, and mended as far as it can be."""
+
+import os
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import trio
+
+from storjfs.coding.geometry import run_end, sealed_length, segment_capacity, shard_length
+from storjfs.errors import FilesystemError
+from storjfs.integrity import KINDS, Severity, Stopped, View, check
+from storjfs.integrity import view as view_module
+from storjfs.integrity.content import RUN_END
+from storjfs.integrity.shards import CAPACITY, SHARD_LENGTH
+from storjfs.store import ROOT_INODE
+from tests.integrity.volume import KEYS, MIB, Sample, make
+
+FILE = "SELECT ino FROM dentry WHERE parent = 1 AND name = x'{}'"
+SMALL = f"({FILE.format(b'small'.hex())})"
+OTHER = f"({FILE.format(b'other'.hex())})"
+LARGE = f"({FILE.format(b'large'.hex())})"
+ASKEW = f"({FILE.format(b'askew'.hex())})"
+UNSENT = f"({FILE.format(b'unsent'.hex())})"
+LINK = f"({FILE.format(b'link'.hex())})"
+DOCS = f"({FILE.format(b'docs'.hex())})"
+DEEP = f"(SELECT ino FROM dentry WHERE name = x'{b'deep'.hex()}')"
+OLD = f"(SELECT ino FROM dentry WHERE parent = {DOCS} AND name = x'{b'old'.hex()}')"
+STORED = "(SELECT MIN(seg) FROM segment WHERE state = 2)"
+OPEN = "(SELECT MAX(seg) FROM segment WHERE state < 2)"
+SHARD = f"(SELECT shard_id FROM shard WHERE seg = {STORED} AND idx = 4)"
+
+
+@dataclass
+class Damage:
+    """`statements` do it; `codes` are found then, in any order; `moved`: where content is after the mend;
+    `lost`: files whose content is not looked at, since it is what was damaged."""
+
+    name: str
+    statements: list[str]
+    codes: set[str]
+    moved: dict[str, str] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
+    mended: bool = True
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def one(code: str, *statements: str, **more: object) -> Damage:
+    """A damage found under one code, after which the case is named."""
+    return Damage(code, list(statements), {code}, **more)  # type: ignore[arg-type]
+
+
+DAMAGES = [
+    one("counter-behind", "UPDATE counters SET value = 3 WHERE key = 'next_ino'"),
+    Damage("dentry counter gone", ["DELETE FROM counters WHERE key = 'next_dentry'"], {"counter-behind"}),
+    Damage("segment counter", ["UPDATE counters SET value = 1 WHERE key = 'next_seg'"], {"counter-behind"}),
+    Damage("root's type", ["UPDATE inode SET mode = 33188 WHERE ino = 1"],
+           {"root-missing", "entry-nowhere", "inode-invalid"}, lost={"*"}),
+    one("entry-bad-name", f"UPDATE dentry SET name = x'612f62' WHERE ino = {SMALL} AND parent = 1",
+        moved={"small": "#{small}"}),
+    one("entry-dangling", "INSERT INTO dentry VALUES (1, x'6161', 800, 3000)",
+        "UPDATE counters SET value = 3001 WHERE key = 'next_dentry'"),
+    Damage("inode row of a file gone", [f"DELETE FROM inode WHERE ino = {OTHER}"],
+           {"entry-dangling", "extent-no-file"}),
+    Damage("inode row of a directory gone", [f"DELETE FROM inode WHERE ino = {OLD}"],
+           {"entry-dangling", "entry-nowhere", "directory-links-wrong"}),
+    Damage("a directory and its name gone", [f"DELETE FROM inode WHERE ino = {OLD}",
+            f"DELETE FROM dentry WHERE parent = {DOCS} AND name = x'{b'old'.hex()}'"],
+           {"entry-nowhere", "directory-links-wrong"},
+           moved={"docs/old/draft": "lost+found/#{docs/old}/draft",
+                  "docs/old/deep/note": "lost+found/#{docs/old}/deep/note"}),
+    Damage("a name in a file", [f"UPDATE dentry SET parent = {OTHER} WHERE name = x'{b'large'.hex()}'"],
+           {"entry-nowhere"}, moved={"large": "lost+found/#{large}"}),
+    one("directory-wrong-parent", f"UPDATE inode SET parent = 1 WHERE ino = {OLD}"),
+    Damage("directory-many-names", [f"INSERT INTO dentry VALUES ({DOCS}, x'7a', {OLD}, 3000)",
+            "UPDATE counters SET value = 3001 WHERE key = 'next_dentry'"],
+           {"directory-many-names", "directory-links-wrong"}),
+    Damage("a second name elsewhere", [f"INSERT INTO dentry VALUES (1, x'7a', {OLD}, 3000)",
+            "UPDATE counters SET value = 3001 WHERE key = 'next_dentry'"],
+           {"directory-many-names", "directory-wrong-parent", "directory-links-wrong"}),
+    Damage("directory-loop", [
+            f"UPDATE inode SET parent = {DEEP} WHERE ino = {OLD}",
+            f"UPDATE dentry SET parent = {DEEP} WHERE name = x'{b'old'.hex()}'"],
+           {"directory-loop", "directory-links-wrong"},
+           moved={"docs/old/draft": "lost+found/#{docs/old}/draft",
+                  "docs/old/deep/note": "lost+found/#{docs/old}/deep/note"}),
+    Damage("a name for the root", ["INSERT INTO dentry VALUES (1, x'7a', 1, 3000)",
+            "UPDATE counters SET value = 3001 WHERE key = 'next_dentry'"], {"directory-loop"}),
+    one("inode-unnamed", f"DELETE FROM dentry WHERE ino = {LARGE}", moved={"large": "lost+found/#{large}"}),
+    one("inode-leaked", "INSERT INTO inode VALUES (900, 33188, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL)",
+        "UPDATE counters SET value = 1000 WHERE key = 'next_ino'"),
+    one("orphan-missing", "INSERT INTO orphan VALUES (77)"),
+    Damage("a link's size", [f"UPDATE inode SET size = 77 WHERE ino = {LINK}"], {"inode-invalid"}),
+    Damage("a link's type", [f"UPDATE inode SET mode = 0 WHERE ino = {LINK}"], {"inode-invalid"}),
+    Damage("a file's parent", [f"UPDATE inode SET parent = 5 WHERE ino = {SMALL}"], {"inode-invalid"}),
+    Damage("a file's size", [f"UPDATE inode SET size = -5 WHERE ino = {SMALL}"],
+           {"inode-invalid", "extent-beyond-size"}),
+    one("xattr-nowhere", "INSERT INTO xattr VALUES (77, x'61', x'62')"),
+    one("links-wrong", f"UPDATE inode SET nlink = 7 WHERE ino = {SMALL}"),
+    one("directory-links-wrong", f"UPDATE inode SET nlink = 7 WHERE ino = {DOCS}"),
+    Damage("root's count", ["UPDATE inode SET nlink = 2 WHERE ino = 1"], {"directory-links-wrong"}),
+    one("xattr-flag-wrong", "UPDATE inode SET flags = 0 WHERE flags = 1"),
+    Damage("an attribute that is gone", ["DELETE FROM xattr"], {"xattr-flag-wrong"}),
+    Damage("extent-no-file", [f"DELETE FROM inode WHERE ino = {LARGE}",
+            f"DELETE FROM dentry WHERE parent = 1 AND name = x'{b'large'.hex()}'"],
+           {"extent-no-file"}, moved={"large": "lost+found/#{large}"}),
+    Damage("extent-not-a-file", [f"UPDATE inode SET mode = 4516 WHERE ino = {OTHER}"], {"extent-not-a-file"},
+           mended=False, lost={"other"}),
+    Damage("extent-overlap", [f"UPDATE extent SET len = len + 50 "
+            f"WHERE ino = {LARGE} AND off + len = 2 * {MIB} - 1000"],
+           {"extent-overlap", "live-wrong", "stored-wrong"}),
+    Damage("older over newer", [f"UPDATE extent SET off = off - 50, len = len + 50, skip = skip - 50 "
+            f"WHERE ino = {LARGE} AND off = 2 * {MIB} - 1000 + 35000"],
+           {"extent-overlap", "live-wrong", "stored-wrong"}),
+    Damage("extent-crosses-window", [f"UPDATE extent SET len = len + (SELECT n.len FROM extent n WHERE "
+            f"n.ino = {ASKEW} AND n.off = {MIB}) WHERE ino = {ASKEW} AND off + len = {MIB}",
+            f"DELETE FROM extent WHERE ino = {ASKEW} AND off = {MIB}"], {"extent-crosses-window"}),
+    one("extent-invalid", f"UPDATE extent SET skip = run WHERE ino = {OTHER}", lost={"other"}, mended=False),
+    Damage("extent-no-segment", [f"UPDATE extent SET seg = 555 WHERE ino = {OTHER}",
+            "UPDATE counters SET value = 600 WHERE key = 'next_seg'"],
+           {"extent-no-segment", "live-wrong"}, lost={"other"}, mended=False),
+    Damage("extent-beyond-segment", [f"UPDATE extent SET pos = pos + 30 * 1048576 WHERE ino = {OTHER}"],
+           {"extent-beyond-segment"}, lost={"other"}, mended=False),
+    one("extent-beyond-size", f"UPDATE inode SET size = 1000 WHERE ino = {LARGE}"),
+    Damage("extent-run-missing", [f"DELETE FROM run WHERE ino = {LARGE}"],
+           {"extent-run-missing", "plain-wrong"}),
+    one("extent-run-differs", f"UPDATE run SET ino = 2 WHERE ino = {LARGE}", mended=False),
+    one("run-no-segment", "INSERT INTO run VALUES (555, 0, 1, 2, 3)",
+        "UPDATE counters SET value = 600 WHERE key = 'next_seg'"),
+    one("stored-wrong", f"UPDATE inode SET stored = 1 WHERE ino = {LARGE}"),
+    one("segment-invalid", f"UPDATE segment SET algorithm = 9 WHERE seg = {OPEN}", mended=False, lost={"*"}),
+    Damage("segment-doomed", [f"UPDATE segment SET state = 3 WHERE seg = {STORED}"],
+           {"segment-doomed", "tally-wrong"}),
+    Damage("live-wrong", [f"UPDATE segment SET live = live + 1 WHERE seg = {STORED}"],
+           {"live-wrong", "tally-wrong"}),
+    Damage("plain-wrong", [f"UPDATE segment SET plain = plain + 1 WHERE seg = {STORED}"],
+           {"plain-wrong", "tally-wrong"}),
+    Damage("segment-dead", [
+        "INSERT INTO segment VALUES (700, randomblob(16), 2, 1, 0, 0, 0, 0, 0, 0)",
+        "UPDATE segment SET k = 3, n = 3 WHERE seg = 700",
+        *(f"INSERT INTO shard VALUES (randomblob(32), 700, {i}, 0, x'', x'', 65552, 3)" for i in range(3)),
+        "UPDATE counters SET value = 701 WHERE key = 'next_seg'"],
+           {"segment-dead", "segment-lost", "tally-wrong"}, mended=False),
+    Damage("segment-lost", [f"UPDATE shard SET state = 3 WHERE seg = {STORED} AND idx < 3"],
+           {"segment-lost", "tally-wrong"}, mended=False, lost={"*"}),
+    one("shard-no-segment", "INSERT INTO shard VALUES (randomblob(32), 555, 0, 1, randomblob(32), "
+        "randomblob(32), 65552, 1)"),
+    one("shard-invalid", f"UPDATE shard SET root = x'00' WHERE shard_id = {SHARD}"),
+    Damage("a shard's index", [f"UPDATE shard SET idx = 9 WHERE shard_id = {SHARD}"],
+           {"shard-invalid", "shard-row-missing"}),
+    Damage("a shard's length", [f"UPDATE shard SET length = 65552 WHERE shard_id = {SHARD}"],
+           {"shard-invalid"}),
+    one("shard-duplicate", f"INSERT INTO shard SELECT randomblob(32), seg, idx, 6, root, checksum, length, 2 "
+        f"FROM shard WHERE shard_id = {SHARD}"),
+    one("shard-no-contract", f"UPDATE shard SET contract = 99 WHERE shard_id = {SHARD}"),
+    Damage("shard-row-missing", [f"DELETE FROM shard WHERE shard_id = {SHARD}"],
+           {"shard-row-missing", "tally-wrong"}),
+    one("tally-wrong", "UPDATE counters SET value = 77 WHERE key = 'segments_full'"),
+    one("doomed-needed", f"INSERT INTO doomed VALUES ({SHARD}, 1)"),
+    one("doomed-no-contract", "INSERT INTO doomed VALUES (randomblob(32), 99)"),
+    Damage("contract-invalid", ["UPDATE contract SET terms = x'93' WHERE contract = 6"],
+           {"contract-invalid"}, mended=False),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    sample = Sample(tmp_path_factory.mktemp("original") / "volume")
+    trio.run(make, sample)
+    return sample
+
+
+@pytest.fixture
+def sample(original: Sample, tmp_path: Path) -> Sample:
+    return original.copy_to(tmp_path / "volume")
+
+
+def test_a_sound_volume_is_clean(sample: Sample) -> None:
+    assert sample.check().counts == {}
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=str)
+async def test_damage_is_found_and_mended_and_nothing_else_is_hurt(sample: Sample, damage: Damage) -> None:
+    sample.damage(*damage.statements)
+    assert sample.check().codes == damage.codes
+    done = sample.mend()
+    assert done.found.codes == damage.codes
+    left = {code for code in done.left.codes if KINDS[code].severity is not Severity.NOTE}
+    if damage.mended:
+        assert left == set()
+        assert sample.check().codes == done.left.codes
+    else:
+        assert left
+        assert all(KINDS[code].stage is None for code in left)
+    await read_everything(sample, damage)
+
+
+async def read_everything(sample: Sample, damage: Damage) -> None:
+    """What was not damaged reads as it was written, wherever its name is now, from farmers."""
+    sample.drop_cache()
+    if "*" in damage.lost:
+        return
+    with trio.fail_after(30):
+        async with sample.running() as fs:
+            for path, content in sample.content.items():
+                if path in damage.lost:
+                    continue
+                where = damage.moved.get(path, path)
+                for known, ino in sample.inodes.items():
+                    where = where.replace("{" + known + "}", str(ino))
+                assert await sample.read_back(fs, where) == content, path
+
+
+async def test_a_file_of_which_nothing_can_be_read_can_be_deleted(sample: Sample) -> None:
+    sample.damage(
+        f"UPDATE extent SET seg = 555 WHERE ino = {OTHER}",
+        "UPDATE counters SET value = 600 WHERE key = 'next_seg'",
+    )
+    sample.mend()
+    async with sample.running() as fs:
+        ino = sample.inodes["other"]
+        with pytest.raises(FilesystemError):
+            await sample.read_back(fs, "other")
+        await fs.unlink(ROOT_INODE, b"other")
+        fs.forget([(ino, 1)])
+        await fs._store.sync()
+        await fs._store.sync()
+    assert sample.check().problems() == {}
+
+
+async def test_a_mount_survives_an_unlinked_inode_that_is_gone(sample: Sample) -> None:
+    sample.damage("INSERT INTO orphan VALUES (77)")
+    async with sample.running() as fs:
+        assert await sample.read_back(fs, "small") == sample.content["small"]
+        await fs._store.sync()
+    assert sample.check().counts == {}
+
+
+def test_every_kind_has_its_damage() -> None:
+    elsewhere = {"database-damaged", "journal-missing", "journal-short", "journal-stray"}
+    covered = set().union(*(damage.codes for damage in DAMAGES)) | elsewhere
+    assert covered == {code for code in KINDS if not code.startswith("farmer-")}
+
+
+async def test_unsent_data_that_is_gone_is_told_and_the_rest_is_well(sample: Sample) -> None:
+    (file,) = sample.journal.iterdir()
+    content = file.read_bytes()
+    file.write_bytes(content[:1000])
+    assert sample.check().codes == {"journal-short"}
+    file.unlink()
+    done = sample.mend()
+    assert (done.found.codes, done.left.codes) == ({"journal-missing"}, {"journal-missing"})
+    file.write_bytes(content)
+    assert sample.check().codes == set()
+
+
+def test_a_file_of_nothing_in_the_journal_is_removed(sample: Sample) -> None:
+    stray = sample.journal / os.urandom(16).hex()
+    stray.write_bytes(b"?")
+    done = sample.mend()
+    assert (done.found.codes, done.left.codes) == ({"journal-stray"}, set())
+    assert not stray.exists()
+
+
+def test_an_index_that_differs_from_its_table_is_made_anew(sample: Sample) -> None:
+    connection = sample.database()
+    row = connection.execute("SELECT * FROM sqlite_schema WHERE name = 'shard_by_contract'").fetchall()
+    connection.pragma("writable_schema", True)
+    connection.execute("DELETE FROM sqlite_schema WHERE name = 'shard_by_contract'").fetchall()
+    connection.close()
+    sample.damage("UPDATE shard SET contract = 7 - contract")
+    connection = sample.database()
+    connection.pragma("writable_schema", True)
+    connection.execute("INSERT INTO sqlite_schema VALUES (?, ?, ?, ?, ?)", row[0]).fetchall()
+    connection.close()
+    done = sample.mend()
+    assert (done.found.codes, done.left.codes) == ({"database-damaged"}, set())
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
+def test_a_page_that_does_not_prove_itself_is_told(sample: Sample, share: float) -> None:
+    size = sample.meta_db.stat().st_size
+    with sample.meta_db.open("r+b") as file:
+        file.seek(int(size * share) // 4096 * 4096 + 100)
+        file.write(os.urandom(3000))
+    done = sample.mend()
+    assert done.found.codes >= {"database-damaged"}
+    assert done.left.codes >= {"database-damaged"}
+
+
+def test_the_limits_in_sql_are_those_of_the_code(sample: Sample) -> None:
+    rng = random.Random(5)
+    database = sample.database()
+    for _ in range(2000):
+        pos, run = rng.randrange(1 << 25), rng.choice([1, 27, 65508, rng.randrange(1, 3 << 20)])
+        sql = f"SELECT {RUN_END} FROM (SELECT ? AS pos, ? AS run) AS e"
+        assert database.execute(sql, (pos, run)).fetchall() == [(run_end(pos, run),)]
+        k, size = rng.randrange(1, 40), rng.randrange(32 << 20)
+        sql = f"SELECT {CAPACITY}, {SHARD_LENGTH} FROM (SELECT ? AS k, ? AS size) AS s"
+        expected = segment_capacity(k), sealed_length(shard_length(size, k))
+        assert database.execute(sql, (k, size)).fetchall() == [expected]
+    database.close()
+
+
+def test_an_examination_can_be_given_up(sample: Sample) -> None:
+    with View(sample.meta_db, KEYS.metadata_key) as view:
+        view.stop()
+        with pytest.raises(Stopped):
+            check(view, journal=sample.journal)
+
+
+def test_a_state_is_not_held_while_the_log_fills_the_disk(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(view_module, "MOST_LOG", -1)
+    with (
+        View(sample.meta_db, KEYS.metadata_key) as view,
+        pytest.raises(view_module.TooMuchWritten, match="consistent state"),
+    ):
+        check(view, journal=sample.journal)
+
+
+def test_the_reference_names_every_kind() -> None:
+    reference = (Path(__file__).parents[2] / "docs" / "reference" / "fsck.md").read_text()
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in reference.splitlines()
+        if line.startswith("| `")
+    ]
+    assert [row for row in rows if row[0].strip("`") in KINDS] == [
+        [f"`{kind.code}`", str(kind.severity), kind.meaning, kind.repair] for kind in KINDS.values()
+    ]
