@@ -1,132 +1,275 @@
-"""How the filesystem room behaves as a volume grows: metadata of many files, made directly, then used cold.
+"""How a volume behaves as it grows: the same work on a real mount, over metadata of more and more files.
 
-    python scripts/bench/growth.py [files ...]        default 10000 100000 1000000
+    python scripts/bench/growth.py [--at DIRECTORY] [files ...]      default 100000 1000000 10000000
 
-For each size: the time to open the volume, look-ups and reads of random files with nothing cached, files
-created beside them, and the peak memory of the process that did it (one process per size).
+For each size a new volume with embedded farmers is made and mounted by the command, unmounted, filled with
+metadata (large_volume.py), dropped from the page cache, mounted again, and used. The mount process watches
+its loop meanwhile. Ten million files take about five minutes and 4 GiB of disk, which are given back.
 """
 
+import argparse
+import ctypes
+import json
 import os
 import random
-import resource
-import subprocess
+import signal
+import statistics
+import struct
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import apsw
-import trio
-from filesystem import NoSegments
+from large_volume import EXTENT, READABLE, SIZE, Filled, fill
+from places import VolumePlace, peak_memory
 
-from storjfs.filesystem import Capacity, Filesystem
-from storjfs.store import ROOT_INODE, MetaStore, open_database
-from storjfs.store.schema import META_SCHEMA, META_VERSION
+from storjfs.daemon.client import request
+from storjfs.volume import VolumePaths, unlock_volume
 
-KEY = bytes(32)
-PER_FOLDER = 1000
-SIZE = 20_000  # bytes of each file, one extent
-TRIES = 5_000
-NOW = 1_700_000_000_000_000_000
-
-
-def folder_ino(number: int) -> int:
-    return 10 + number
-
-
-def file_ino(number: int) -> int:
-    return 1_000_000_000 + number
+SOURCES = 64
+COLD = 5_000
+LOOK_UPS = 100_000
+GETATTRS = 20_000
+READS = 20_000
+CREATES = 20_000
+UNLINKS = 5_000
+IDLE = 15
+WATCH_LIMIT = "10"
+LIBC = ctypes.CDLL(None, use_errno=True)
+AT_FDCWD, AT_STATX_FORCE_SYNC, STATX_BASIC = -100, 0x2000, 0x7FF
 
 
-def fill(path: Path, files: int) -> None:
-    """Rows as the filesystem would have made them."""
-    folders = -(-files // PER_FOLDER)
-    db = open_database(path, KEY, META_SCHEMA, version=META_VERSION)
-    with db:
-        db.execute("INSERT INTO inode VALUES (1, 16877, 0, 0, 2, 0, 0, 0, 0, 0, 1, 0, 0, NULL)")
-        many(
-            db,
-            "inode",
-            14,
-            ((folder_ino(n), 16877, 0, 0, 2, 0, NOW, NOW, NOW, 0, 1, 0, 0, None) for n in range(folders)),
-        )
-        many(db, "dentry", 4, ((1, b"d%d" % n, folder_ino(n), n + 1) for n in range(folders)))
-        many(
-            db,
-            "inode",
-            14,
-            ((file_ino(n), 33188, 0, 0, 1, SIZE, NOW, NOW, NOW, 0, 0, 0, SIZE, None) for n in range(files)),
-        )
-        many(
-            db,
-            "dentry",
-            4,
-            ((folder_ino(n // PER_FOLDER), b"f%d" % n, file_ino(n), folders + n + 1) for n in range(files)),
-        )
-        many(
-            db,
-            "extent",
-            7,
-            ((file_ino(n), 0, SIZE, 1 + n // 600, n % 600 * SIZE, SIZE, 0) for n in range(files)),
-        )
-        db.execute("UPDATE counters SET value = ? WHERE key = 'next_ino'", (file_ino(files),))
-        db.execute("UPDATE counters SET value = ? WHERE key = 'next_dentry'", (folders + files + 1,))
-    db.close()
+class GrowingPlace(VolumePlace):
+    """A volume that can be filled while it is not mounted."""
 
+    def __init__(self, base: Path) -> None:
+        super().__init__(base)
+        self._env["STORJFS_WATCH_LOOP"] = WATCH_LIMIT
 
-def many(db: apsw.Connection, table: str, columns: int, rows: Iterator[tuple[object, ...]]) -> None:
-    marks = ", ".join("?" * columns)
-    db.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)  # type: ignore[arg-type]
+    @property
+    def paths(self) -> VolumePaths:
+        return VolumePaths(self._volume, self._env)
 
+    @property
+    def pid(self) -> int:
+        return self._pids[0]
 
-async def use(path: Path, files: int, size: int) -> None:
-    started = time.perf_counter()
-    store = MetaStore.open(path, KEY)
-    fs = Filesystem(store, NoSegments(), lambda: Capacity(1 << 50, 1 << 49))
-    opened = time.perf_counter() - started
-    chosen = random.Random(1).sample(range(files), TRIES)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(store.run)
+    def mount(self) -> float:
+        """Seconds until the command returns."""
         started = time.perf_counter()
-        for number in chosen:
-            folder = await fs.lookup(ROOT_INODE, b"d%d" % (number // PER_FOLDER))
-            await fs.lookup(folder.ino, b"f%d" % number)
-        looked_up = (time.perf_counter() - started) / TRIES
+        self._command("mount", str(self.directory), "--volume", self._volume, "--no-passphrase")
+        took = time.perf_counter() - started
+        self._pids = self._processes()
+        return took
+
+    def unmount(self) -> None:
+        self._unmount()
+
+    def write_sources(self) -> None:
+        """Files of as many extents as all others have."""
+        for number in range(SOURCES):
+            with (self.directory / f"source-{number}").open("wb", buffering=0) as file:
+                for _ in range(SIZE // EXTENT):
+                    file.write(os.urandom(EXTENT))
+                    os.fsync(file.fileno())
+
+    def ask(self, what: str) -> Any:
+        return request(self.paths.control_socket, what)
+
+
+def forget(path: Path) -> None:
+    """Drop a file from the page cache."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(fd)
+
+
+def timed(call: Callable[..., object], arguments: Iterable[tuple[Any, ...]]) -> dict[str, float]:
+    """Microseconds of each call: median, 99th percentile, the longest."""
+    clock = time.perf_counter
+    took = []
+    for each in arguments:
+        started = clock()
+        call(*each)
+        took.append((clock() - started) * 1e6)
+    took.sort()
+    return {"median": statistics.median(took), "p99": took[len(took) * 99 // 100], "longest": took[-1]}
+
+
+def in_page_cache(path: Path) -> None:
+    with path.open("rb", buffering=0) as file:
+        while file.read(1 << 22):
+            pass
+
+
+def ask_again(path: bytes) -> None:
+    """stat(2), answered by the filesystem even where the kernel knows the answer (statx(2))."""
+    buffer = ctypes.create_string_buffer(256)
+    if LIBC.statx(AT_FDCWD, path, AT_STATX_FORCE_SYNC, STATX_BASIC, buffer):
+        raise OSError(ctypes.get_errno(), "statx")
+    if struct.unpack_from("<Q", buffer, 40)[0] != SIZE:
+        raise AssertionError(f"{path!r} has another size than it was given")
+
+
+def read_somewhere(path: str, offset: int) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        if len(os.pread(fd, 4096, offset)) != 4096:
+            raise AssertionError(f"{path} is shorter than it was made")
+    finally:
+        os.close(fd)
+
+
+def create(path: str) -> None:
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+
+
+def resident(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def processor_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(place: GrowingPlace, files: int, large: int) -> dict[str, Any]:
+    """All figures of one size; `place` is entered and new."""
+    place.write_sources()
+    place.settle()
+    place.unmount()
+    keys = unlock_volume(place.paths)
+    filled = fill(place.paths.meta_db, keys.metadata_key, files, large)
+    found: dict[str, Any] = {
+        "files": files,
+        "extents": 5 * files,
+        "shards": filled.shards,
+        "filling, s": filled.seconds,
+        "meta.db, MiB": place.paths.meta_db.stat().st_size / 2**20,
+    }
+    forget(place.paths.meta_db)
+    found["mount, s"] = place.mount()
+    found["resident after mount, MiB"] = resident(place.pid) / 2**20
+    # The auditor and the reader-back go through all shards now.
+    time.sleep(IDLE)
+    found[f"processor s in the first {IDLE} s"] = processor_seconds(place.pid)
+    found["status, us"] = timed(place.ask, [("status",)] * 5)
+    work = Work(place.directory, filled)
+    found["cold look-up, us"] = work.look_up(COLD)
+    in_page_cache(place.paths.meta_db)
+    for name, doing in (
+        ("look-up, us", partial(work.look_up, LOOK_UPS)),
+        ("getattr, us", work.getattr),
+        ("read, us", work.read),
+        ("list, entries/s", work.list_large),
+        ("create, us", work.create),
+        ("unlink, us", work.unlink),
+    ):
+        found[name] = doing()
+        found[f"resident after {name.split(',')[0]}, MiB"] = resident(place.pid) / 2**20
+    before = processor_seconds(place.pid)
+    time.sleep(IDLE)
+    found[f"processor s in {IDLE} idle s"] = processor_seconds(place.pid) - before
+    found["status after all that, us"] = timed(place.ask, [("status",)] * 5)
+    found["peak resident, MiB"] = peak_memory(place.pid) / 2**20
+    found["loop"] = place.ask("loop")
+    return found
+
+
+class Work:
+    """What programs do, on files chosen at random."""
+
+    def __init__(self, root: Path, filled: Filled) -> None:
+        self._root = root
+        self._filled = filled
+        self._random = random.Random(5)
+        # No file twice: the second time the kernel would answer by itself.
+        count = min(filled.files, COLD + LOOK_UPS)
+        self._unknown = [(self._path(number),) for number in self._random.sample(range(filled.files), count)]
+        self._known: list[tuple[str]] = []
+
+    def _path(self, number: int) -> str:
+        return f"{self._root}/{self._filled.path(number)}"
+
+    def look_up(self, count: int) -> dict[str, float]:
+        """Paths of two names, the second of which is new to the kernel."""
+        chosen, self._unknown = self._unknown[:count], self._unknown[count:]
+        self._known += chosen
+        return timed(os.lstat, chosen)
+
+    def getattr(self) -> dict[str, float]:
+        """Of inodes that the kernel knows, and the filesystem perhaps no more."""
+        some = self._random.sample(self._known, GETATTRS)
+        return timed(ask_again, [(os.fsencode(path),) for (path,) in some])
+
+    def read(self) -> dict[str, float]:
+        """Open, read a page, close."""
+        readable = range(0, self._filled.files, READABLE)
+        chosen = self._random.sample(readable, min(READS, len(readable)))
+        return timed(
+            read_somewhere,
+            [(self._path(number), self._random.randrange(SIZE // 4096) * 4096) for number in chosen],
+        )
+
+    def list_large(self) -> float:
+        """The large directory, with the attributes of each entry."""
         started = time.perf_counter()
-        for number in chosen:
-            handle = await fs.open(file_ino(number), os.O_RDONLY)
-            assert len(await fs.read(handle, 0, 4096)) == 4096
-            await fs.release(handle)
-        read = (time.perf_counter() - started) / TRIES
-        started = time.perf_counter()
-        for number in range(TRIES):
-            handle, _ = await fs.create(folder_ino(number % 10), b"new%d" % number, 0o644, 0, 0, os.O_WRONLY)
-            await fs.write(handle, 0, bytes(4096))
-            await fs.release(handle)
-        await store.sync()
-        made = (time.perf_counter() - started) / TRIES
-        nursery.cancel_scope.cancel()
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        f"{files:>11,} files  meta.db {size / 2**20:7.0f} MiB  open {opened * 1e3:6.1f} ms"
-        f"  look-up {looked_up * 1e6:5.0f} us  read {read * 1e6:5.0f} us  create {made * 1e6:5.0f} us"
-        f"  peak memory {memory:4.0f} MiB",
-        flush=True,
-    )
+        with os.scandir(f"{self._root}/large") as entries:
+            count = sum(1 for _ in entries)
+        if count != self._filled.large:
+            raise AssertionError(f"{count} entries instead of {self._filled.large}")
+        return count / (time.perf_counter() - started)
+
+    def create(self) -> dict[str, float]:
+        """Files in the large directory; enough for the metadata's log to be copied into the database."""
+        return timed(create, [(f"{self._root}/large/new{number}",) for number in range(CREATES)])
+
+    def unlink(self) -> dict[str, float]:
+        """Files of the large directory and elsewhere, with their extents."""
+        chosen = self._random.sample(range(self._filled.files), UNLINKS)
+        return timed(os.unlink, [(self._path(number),) for number in chosen])
+
+
+def shown(found: dict[str, Any]) -> str:
+    lines = []
+    for name, value in found.items():
+        if name == "loop":
+            lines.append(
+                f"  longest step: {value['longest']:.1f} ms of processor, {value['longest_wall']:.1f} in all"
+            )
+            lines += [
+                f"    {one['processor']:.1f} ms {one['task']}: {one['where']}" for one in value["holds"][:40]
+            ]
+        elif isinstance(value, dict):
+            lines.append(f"  {name}: " + "  ".join(f"{key} {number:,.0f}" for key, number in value.items()))
+        else:
+            lines.append(f"  {name}: {value:,.2f}" if isinstance(value, float) else f"  {name}: {value:,}")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["use"]:
-        path = Path(sys.argv[2])
-        trio.run(use, path, int(sys.argv[3]), path.stat().st_size)
-        return
-    for files in map(int, sys.argv[1:] or ["10000", "100000", "1000000"]):
-        with tempfile.TemporaryDirectory(dir="/var/tmp") as made:
-            path = Path(made) / "meta.db"
-            fill(path, files)
-            subprocess.run([sys.executable, __file__, "use", str(path), str(files)], check=True)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("files", type=int, nargs="*", default=[10**5, 10**6, 10**7])
+    parser.add_argument("--at", type=Path, default=Path("/var/tmp"), help="where to make the folder")
+    parser.add_argument("--share", type=int, default=10, help="one file in so many lies in one directory")
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    # What was started is stopped on the way out, also when somebody ends this early.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for files in given.files:
+        base = given.at / f"storjfs-growth-{os.getpid()}"
+        with GrowingPlace(base) as place:
+            found = measure(place, files, files // given.share // 1000 * 1000)
+        print(json.dumps(found) if given.json else shown(found), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -19,7 +19,7 @@ from storjfs.volume import EmbeddedFarm, VolumeSettings
 from .status import MOST_LOST_FILES, ContractFacts, Facts
 
 MOST_UNWELL = 100_000
-DEEPEST = 4096
+DEEPEST = 500
 
 _UNWELL = """
 SELECT s.seg, s.k, s.n, (SELECT COUNT(*) FROM shard h WHERE h.seg = s.seg AND h.state IN (1, 2)) AS held
@@ -28,7 +28,10 @@ WHERE s.state = 2 AND s.seg IN (SELECT DISTINCT seg FROM shard WHERE state IN (0
 ORDER BY s.seg LIMIT ?
 """
 
-_NAMES = "SELECT parent, name FROM dentry WHERE ino = ?"
+# By the directory's own note of where it lies: an index by inode would cost each new file something.
+_DIRECTORY = """
+SELECT d.parent, d.name FROM inode i JOIN dentry d ON d.parent = i.parent WHERE i.ino = ? AND d.ino = i.ino
+"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -167,22 +170,31 @@ def _files_in(connection: apsw.Connection, segments: Sequence[int]) -> list[str]
         inodes.update(ino for (ino,) in rows)
         if len(inodes) >= MOST_LOST_FILES:
             break
-    names: list[str] = []
-    for ino in sorted(inodes)[:MOST_LOST_FILES]:
-        found: list[Any] = connection.execute(_NAMES, (ino,)).fetchall()
-        names += [_path(connection, parent, bytes(name)) for parent, name in found]
-    return names
+    chosen = sorted(inodes)[:MOST_LOST_FILES]
+    if not chosen:
+        return []
+    marks = ", ".join("?" * len(chosen))
+    found: list[Any] = connection.execute(
+        f"SELECT ino, parent, name FROM dentry WHERE ino IN ({marks}) LIMIT {2 * MOST_LOST_FILES}", chosen
+    ).fetchall()
+    folders: dict[int, bytes] = {ROOT_INODE: b""}
+    return [_path(connection, folders, parent, bytes(name)) for _, parent, name in sorted(found)]
 
 
-def _path(connection: apsw.Connection, parent: int, name: bytes) -> str:
-    parts = [name]
-    while parent != ROOT_INODE and len(parts) < DEEPEST:
-        found: list[Any] = connection.execute(_NAMES, (parent,)).fetchall()
-        if not found:
-            break
+def _path(connection: apsw.Connection, folders: dict[int, bytes], parent: int, name: bytes) -> str:
+    """`folders`: paths of directories as far as known, each with a slash at its end; this adds to them."""
+    whole = _folder(connection, folders, parent, 0) + name
+    return os.fsdecode(whole).encode("utf-8", "replace").decode()
+
+
+def _folder(connection: apsw.Connection, folders: dict[int, bytes], ino: int, depth: int) -> bytes:
+    if ino not in folders:
+        found: list[Any] = connection.execute(_DIRECTORY, (ino,)).fetchall()
+        if not found or depth > DEEPEST:
+            return b""
         parent, name = found[0]
-        parts.append(bytes(name))
-    return os.fsdecode(b"/".join(reversed(parts))).encode("utf-8", "replace").decode()
+        folders[ino] = _folder(connection, folders, parent, depth + 1) + bytes(name) + b"/"
+    return folders[ino]
 
 
 def _reading(meta_db: Path, keys: VolumeKeys) -> apsw.Connection:

@@ -29,8 +29,10 @@ from . import integrity, status
 from .client import request as ask
 from .control import ControlServer, Tell
 from .exit_codes import ReportedError
+from .garbage import collect_garbage
 from .mountpoint import MountpointBusy, canonical, detach, mounted_at, prepare, require_fuse
 from .request import MountRequest, Teller
+from .watch import VARIABLE, Watch, watching_if_asked
 from .wiring import Drive, open_drive
 
 log = logging.getLogger(__name__)
@@ -65,6 +67,7 @@ class Life:
         self._serving = trio.CancelScope()
         self._last_flush = trio.CancelScope()
         self._drive: Drive
+        self._watch: Watch | None = None
 
     async def run(self) -> None:
         """Until the mount has ended. Raises what prevented it."""
@@ -79,14 +82,18 @@ class Life:
 
     async def _live(self) -> None:
         control = ControlServer(self._paths.control_socket, self._actions())
+        with watching_if_asked(os.environ.get(VARIABLE)) as self._watch:
+            await self._serve_and_control(control)
+
+    async def _serve_and_control(self, control: ControlServer) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._heed_signals)
+            gc.collect()
+            nursery.start_soon(collect_garbage)
             await nursery.start(self._serve)
             await nursery.start(control.run)
             self._state = "mounted"
             self._since = time.time()
-            gc.collect()
-            gc.freeze()
             log.info("mounted %s on %s", self._paths.name, self._mountpoint)
             self._teller.ready()
             await self._unmounted.wait()
@@ -193,6 +200,7 @@ class Life:
             "fsck": self._fsck_asked,
             "scrub": self._scrub_asked,
             "gc": self._gc_asked,
+            "loop": self._loop_asked,
         }
 
     async def _ping(self, asked: Mapping[str, Any], tell: Tell) -> Any:
@@ -235,6 +243,9 @@ class Life:
 
     async def _audit_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
         return await self._drive.audit_now()
+
+    async def _loop_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
+        return None if self._watch is None else self._watch.report()
 
     async def _repair_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
         return await self._drive.repair_now(tell)

@@ -1,6 +1,5 @@
 """Where the mount process begins, in the background (`python -m storjfs.daemon FD`) or in the foreground."""
 
-import gc
 import logging
 import os
 import sys
@@ -23,8 +22,6 @@ log = logging.getLogger(__name__)
 
 # A worker thread that computes in Python gives the loop its turn after this many seconds (default: 5 ms).
 SWITCH_INTERVAL = 0.0005
-# Objects that live on between collections of garbage; the default of 700 has the loop pause all the time.
-GARBAGE_THRESHOLD = 50_000
 
 
 def run_in_background(descriptor: int) -> int:
@@ -53,7 +50,6 @@ def run(request: MountRequest, teller: Teller) -> int:
     os.umask(0o077)
     raise_file_limit()
     sys.setswitchinterval(SWITCH_INTERVAL)
-    gc.set_threshold(GARBAGE_THRESHOLD, 20, 50)
     keep_memory_private()
     try:
         trio.run(Life(request, teller).run)

@@ -10,6 +10,7 @@ from typing import Any
 
 import trio
 
+from storjfs.coding.geometry import FULL_FRAME, SEALED_PIECE
 from storjfs.errors import StorjfsError
 from storjfs.filesystem import Capacity, Filesystem, Policy
 from storjfs.fuse import MountOptions
@@ -18,6 +19,7 @@ from storjfs.protocol.ids import NodeId, PublicKey
 from storjfs.protocol.messages import GetOffer
 from storjfs.protocol.signing import SigningKey
 from storjfs.protocol.terms import Address
+from storjfs.renter.placement import stripes
 from storjfs.renter.renter import Renter
 from storjfs.renter.settings import RenterSettings, known_farmers
 from storjfs.segments.segments import Segments
@@ -58,6 +60,11 @@ class Passphrase:
     def read(self, *, new: bool = False) -> str:
         """See storjfs.volume.PassphraseSource."""
         return self._text
+
+
+def plaintext(sealed: int) -> int:
+    """Bytes of files in so many bytes of sealed shards: each piece carries a frame's seal and its own."""
+    return sealed * FULL_FRAME // SEALED_PIECE
 
 
 def own_account(keys: VolumeKeys) -> PublicKey:
@@ -113,22 +120,22 @@ class Drive:
     # --- what the filesystem and the mount process ask ---
 
     def capacity(self) -> Capacity:
-        """Contracted space, as far as the code leaves it for data; before any contract what is planned."""
-        k, n = self.renter.code()
-        total = used = 0
-        for entry in self.renter.book:
-            if entry.accepts:
-                total += entry.terms.capacity
-                used += self.renter.client.candidate(entry).used
+        """Contracted space, as far as the code leaves it for data, less what waits for its upload.
+
+        Before there is any contract, what is planned.
+        """
+        total, free = self.renter.space()
         if not total:
+            k, n = self.renter.code()
             planned = self.settings.farmers
             count = planned.count if isinstance(planned, EmbeddedFarm) else len(planned)
-            total = count * self.settings.capacity
-        return Capacity(total=total * k // n, free=max(total - used, 0) * k // n)
+            total = free = k * stripes([self.settings.capacity] * count, n)
+        free = max(free - self.segments.waiting_bytes(), 0)
+        return Capacity(total=plaintext(total), free=plaintext(free))
 
     def waiting(self) -> int:
         """Bytes that are not with enough farmers yet."""
-        return self.segments.report().waiting_bytes
+        return self.segments.waiting_bytes()
 
     async def flush(self) -> None:
         """Return when all data is with enough farmers; waits for them as long as they are away."""

@@ -157,6 +157,7 @@ class Compactor(Properties):
         """Append the bytes of adjacent extents of one window anew; 0 if they changed meanwhile."""
         start = together[0][0]
         end = together[-1][0] + together[-1][1]
+        await self._store.room()
         await self._segments.room()
         data = await self._content(inode, start, end)
         if inode.gone or not self._extents.matches(inode, together):

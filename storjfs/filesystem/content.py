@@ -126,6 +126,7 @@ class Content(Names):
         self._check_writable()
         if not length:
             return 0
+        await self._store.room()
         await self._segments.room()
         while inode.ino in self._to_cut and end > inode.size:
             await self._cut_tail(inode)

@@ -53,12 +53,25 @@ class Capacity:
     name_max: ClassVar[int] = NAME_MAX
 
     @property
+    def reserve(self) -> int:
+        """The part of `free` that is kept for what the kernel has accepted: nothing new is made of it."""
+        return min(RESERVE, self.total >> 4)
+
+    @property
+    def available(self) -> int:
+        return max(self.free - self.reserve, 0)
+
+    @property
     def blocks(self) -> int:
         return self.total // self.block_size
 
     @property
     def free_blocks(self) -> int:
         return self.free // self.block_size
+
+    @property
+    def available_blocks(self) -> int:
+        return self.available // self.block_size
 
 
 class Core:
@@ -145,9 +158,10 @@ class Core:
         if now >= self._space_checked + SPACE_PERIOD:
             self._space_checked = now
             capacity = self._space()
-            self._spacious = capacity.free > min(RESERVE, capacity.total >> 4)
+            self._spacious = capacity.available > 0
         if not self._spacious:
             raise FilesystemError(errno.ENOSPC, "the contracted space is used up")
+        await self._store.room()
         await self._segments.room()
 
     def _directory(self, ino: int) -> Inode:

@@ -7,6 +7,7 @@ another of its name takes over the id, so a listing under way shows each name at
 import bisect
 from collections.abc import Sequence
 
+from storjfs.filesystem.generations import leave
 from storjfs.filesystem.inodes import COLUMNS, Inode, InodeTable
 from storjfs.store import MetaStore, Statement
 
@@ -38,6 +39,7 @@ class DentryTable:
         self._inodes = inodes
         self._young: dict[Key, tuple[int, int]] = {}
         self._old: dict[Key, tuple[int, int]] = {}
+        self._leaving: dict[Key, tuple[int, int]] = {}
         self._overlay: dict[int, dict[bytes, tuple[int, int, int]]] = {}  # + the group that changed it
         self._sorted: dict[int, list[Listed]] = {}
         self._dirty: dict[Key, None] = {}
@@ -74,8 +76,9 @@ class DentryTable:
 
     def _remember(self, key: Key, entry: tuple[int, int]) -> None:
         self._young[key] = entry
+        leave(self._leaving)
         if len(self._young) >= CACHED:
-            self._old, self._young = self._young, {}
+            self._leaving, self._old, self._young = self._old, self._young, {}
 
     def begin(self, parent: int) -> None:
         """`parent` is new and empty: for as long as memory allows, a name that was never entered into it is
@@ -213,7 +216,7 @@ class Listing:
 
     __slots__ = ("after", "buffer", "ino", "inode", "stale")
 
-    BATCH = 512
+    BATCH = 128  # about a millisecond
 
     def __init__(self, inode: Inode) -> None:
         self.inode = inode

@@ -12,11 +12,13 @@ from storjfs.store import MetaStore, Statement
 CACHED = 128_000  # extents of one generation, about 30 MB: those of half a GiB of scattered pages
 WINDOW_WEIGHT = 3  # what an empty window weighs, in extents
 FRAGMENTED = 64  # extents in a window from which it is worth defragmenting
+MOST_CUT = 1000  # extents that one cut drops, about 2 ms
 INDEX_BITS = 24  # 16 TiB of windows
 
 _WINDOW = (
     "SELECT off, len, seg, pos, run, skip FROM extent WHERE ino = ? AND off >= ? AND off < ? ORDER BY off"
 )
+_RANGE = _WINDOW + " LIMIT ?"
 _NEXT = "SELECT off FROM extent WHERE ino = ? AND off >= ? ORDER BY off LIMIT 1"
 _REPLACE = "REPLACE INTO extent (ino, off, len, seg, pos, run, skip) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _DELETE = "DELETE FROM extent WHERE (ino, off) IN (VALUES (?, ?))"
@@ -75,20 +77,28 @@ class ExtentTable:
             last = several[-1]
             self._splice(inode, index, several[0][0], last[0] + last[1], several)
 
-    def cut(self, inode: Inode, start: int, end: int) -> None:
-        """[start, end) becomes a hole. Loads every window in it: keep the range bounded."""
+    def cut(self, inode: Inode, start: int, end: int) -> int:
+        """Make a hole from `start` on, up to `end` or as far as a bounded number of extents reaches.
+
+        Returns the end of the hole. Looks at every window in the range: keep that bounded as well.
+        """
         first, last = start >> WINDOW_BITS, (end - 1) >> WINDOW_BITS
-        if last - first < 2:
-            for index in range(first, last + 1):
-                self._splice(inode, index, start, end, ())
-            return
-        loaded = self._load_range(inode, first, last)
+        loaded, last = self._load_range(inode, first, last)
         base = inode.ino << INDEX_BITS
+        left, reached = MOST_CUT, start
         for index in range(first, last + 1):
+            if left <= 0:
+                break
+            reached = min(end, (index + 1) << WINDOW_BITS)
             window = self._cache.peek(base | index)
             if window is not None and window.extents:
-                self._splice(inode, index, start, end, ())
+                doomed = touching(window.extents, start, reached)
+                if len(doomed) > left:
+                    reached = doomed[left][0]
+                self._splice(inode, index, start, reached, ())
+                left -= len(doomed)
         self._cache.grow(loaded)
+        return reached
 
     def matches(self, inode: Inode, expected: Sequence[Extent]) -> bool:
         """Whether `expected`, adjacent extents of one window, are still what the file consists of there."""
@@ -126,22 +136,33 @@ class ExtentTable:
                 window.pins += 1
             window.group = group
             self._dirty[inode.ino << INDEX_BITS | index] = window
-        self._store.changed()
+        self._store.changed(max(len(removed), len(added)))
 
-    def _load_range(self, inode: Inode, first: int, last: int) -> int:
-        """Bring the windows that have extents into the cache with one query; returns the cache's new weight,
-        which the caller adds when it is done, lest a rotation halfway drops what was just loaded."""
+    def _load_range(self, inode: Inode, first: int, last: int) -> tuple[int, int]:
+        """Bring the windows that have extents into the cache with one query, as far as it reaches.
+
+        Returns the cache's new weight, which the caller adds when it is done, lest a rotation halfway drops
+        what was just loaded; and the last window that is there.
+        """
         base = inode.ino << INDEX_BITS
-        rows: list[Extent] = self._store.read(
-            _WINDOW, (inode.ino, first << WINDOW_BITS, (last + 1) << WINDOW_BITS)
-        )
+        bounds = (inode.ino, first << WINDOW_BITS, (last + 1) << WINDOW_BITS)
+        rows: list[Extent] = self._store.read(_RANGE, (*bounds, MOST_CUT))
+        if len(rows) == MOST_CUT:
+            # Of the last window perhaps not all was read: leave it out, or read it if there is no other.
+            partly = rows[-1][0] >> WINDOW_BITS
+            whole = [row for row in rows if row[0] >> WINDOW_BITS < partly]
+            if whole:
+                rows, last = whole, partly - 1
+            else:
+                start, last = partly << WINDOW_BITS, partly
+                rows = self._store.read(_WINDOW, (inode.ino, start, start + WINDOW))
         several: dict[int, list[Extent]] = {}
         for row in rows:
             several.setdefault(row[0] >> WINDOW_BITS, []).append(row)
         for index, extents in several.items():
             if self._cache.peek(base | index) is None:
                 self._cache.young[base | index] = Window(extents)
-        return len(rows) + WINDOW_WEIGHT * len(several)
+        return len(rows) + WINDOW_WEIGHT * len(several), last
 
     def next_used(self, inode: Inode, start: int) -> int | None:
         """An offset at or after `start` (a window's start) up to which there is only hole; None: all hole."""

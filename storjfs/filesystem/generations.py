@@ -1,6 +1,6 @@
 """A bounded cache whose hits cost one dict look-up."""
 
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 
 class Pinned(Protocol):
@@ -14,16 +14,26 @@ class Pinned(Protocol):
 T = TypeVar("T", bound=Pinned)
 
 
+def leave(dropped: dict[Any, Any]) -> None:
+    """Take two items out, if there are any: called for each new one, this empties a dict in time."""
+    if dropped:
+        dropped.popitem()
+        if dropped:
+            dropped.popitem()
+
+
 class Generations(Generic[T]):
     """Two dicts instead of a list of uses: what the young one has no room for ages, and is dropped a
     generation later unless it was used again or is pinned. Holds up to twice `limit` of weight, and what is
-    pinned. Keys are ints."""
+    pinned; what was dropped leaves memory with the next few items, since all at once takes milliseconds. Keys
+    are ints."""
 
-    __slots__ = ("_limit", "_rotate_at", "_weight", "old", "young")
+    __slots__ = ("_leaving", "_limit", "_rotate_at", "_weight", "old", "young")
 
     def __init__(self, limit: int) -> None:
         self.young: dict[int, T] = {}
         self.old: dict[int, T] = {}
+        self._leaving: dict[int, T] = {}
         self._limit = limit
         self._rotate_at = limit
         self._weight = 0
@@ -40,6 +50,7 @@ class Generations(Generic[T]):
 
     def put(self, key: int, item: T) -> None:
         self.young[key] = item
+        leave(self._leaving)
         self.grow(item.weight)
 
     def grow(self, weight: int) -> None:
@@ -54,7 +65,7 @@ class Generations(Generic[T]):
 
     def _rotate(self) -> None:
         kept = {key: item for key, item in self.old.items() if item.pins}
-        self.old, self.young = self.young, kept
+        self._leaving, self.old, self.young = self.old, self.young, kept
         self._weight = 0
         # With many pinned items rotating pays only after as many new ones.
         self._rotate_at = self._limit + len(kept)

@@ -96,6 +96,8 @@ class InodeTable:
         self._dirty: dict[int, Inode] = {}
         self._frozen: list[tuple[int, dict[int, Inode]]] = []
         self._next = self._next_saved = _counter(store, "next_ino")
+        self.count = self._count_saved = _count(store)
+        """Of all inodes, also of those that were unlinked and not yet reaped."""
 
     def get(self, ino: int) -> Inode:
         """Raises ESTALE where there is no such inode (any more)."""
@@ -155,6 +157,7 @@ class InodeTable:
         inode.xattrs = {}
         self.cache.put(ino, inode)
         self.mark(inode)
+        self.count += 1
         return inode
 
     def mark(self, inode: Inode) -> None:
@@ -170,6 +173,7 @@ class InodeTable:
     def delete(self, inode: Inode) -> None:
         inode.gone = True
         self.mark(inode)
+        self.count -= 1
 
     def freeze(self) -> Sequence[Statement]:
         statements: list[Statement] = []
@@ -182,9 +186,9 @@ class InodeTable:
                 statements.append((_DELETE, gone))
             self._frozen.append((self._store.group, self._dirty))
             self._dirty = {}
-        if self._next != self._next_saved:
-            self._next_saved = self._next
-            statements.append((_COUNTER, [("next_ino", self._next)]))
+        if self._next != self._next_saved or self.count != self._count_saved:
+            self._next_saved, self._count_saved = self._next, self.count
+            statements.append((_COUNTER, [("next_ino", self._next), ("inodes", self.count)]))
         return statements
 
     def committed(self, group: int) -> None:
@@ -201,3 +205,9 @@ def _counter(store: MetaStore, key: str) -> int:
     value = store.read("SELECT value FROM counters WHERE key = ?", (key,))[0][0]
     assert isinstance(value, int)
     return value
+
+
+def _count(store: MetaStore) -> int:
+    """The number of inodes; counted once in a volume that did not keep it."""
+    kept = store.read("SELECT value FROM counters WHERE key = 'inodes'")
+    return int((kept or store.read("SELECT COUNT(*) FROM inode"))[0][0])

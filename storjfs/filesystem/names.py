@@ -86,6 +86,7 @@ class Names(Reaper):
 
     async def link(self, ino: int, parent: int, name: bytes) -> Attributes:
         """Another name for an inode. Raises EPERM for a directory, EMLINK, EEXIST."""
+        await self._store.room()
         inode = self._inodes.get(ino)
         if self._dentries.find(parent, name)[0]:
             raise FilesystemError(errno.EEXIST)
@@ -109,6 +110,7 @@ class Names(Reaper):
 
     async def unlink(self, parent: int, name: bytes) -> None:
         """Raises EISDIR for a directory."""
+        await self._store.room()
         directory = self._directory(parent)
         inode = self._child(parent, name)
         if stat.S_ISDIR(inode.mode):
@@ -121,6 +123,7 @@ class Names(Reaper):
 
     async def rmdir(self, parent: int, name: bytes) -> None:
         """Raises ENOTDIR, ENOTEMPTY."""
+        await self._store.room()
         if name == b".":
             raise FilesystemError(errno.EINVAL)
         if name == b"..":
@@ -162,6 +165,7 @@ class Names(Reaper):
         """
         if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
             raise FilesystemError(errno.EINVAL)
+        await self._store.room()
         source = self._directory(parent)
         inode = self._child(parent, name)
         target = self._parent(new_parent, new_name)

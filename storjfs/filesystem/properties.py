@@ -2,6 +2,7 @@
 
 import errno
 import stat
+from dataclasses import replace
 
 from storjfs.errors import FilesystemError
 from storjfs.filesystem.attributes import Attributes
@@ -42,6 +43,7 @@ class Properties(Directories):
         A new size sets mtime, any change sets ctime, unless they are given. A new owner of a file clears its
         set-uid bit, and its set-gid bit if it is executable by the group (chown(2)). Raises EFBIG, EINVAL.
         """
+        await self._store.room()
         inode = self._inodes.get(ino)
         if size is not None and size < inode.size:
             self._check_removable()
@@ -78,7 +80,8 @@ class Properties(Directories):
         return mode & (inode.mode >> shift) == mode
 
     async def statfs(self) -> Capacity:
-        return self._space()
+        """Contracted space, and how many inodes there are."""
+        return replace(self._space(), files=self._inodes.count)
 
     # --- extended attributes ---
 
@@ -96,6 +99,7 @@ class Properties(Directories):
 
     async def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
         """XATTR_CREATE and XATTR_REPLACE as in setxattr(2). Raises EEXIST, ENODATA, E2BIG, ERANGE, ENOSPC."""
+        await self._store.room()
         inode = self._inodes.get(ino)
         self._check_xattr_name(name)
         if len(value) > XATTR_SIZE_MAX:
@@ -116,6 +120,7 @@ class Properties(Directories):
 
     async def removexattr(self, ino: int, name: bytes) -> None:
         """Raises ENODATA."""
+        await self._store.room()
         inode = self._inodes.get(ino)
         self._check_xattr_name(name)
         if name not in self._xattrs.all(inode):

@@ -14,6 +14,7 @@ from storjfs.filesystem.core import SIZE_MAX, Core
 from storjfs.filesystem.inodes import Inode
 from storjfs.filesystem.windows import WINDOW
 
+FORGOTTEN_AT_ONCE = 16  # inodes reaped without letting others run, when the kernel forgets many
 AT_ONCE = 64 * WINDOW  # bytes of a file whose extents are dropped without letting others run
 
 
@@ -46,12 +47,17 @@ class Reaper(Core):
         """The kernel dropped these inodes: (ino, how many of its look-ups), the latter not used."""
         if not self._orphans.known:
             return
+        count = 0
         for ino, _ in forgotten:
             if ino in self._orphans.known:
                 inode = self._inodes.get(ino)
                 if not inode.nlink:
                     inode.forgotten = True
-                    self._reap_if_free(inode)
+                    count += 1
+                    if count <= FORGOTTEN_AT_ONCE:
+                        self._reap_if_free(inode)
+                    elif not inode.opens:
+                        self._reap_send.send_nowait(ino)
 
     def _orphan(self, inode: Inode) -> None:
         """The last name is gone."""
@@ -61,8 +67,8 @@ class Reaper(Core):
     def _reap_if_free(self, inode: Inode) -> None:
         if inode.opens or not inode.forgotten or inode.gone or self._policy.read_only:
             return
-        if inode.size <= AT_ONCE and inode.ino not in self._to_cut:
-            self._cut(inode, 0, inode.size)
+        at_once = inode.size <= AT_ONCE and inode.ino not in self._to_cut
+        if at_once and self._cut(inode, 0, inode.size) == inode.size:
             self._finish(inode)
         else:
             self._reap_send.send_nowait(inode.ino)
@@ -73,19 +79,21 @@ class Reaper(Core):
         self._orphans.remove(inode.ino)
         self._inodes.delete(inode)
 
-    def _cut(self, inode: Inode, start: int, end: int) -> None:
+    def _cut(self, inode: Inode, start: int, end: int) -> int:
+        """Make a hole of [start, end), or of as much as may be done without letting others run; its end."""
         if start < end and inode.stored:
-            self._extents.cut(inode, start, end)
+            end = self._extents.cut(inode, start, end)
             self._inodes.mark(inode)
+        return end
 
     def _shrink(self, inode: Inode, size: int) -> None:
         """Cut a file down to `size` bytes, its size included."""
         old = inode.size
-        self._cut(inode, size, min(old, size + AT_ONCE))
+        at = self._cut(inode, size, min(old, size + AT_ONCE))
         inode.size = size
-        if inode.ino in self._to_cut or old > size + AT_ONCE:
+        if inode.ino in self._to_cut or at < old:
             self._orphans.add(inode.ino)
-            self._cut_later(inode, min(size + AT_ONCE, old))
+            self._cut_later(inode, at)
         self._inodes.mark(inode)
 
     def _cut_later(self, inode: Inode, start: int) -> None:
@@ -98,7 +106,10 @@ class Reaper(Core):
 
     async def _cut_tail(self, inode: Inode) -> None:
         """Return when nothing is left beyond the file's size, so that it may grow. Several may do this."""
-        while (start := self._to_cut.get(inode.ino)) is not None:
+        while inode.ino in self._to_cut:
+            await self._store.room()
+            if (start := self._to_cut.get(inode.ino)) is None:
+                return
             after = self._cut_piece(inode, start)
             if after is None or inode.gone:
                 del self._to_cut[inode.ino]
@@ -110,9 +121,11 @@ class Reaper(Core):
             await trio.lowlevel.checkpoint()
 
     def _cut_piece(self, inode: Inode, start: int) -> int | None:
-        """Cut AT_ONCE bytes; where to go on, None at the end."""
-        end = start + AT_ONCE
-        self._cut(inode, start, min(end, SIZE_MAX))
+        """Cut AT_ONCE bytes or fewer; where to go on, None at the end."""
+        end = min(start + AT_ONCE, SIZE_MAX)
+        at = self._cut(inode, start, end)
+        if at < end:
+            return at
         return self._extents.next_used(inode, end) if end < SIZE_MAX else None
 
     async def _reap_all(self) -> None:
@@ -129,6 +142,9 @@ class Reaper(Core):
     async def _reap(self, inode: Inode) -> None:
         at: int | None = 0
         while at is not None:
+            await self._store.room()
             at = self._cut_piece(inode, at)
             await trio.lowlevel.checkpoint()
+            if inode.gone:
+                return
         self._finish(inode)

@@ -253,7 +253,8 @@ class Adapter(pyfuse3.Operations):
         made = StatvfsData()
         made.f_bsize = made.f_frsize = capacity.block_size
         made.f_blocks = capacity.blocks
-        made.f_bfree = made.f_bavail = capacity.free_blocks
+        made.f_bfree = capacity.free_blocks
+        made.f_bavail = capacity.available_blocks
         made.f_files = capacity.files + capacity.free_files
         made.f_ffree = made.f_favail = capacity.free_files
         made.f_namemax = capacity.name_max

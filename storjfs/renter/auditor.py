@@ -5,6 +5,7 @@ volume's size; it works on one batch per farmer at a time, checks proofs in a wo
 between. How far it has come stands in local.db, as do the challenges that are not answered yet.
 """
 
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from storjfs.renter.clock import sleep_until
 from storjfs.renter.local_records import Challenge, LocalRecords
 from storjfs.renter.schedule import WINDOWS_PER_PERIOD, Due, Window, tick_length
 from storjfs.renter.settings import RenterSettings
-from storjfs.store import MetaStore
+from storjfs.store import MetaStore, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ BATCH = 32
 """Shards per request: about 600 KiB of proofs."""
 ROWS = 400
 """Rows of the shard table read at a time, about a millisecond."""
+GIVEN_UP = 32
+"""Shards looked at and marked as lost in one go, a few milliseconds."""
 PAUSE = 0.002
 """Seconds left to others after each such step."""
 FIRST_RETRY = 5.0
@@ -196,6 +199,9 @@ class Auditor:
         """Go through all shards that are held: note what is due, and count anew what each contract holds."""
         counts: dict[int, tuple[int, int]] = {}
         moved_before = dict(self._client.moved)
+        # What was put just before is counted only where it is committed.
+        with contextlib.suppress(StoreError):
+            await self._store.sync()
         after = b""
         sql = (
             f"SELECT contract, seg, idx, shard_id, length FROM shard WHERE shard_id > ? "
@@ -346,14 +352,16 @@ class Auditor:
     async def give_up_shards(self, entry: Entry) -> None:
         """Mark all shards of a contract that is over as lost. Idempotent; goes on after a crash."""
         after, found = b"", False
+        # Not only those held: to skip the others by the thousand would take long in one go.
         sql = (
-            f"SELECT seg, idx, shard_id FROM shard WHERE contract = ? AND shard_id > ? "
-            f"AND state IN {HELD_STATES} ORDER BY shard_id LIMIT {ROWS}"
+            f"SELECT seg, idx, shard_id, state IN {HELD_STATES} FROM shard "
+            f"WHERE contract = ? AND shard_id > ? ORDER BY shard_id LIMIT {GIVEN_UP}"
         )
         while rows := self._store.read(sql, (entry.number, after)):
-            found = True
-            for seg, idx, shard_id in rows:
-                self._mark_lost(seg, idx, shard_id)
+            for seg, idx, shard_id, held in rows:
+                if held:
+                    found = True
+                    self._mark_lost(seg, idx, shard_id)
             after = rows[-1][2]
             await trio.sleep(PAUSE)
         if found:

@@ -31,13 +31,13 @@ class Moving:
     async def step(self) -> None:
         """Go on with every ending contract."""
         for entry in self._book.in_state((State.ENDING,)):
-            if self._is_empty(entry):
+            if await self._is_empty(entry):
                 await self._market.end_empty(entry)
             elif self._give_up_some(entry):
                 await self._store.sync()
 
-    def _is_empty(self, entry: Entry) -> bool:
-        left = self._store.read(
+    async def _is_empty(self, entry: Entry) -> bool:
+        left = await self._store.scan(
             "SELECT 1 FROM shard WHERE contract = ? AND state < 3 LIMIT 1", (entry.number,)
         )
         return not left

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 VETTED_AFTER = 20
 """Passed proofs after which a farmer is no longer new."""
@@ -23,6 +24,22 @@ def code_for(farmers: int) -> tuple[int, int]:
         if farmers >= least:
             return k, n
     return 1, 1
+
+
+def stripes(free: Iterable[int], n: int) -> int:
+    """How many bytes each of n shards may have in all, where farmers with `free` bytes take one of n each.
+
+    The largest x for which the sum of min(free, x) is at least n x: what one farmer has beyond that is of no
+    use while the others are full. With fewer than n farmers, as if the code had only so many shards.
+    """
+    rising = sorted(free)
+    n = min(n, len(rising))
+    if not n:
+        return 0
+    # Say that the largest n - c farmers have x or more and give x each: the others give all they have, which
+    # must be c x at least. As the smallest sum counts, this holds for every c or for none.
+    small = list(accumulate(rising))[len(rising) - n :]
+    return min(given // count for count, given in enumerate(small, 1))
 
 
 @dataclass(frozen=True, slots=True)

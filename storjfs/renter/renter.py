@@ -28,6 +28,7 @@ from storjfs.renter.market import Market
 from storjfs.renter.moving import Moving
 from storjfs.renter.negotiation import Negotiation
 from storjfs.renter.pay import PayBook
+from storjfs.renter.placement import stripes
 from storjfs.renter.read_back import ReadBack
 from storjfs.renter.report import ContractReport, RenterReport, contract_report
 from storjfs.renter.settings import KnownFarmer, RenterSettings
@@ -146,6 +147,26 @@ class Renter:
         if len(chosen) < count:
             self.look_around()
         return chosen
+
+    def space(self) -> tuple[int, int]:
+        """(all, free): bytes of segments, before the erasure code, that the contracts have room for.
+
+        What is held counts, needed or not, and so does what is on its way; shards of contracts that take no
+        new ones are going to move to the others. (0, 0) where there is no contract.
+        """
+        k, n = self.code()
+        total: dict[NodeId, int] = {}
+        free: dict[NodeId, int] = {}
+        moving = 0
+        for entry in self.book:
+            candidate = self.client.candidate(entry)
+            if entry.accepts:
+                total[entry.node_id] = total.get(entry.node_id, 0) + candidate.capacity
+                free[entry.node_id] = free.get(entry.node_id, 0) + max(candidate.free, 0)
+            elif entry.serves:
+                moving += candidate.used
+        left = k * stripes(free.values(), n) - moving * k // n
+        return k * stripes(total.values(), n), max(left, 0)
 
     def usual_latency(self, contract: int) -> float:
         """See ShardClient.usual_latency."""

@@ -15,7 +15,7 @@ LONGEST_TICK = 900.0
 SHORTEST_TICK = 0.25
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Due:
     """An audit to come. `at` in seconds since the epoch."""
 
@@ -56,11 +56,11 @@ class Window:
     starts there.
     """
 
-    def __init__(self, secret: bytes, period: float, start: float, end: float, limit: int = 65536) -> None:
+    def __init__(self, secret: bytes, period: float, start: float, end: float, limit: int = 32768) -> None:
         self._secret = secret
         self._period = period
         self._limit = limit
-        self._latest_first: list[tuple[float, Due]] = []
+        self._latest_first: list[tuple[float, bytes, Due]] = []
         self.start = start
         self.end = end
 
@@ -72,7 +72,7 @@ class Window:
             at = first_due_after(secret, shard_id, period, start)
             if at > self.end:
                 continue
-            heapq.heappush(heap, (-at, Due(at, contract, seg, idx, shard_id)))
+            heapq.heappush(heap, (-at, shard_id, Due(at, contract, seg, idx, shard_id)))
             if len(heap) > self._limit:
                 dropped = -heapq.heappop(heap)[0]
                 # Equal moments would be split here; with 56 bits per period there are none.
@@ -80,4 +80,10 @@ class Window:
 
     def due(self) -> list[Due]:
         """All gathered, earliest first."""
-        return sorted(due for _, due in self._latest_first if due.at <= self.end)
+        found = [due for _, _, due in self._latest_first if due.at <= self.end]
+        found.sort(key=_moment)
+        return found
+
+
+def _moment(due: Due) -> float:
+    return due.at

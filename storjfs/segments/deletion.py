@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from itertools import islice
 from typing import Final
 
 import trio
@@ -14,6 +15,8 @@ from storjfs.segments.values import Placement, State
 _LOG = logging.getLogger(__name__)
 
 BATCH: Final = 256
+AT_ONCE: Final = 32
+"""Segments dropped without letting others run."""
 FIRST_RETRY: Final = 5.0
 LAST_RETRY: Final = 600.0
 
@@ -25,6 +28,10 @@ def may_delete(segment: Segment) -> bool:
     soon as the group is committed in which the last extent let go of it.
     """
     return segment.state is State.DOOMED
+
+
+def _ready(segment: Segment) -> bool:
+    return not (segment.pins or segment.dirty or segment.flying) and may_delete(segment)
 
 
 class Deleter:
@@ -85,27 +92,32 @@ class Deleter:
         while True:
             if self._wake.is_set():
                 self._wake = trio.Event()
-            self.sweep()
+            while self.sweep():
+                await trio.lowlevel.checkpoint()
             await self.ask_farmers()
             with trio.move_on_at(self._next_look()):
                 await self._wake.wait()
 
-    def sweep(self) -> None:
-        """Doom what is empty and committed; drop what is doomed, committed and in nobody's hands."""
-        for segment in list(self._empty.values()):
+    def sweep(self) -> bool:
+        """Doom what is empty and committed; drop what is doomed, committed and in nobody's hands.
+
+        Does a bounded part of it; True where there is more.
+        """
+        for segment in list(islice(self._empty.values(), AT_ONCE)):
             if segment.state is State.DOOMED or segment.live > 0:
                 del self._empty[segment.seg]
             elif segment.state is not State.OPEN:
                 del self._empty[segment.seg]
                 self.doom(segment)
-        for segment in list(self._doomed.values()):
-            if segment.pins or segment.dirty or segment.flying or not may_delete(segment):
-                continue
+        ready = [segment for segment in self._doomed.values() if _ready(segment)]
+        for segment in ready[:AT_ONCE]:
             del self._doomed[segment.seg]
             self._cache.discard(segment)
             self._catalogue.drop(segment)
             self._catalogue.when_committed(self.wake)
             self._gone(segment)
+        left = islice(self._empty.values(), AT_ONCE)
+        return len(ready) > AT_ONCE or any(segment.state is not State.OPEN for segment in left)
 
     def _next_look(self) -> float:
         times = [at for at, _ in self._retry.values()]

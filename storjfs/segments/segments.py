@@ -346,7 +346,8 @@ class Segments:
         before = self._deleter.confirmed
         self._deleter.retry_now()
         for _ in range(SWEEPS):
-            self._deleter.sweep()
+            while self._deleter.sweep():
+                await trio.lowlevel.checkpoint()
             await self._store.sync()
             if not self._deleter.unfinished:
                 break
@@ -380,14 +381,18 @@ class Segments:
         """Committed runs of a segment behind position `after`, as (pos, length, ino, off)."""
         return self._catalogue.runs_of(seg, after, limit)
 
+    def waiting_bytes(self) -> int:
+        """Bytes in segments that are not with enough farmers yet."""
+        return self._catalogue.waiting_bytes()
+
     def report(self) -> SegmentsReport:
         """For `status`. Costs a few bounded queries."""
         catalogue = self._catalogue
         tally = catalogue.tally()
-        ((to_delete,),) = self._store.read("SELECT COUNT(*) FROM (SELECT 1 FROM doomed LIMIT 100000)")
+        ((to_delete,),) = self._store.read("SELECT COUNT(*) FROM (SELECT 1 FROM doomed LIMIT 10000)")
         return SegmentsReport(
             stored_bytes=catalogue.stored_bytes,
-            waiting_bytes=catalogue.waiting_bytes(),
+            waiting_bytes=self.waiting_bytes(),
             cached_bytes=self._cache.used,
             full=tally[Health.FULL],
             degraded=tally[Health.DEGRADED],
@@ -414,7 +419,7 @@ class Segments:
     async def contract_lost(self, contract: int) -> int:
         """All shards under a contract are lost for good; returns how many. Works in bounded steps."""
         after, count = b"", 0
-        while rows := self._catalogue.shards_under(contract, after, 256):
+        while rows := self._catalogue.shards_under(contract, after, 32):
             for shard_id, seg in rows:
                 try:
                     segment = self._catalogue.get(seg)

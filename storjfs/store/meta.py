@@ -21,7 +21,7 @@ _LOG = logging.getLogger(__name__)
 Statement = tuple[str, Sequence[Values]]
 
 MAX_AGE = 5.0  # seconds from the first change of a group until it closes by itself
-MAX_CHANGES = 20_000  # changes after which a group closes by itself
+MAX_CHANGES = 6_000  # changes after which a group closes by itself: freezing them holds the loop
 WAL_PAGES = 6_000  # pages of log (24 MiB) after which it is copied into the database
 FINISH_PAGES = 400  # what of a checkpoint may be left to the writer thread
 
@@ -108,6 +108,7 @@ class MetaStore:
         self._flying: _Job | None = None
         self._failed: _Job | None = None
         self._again = False
+        self._landed = trio.Event()
         self._jobs: queue.SimpleQueue[_Job | Callable[[], None] | None] = queue.SimpleQueue()
         self._checkpoints: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._checkpointing = False
@@ -157,6 +158,15 @@ class MetaStore:
         if self._changes > MAX_CHANGES:
             self._close_group()
 
+    async def room(self) -> None:
+        """Return when more changes may be made: at once, unless the group that gathers is full already while
+        the one before it is still on its way to the disk. Bounds memory, and what a freeze has to do.
+
+        Does not wait while the last commit has failed; see `failure`.
+        """
+        while self._changes > MAX_CHANGES and self._flying is not None and self.failure is None:
+            await self._landed.wait()
+
     def write(self, sql: str, rows: Sequence[Values]) -> None:
         """Add a statement to the current group, after those of its participants."""
         self._loose.append((sql, rows))
@@ -203,9 +213,12 @@ class MetaStore:
         def shrink() -> None:
             self._writer.set_busy_timeout(0)
             try:
-                self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-            except apsw.Error:
-                pass  # busy, or as in _checkpoint_log
+                if self._distrusted is None:
+                    self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            except apsw.BusyError:
+                pass
+            except apsw.Error as error:
+                self._checkpoint_failed(error)
             finally:
                 self._writer.set_busy_timeout(BUSY_TIMEOUT_MS)
                 with contextlib.suppress(trio.RunFinishedError):
@@ -241,6 +254,8 @@ class MetaStore:
 
     def _finished(self, job: _Job, error: StoreError | None) -> None:
         self._flying = None
+        self._landed.set()
+        self._landed = trio.Event()
         self.failure = error
         if error is None:
             for participant in self._participants:

@@ -12,7 +12,7 @@ _RUN = "REPLACE INTO run (seg, pos, length, ino, off) VALUES (?, ?, ?, ?, ?)"
 
 
 class MemorySegments:
-    """Segments of `capacity` bytes. `committed_data` is what would be left of each after a crash.
+    """Segments of `capacity` bytes.
 
     `slow`: read_now finds nothing, so that reads must wait. `full`: the errno that room() raises, 0 for none.
     Segments without a live byte vanish when that is committed.
@@ -23,7 +23,6 @@ class MemorySegments:
         self.slow = slow
         self.full = 0
         self.data: dict[int, bytearray] = {}
-        self.committed_data: dict[int, bytes] = {}
         self.lives: dict[int, int] = {}
         self.new_runs: list[tuple[int, int, int, int, int]] = []
         self.prefetched: list[Part] = []
@@ -32,7 +31,6 @@ class MemorySegments:
         self.wait: Callable[[], None] | None = None
         self.while_reading: Callable[[], None] = lambda: None
         self._store = store
-        self._frozen_sizes: dict[int, int] = {}
         self._open = 1 + max((row[0] for row in store.read("SELECT seg FROM run")), default=0)
         store.join(self)
 
@@ -97,14 +95,12 @@ class MemorySegments:
 
     def freeze(self) -> Sequence[Statement]:
         runs, self.new_runs = self.new_runs, []
-        self._frozen_sizes = {seg: len(data) for seg, data in self.data.items()}
         return [(_RUN, runs)] if runs else []
 
     def before_commit(self) -> Callable[[], None] | None:
         return self.wait
 
     def committed(self, group: int) -> None:
-        self.committed_data = {seg: bytes(self.data[seg][:n]) for seg, n in self._frozen_sizes.items()}
         for seg in [seg for seg, live in self.lives.items() if not live and seg != self._open]:
             self.data.pop(seg, None)
             self.lives.pop(seg)

@@ -16,12 +16,14 @@ from hypothesis import HealthCheck, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
+from storjfs.daemon.watch import watching
 from storjfs.errors import FilesystemError
 from storjfs.filesystem import Attributes, Filesystem
 from storjfs.filesystem.names import RENAME_EXCHANGE, RENAME_NOREPLACE
 from storjfs.store import ROOT_INODE
 from tests.filesystem.memory_segments import MemorySegments
 from tests.filesystem.volumes import Volume, check_accounts, check_tables, volume
+from tests.watching import LIMIT, again_and_again
 
 T = TypeVar("T")
 Path_ = tuple[bytes, ...]
@@ -57,10 +59,11 @@ class Loop:
     async def _main(self) -> None:
         self._stop = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
-        self._ready.set()
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            await self._stop.wait()
+        with watching(LIMIT) as self.watch:
+            self._ready.set()
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                await self._stop.wait()
 
     def run(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
         return trio.from_thread.run(function, *args, trio_token=self._token)
@@ -140,6 +143,9 @@ class LikeLocal(RuleBasedStateMachine):
             self.compare_trees()
             self.loop.run(self.close_volume)
             check_tables(self.directory)
+            # The task `serve` checks all accounts; every other one is a single request.
+            held = again_and_again(self.loop.watch.holds, lambda task: not task.endswith("serve"))
+            assert not held, self.loop.watch.holds
         finally:
             self.loop.close()
             shutil.rmtree(self.directory)

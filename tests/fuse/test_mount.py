@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from storjfs.filesystem.core import RESERVE
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -193,7 +195,9 @@ def test_special_files(at: Path) -> None:
 def test_df_says_something_sensible(at: Path) -> None:
     found = os.statvfs(at)
     assert found.f_frsize * found.f_blocks == 1 << 40
-    assert found.f_frsize * found.f_bavail == 1 << 39
+    assert found.f_frsize * found.f_bfree == 1 << 39
+    assert found.f_frsize * (found.f_bfree - found.f_bavail) == RESERVE
+    assert found.f_files - found.f_ffree == 1
     assert found.f_namemax == 255
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storjfs.renter.placement import Candidate, choose, code_for
+from storjfs.renter.placement import Candidate, choose, code_for, stripes
 
 GIB = 1 << 30
 
@@ -108,3 +108,23 @@ def test_load_goes_where_there_is_room() -> None:
     rng = random.Random(0)
     first = Counter(choose(farmers, 1, 1, rng=rng)[0] for _ in range(1000))
     assert first[2] > 5 * first[1]
+
+
+@given(st.lists(st.integers(0, 12), max_size=7), st.integers(1, 6))
+def test_stripes_are_as_many_as_can_be_placed_one_by_one(free: list[int], n: int) -> None:
+    left = sorted(free)
+    n_here = min(n, len(left))
+    placed = 0
+    # Taking always the emptiest farmers places as many as there can be.
+    while n_here and left[-n_here] > 0:
+        left[-n_here:] = [one - 1 for one in left[-n_here:]]
+        left.sort()
+        placed += 1
+    assert stripes(free, n) == placed
+
+
+def test_what_one_farmer_has_beyond_the_others_is_no_room() -> None:
+    assert stripes([10, 10, 10, 10, 1000], 5) == 10
+    assert stripes([10, 10, 10, 10, 10, 10], 5) == 12
+    assert stripes([], 5) == 0
+    assert stripes([7, 9], 5) == 7

@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from storjfs.protocol.contracts import State
+from storjfs.protocol.contracts import Event, State
 from storjfs.renter import FarmerUnavailable, Renter, ServiceRefused, ShardMissing
 from storjfs.renter.cashier import deposit_step
 from storjfs.renter.schedule import Due
@@ -369,3 +369,42 @@ async def test_a_full_disk_stops_the_audits_only_while_it_is_full(
 def lose_metadata(folder: Path) -> None:
     for path in folder.glob("meta.db*"):
         path.unlink()
+
+
+async def test_space_shrinks_by_what_is_stored_and_grows_with_the_contracts(
+    tmp_path: Path, fast_clock: trio.testing.MockClock
+) -> None:
+    mib = 1 << 20
+    settings = quick_settings(capacity=64 * mib, code=(3, 5))
+    async with a_world(tmp_path, fast_clock, 5) as world, world.life(settings) as (renter, catalogue):
+        assert renter.space() == (3 * 64 * mib, 3 * 64 * mib)
+        placed = await catalogue.store_segment(renter, 4 * mib)
+        assert renter.space() == (3 * 64 * mib, 3 * 60 * mib)
+        for contract, shard_id in placed:
+            await renter.delete(contract, [shard_id])
+            catalogue.store.write("DELETE FROM shard WHERE shard_id = ?", [(shard_id,)])
+        await catalogue.store.sync()
+        await until(lambda: renter.space() == (3 * 64 * mib, 3 * 64 * mib))
+        for _ in range(13):
+            await catalogue.store_segment(renter, 4 * mib)
+        await renter.audit_now()
+        renter.look_around()
+        await until(lambda: renter.space() == (3 * 128 * mib, 3 * 76 * mib))
+
+
+async def test_what_a_contract_that_ends_still_holds_is_counted_with_the_others(
+    tmp_path: Path, fast_clock: trio.testing.MockClock
+) -> None:
+    mib = 1 << 20
+    settings = quick_settings(capacity=64 * mib, code=(1, 2))
+    async with a_world(tmp_path, fast_clock, 3) as world, world.life(settings) as (renter, catalogue):
+        for _ in range(3):
+            await catalogue.store_segment(renter, 4 * mib)
+        total, free = renter.space()
+        assert (total, free) == (96 * mib, 84 * mib)
+        ending, *others = renter.book
+        await renter.book.change(ending, Event.START_RENEWAL)
+        await renter.book.change(ending, Event.FAIL_RENEWAL)
+        used = [renter.client.candidate(entry).used for entry in (ending, *others)]
+        assert sum(used) == 24 * mib
+        assert renter.space() == (64 * mib, 64 * mib - max(used[1:]) - used[0] // 2)

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import trio
 
+from storjfs.daemon.watch import watching
 from storjfs.keys import VolumeKeys
 from storjfs.segments import Run, Segments
 from storjfs.store import MetaStore
 from tests.segments.farm import Farm
+from tests.watching import LIMIT, again_and_again
 
 KEYS = VolumeKeys(bytes(range(32)))
 
@@ -46,6 +48,13 @@ class Volume:
     async def running(self) -> AsyncIterator[Segments]:
         """Mounted; leaving it is a crash as far as uncommitted things go."""
         self.path.mkdir(exist_ok=True)
+        with watching(LIMIT) as watch:
+            async with self._opened() as segments:
+                yield segments
+        assert not again_and_again(watch.holds), watch.holds
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[Segments]:
         async with trio.open_nursery() as nursery:
             self.store = MetaStore.open(self.path / "meta.db", KEYS.metadata_key)
             self.segments = Segments(
