@@ -148,7 +148,7 @@ class Core:
             self._spacious = capacity.free > min(RESERVE, capacity.total >> 4)
         if not self._spacious:
             raise FilesystemError(errno.ENOSPC, "the contracted space is used up")
-        await self._segments.room()
+        await self._segments.room(new=True)
 
     def _directory(self, ino: int) -> Inode:
         """The directory `ino`, which must exist and not be removed."""
