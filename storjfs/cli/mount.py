@@ -45,7 +45,9 @@ class Place(click.Path):
     multiple=True,
     metavar="OPTIONS",
     help="Mount options, separated by commas: ro, allow_other, noatime, relatime, sync=network "
-    "(fsync returns when the data survives the loss of this machine), nosuid, nodev, noexec, dirsync.",
+    "(fsync returns when the data survives the loss of this machine), offline_timeout=SECONDS (how long a "
+    "read waits for farmers that do not answer, 30 if not given), offline=wait (until they do), nosuid, "
+    "nodev, noexec, dirsync.",
 )
 @click.option(
     "--cache-size", metavar="SIZE", help="Most local disk space for data that farmers have too (as 20G)."

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -107,9 +108,11 @@ class Drive:
             journal_dir=paths.journal_dir,
             cache_dir=paths.cache_dir,
             limit=cache_size,
+            outage=math.inf if options.offline_wait else options.offline_timeout,
             faulty=self._faulty,
         )
         self.renter.mark_lost = self.segments.mark_lost
+        self.renter.came = self.segments.farmers_changed
         policy = Policy(read_only=options.read_only, atime=options.atime, sync_network=options.sync_network)
         self.filesystem = Filesystem(
             self.store, self.segments, self.capacity, policy, (os.getuid(), os.getgid())

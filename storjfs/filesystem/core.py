@@ -162,7 +162,7 @@ class Core:
         if not self._spacious:
             raise FilesystemError(errno.ENOSPC, "the contracted space is used up")
         await self._store.room()
-        await self._segments.room()
+        await self._segments.room(new=True)
 
     def _directory(self, ino: int) -> Inode:
         """The directory `ino`, which must exist and not be removed."""

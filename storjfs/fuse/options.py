@@ -2,16 +2,17 @@
 
 import dataclasses
 from collections.abc import Iterable, Set
-from typing import Literal
+from typing import Any, Literal
 
 from storjfs.errors import StorjfsError
 
 FILESYSTEM_TYPE = "storjfs"
+OFFLINE_TIMEOUT = 30
+LONGEST_TIMEOUT = 86_400
 
 # Options that mount(8), fstab and file managers add on their own; true here anyway or without meaning for us.
 ACCEPTED_SILENTLY = frozenset(
     {
-        "rw",
         "defaults",
         "async",
         "auto",
@@ -40,6 +41,8 @@ class MountOptions:
 
     atime: "relatime" (as a local disk does by default) or "noatime".
     sync_network: fsync returns only when the data survives the loss of this machine.
+    offline_wait: reads of what is not here, and writes that find no room, wait as long as farmers are away.
+    offline_timeout: otherwise the seconds after which they fail.
     kernel: further flags for the kernel.
     """
 
@@ -47,6 +50,8 @@ class MountOptions:
     allow_other: bool = False
     atime: Literal["relatime", "noatime"] = "relatime"
     sync_network: bool = False
+    offline_wait: bool = False
+    offline_timeout: int = OFFLINE_TIMEOUT
     kernel: frozenset[str] = frozenset()
 
     def for_kernel(self, volume: str) -> Set[str]:
@@ -67,6 +72,7 @@ class MountOptions:
             said.append("allow_other")
         if self.sync_network:
             said.append("sync=network")
+        said.append("offline=wait" if self.offline_wait else f"offline_timeout={self.offline_timeout}")
         return said
 
 
@@ -75,25 +81,41 @@ def parse_options(given: Iterable[str]) -> MountOptions:
 
     Raises BadMountOption.
     """
-    read_only = allow_other = sync_network = False
-    atime: Literal["relatime", "noatime"] = "relatime"
+    options = MountOptions()
     kernel: set[str] = set()
     for word in (part.strip() for text in given for part in text.split(",")):
-        if word in ("ro", "rw"):
-            read_only = word == "ro"
-        elif word == "allow_other":
-            allow_other = True
-        elif word == "noatime":
-            atime = "noatime"
-        elif word == "relatime":
-            atime = "relatime"
-        elif word in ("sync=network", "sync=local"):
-            sync_network = word == "sync=network"
-        elif word in KERNEL:
+        if word in KERNEL:
             kernel.add(word)
+        elif word in _MEANINGS:
+            options = dataclasses.replace(options, **_MEANINGS[word])
+        elif word.startswith("offline_timeout="):
+            options = dataclasses.replace(options, offline_timeout=_seconds(word), offline_wait=False)
         elif word and word not in ACCEPTED_SILENTLY:
             raise BadMountOption(
                 f"the mount option {word!r} is not known",
-                hint="ro, allow_other, noatime, relatime, sync=network, nosuid, nodev, noexec, dirsync",
+                hint="ro, allow_other, noatime, relatime, sync=network, offline=wait, "
+                "offline_timeout=SECONDS, nosuid, nodev, noexec, dirsync",
             )
-    return MountOptions(read_only, allow_other, atime, sync_network, frozenset(kernel))
+    return dataclasses.replace(options, kernel=frozenset(kernel))
+
+
+_MEANINGS: dict[str, dict[str, Any]] = {
+    "ro": {"read_only": True},
+    "rw": {"read_only": False},
+    "allow_other": {"allow_other": True},
+    "noatime": {"atime": "noatime"},
+    "relatime": {"atime": "relatime"},
+    "sync=network": {"sync_network": True},
+    "sync=local": {"sync_network": False},
+    "offline=wait": {"offline_wait": True},
+    "offline=fail": {"offline_wait": False},
+}
+
+
+def _seconds(word: str) -> int:
+    text = word.partition("=")[2]
+    if text.isascii() and text.isdecimal() and 1 <= int(text) <= LONGEST_TIMEOUT:
+        return int(text)
+    raise BadMountOption(
+        f"{word!r} is not a time", hint=f"offline_timeout is in seconds, from 1 to {LONGEST_TIMEOUT}"
+    )

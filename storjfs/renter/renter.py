@@ -80,6 +80,8 @@ class Renter:
         crash_point: Callable[[str], None] = lambda name: None,
     ) -> None:
         self.mark_lost: MarkLost = _ignore_loss
+        self.came: Callable[[], None] = lambda: None
+        """Called when a farmer greets us: it is there (again)."""
         self._now = now
         self.settings = settings
         system = random.SystemRandom()
@@ -262,6 +264,7 @@ class Renter:
 
     def _greeted(self, farmer: NodeId, answer: HelloAnswer) -> None:
         self.auditor.heard_from(farmer)
+        self.came()
         if answer.vouchers and self._nursery is not None:
             self._nursery.start_soon(self.cashier.learn, farmer, answer)
 

@@ -6,6 +6,7 @@ the first complete answer wins. A piece that does not prove itself is pinned to 
 
 import functools
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Collection
 from typing import Final
 
@@ -17,7 +18,7 @@ from storjfs.coding.geometry import PIECE, SEALED_PIECE
 from storjfs.coding.shards import ShardCipher, ShardCorrupt
 from storjfs.errors import StorjfsError
 from storjfs.keys import VolumeKeys
-from storjfs.renter.errors import ShardMissing
+from storjfs.renter.errors import FarmerUnavailable, ShardMissing
 from storjfs.segments.catalogue import Catalogue, Segment, Shard
 from storjfs.segments.values import Placement, SegmentUnreadable
 
@@ -31,10 +32,14 @@ HEDGE_AFTER_USUAL: Final = 2.0
 HEDGE_AFTER_TYPICAL: Final = 3.0
 """Times what such ranges take of late, whoever is asked: when all are slow, asking more only adds to it."""
 MOST_HEDGES: Final = 8
-OUTAGE: Final = 10.0
-"""Seconds for which a read asks farmers again that do not answer."""
+OUTAGE: Final = 30.0
+"""Seconds for which a read waits for farmers that do not answer, unless the mount says otherwise."""
 ASK_AGAIN: Final = 0.25
-"""Seconds between such attempts."""
+"""Seconds until they are asked again, at first; the pause doubles up to LAST_PAUSE."""
+LAST_PAUSE: Final = 2.0
+SHORT_OUTAGE: Final = 5.0
+"""Seconds for which one is waited for that was silent for a whole outage before; twice as long each time."""
+MOST_NOTED: Final = 256
 PATIENCE: Final = 2.0
 """Seconds for which what nobody waits for is not hedged."""
 
@@ -48,8 +53,10 @@ def erasure_code(k: int, n: int) -> ErasureCode:
 class Fetcher:
     """Fetches rows of segments: `rows(segment, idx, first, count)`.
 
-    `faulty(shard, error)` is told which farmer failed; the catalogue has noted it already. `threads` bounds
-    the worker threads used for opening and decoding.
+    `faulty(shard, error)` is told which farmer failed; the catalogue has noted it already. `back` is called
+    when one answers again; it, or somebody else, then calls `farmers_changed`. `threads` bounds
+    the worker threads used for opening and decoding. `outage`: seconds for which farmers may be silent before
+    a read fails, infinity for a read that waits until they are back.
     """
 
     def __init__(
@@ -59,8 +66,18 @@ class Fetcher:
         keys: VolumeKeys,
         threads: trio.CapacityLimiter,
         *,
+        outage: float = OUTAGE,
         faulty: Callable[[Shard, StorjfsError], None] = lambda shard, error: None,
+        back: Callable[[], None] = lambda: None,
     ) -> None:
+        self._tell_back = back
+        self._outage = outage
+        self._asked: dict[int, set[trio.CancelScope]] = {}
+        self._silent: dict[int, int] = {}
+        """Contracts whose farmers did not answer last; how often in a row they were waited for in vain."""
+        self._out_of_reach: OrderedDict[int, float] = OrderedDict()
+        """Segments and since when reads of them fail: who reads again does not wait all over again."""
+        self._back = trio.Event()
         self._catalogue = catalogue
         self._placement = placement
         self._shard_key = keys.shard_key
@@ -72,12 +89,11 @@ class Fetcher:
     async def shard(self, segment: Segment, shard: Shard, first: int, count: int) -> Buffer:
         """The unsealed pieces `[first, first + count)` of one shard, from its farmer.
 
-        Raises ShardCorrupt (noted as lost), ShardMissing (likewise), or what the renter's `get` raises.
+        Raises ShardCorrupt (noted as lost), ShardMissing (likewise), or what the renter's `get` raises;
+        FarmerUnavailable too after `outage` seconds without an answer from this farmer, to whomever.
         """
         try:
-            sealed = await self._placement.get(
-                shard.contract, shard.shard_id, first * SEALED_PIECE, count * SEALED_PIECE
-            )
+            sealed = await self._get(shard, first * SEALED_PIECE, count * SEALED_PIECE)
             if len(sealed) != count * SEALED_PIECE:
                 raise ShardCorrupt(first + len(sealed) // SEALED_PIECE)
             cipher = ShardCipher(self._shard_key(shard.shard_id))
@@ -93,6 +109,43 @@ class Fetcher:
                 self._faulty(shard, error)
             raise
 
+    async def _get(self, shard: Shard, offset: int, length: int) -> Buffer:
+        contract = shard.contract
+        asked = self._asked.setdefault(contract, set())
+        patience = self._patience(contract)
+        scope = trio.CancelScope(deadline=trio.current_time() + patience)
+        asked.add(scope)
+        try:
+            with scope:
+                sealed = await self._placement.get(contract, shard.shard_id, offset, length)
+                self._answered(contract)
+                return sealed
+        except FarmerUnavailable:
+            self._silent.setdefault(contract, 0)
+            raise
+        finally:
+            asked.discard(scope)
+        self._silent[contract] = self._silent.get(contract, 0) + 1
+        raise FarmerUnavailable(f"no answer under contract {contract} for {patience:.3g} s")
+
+    def _patience(self, contract: int) -> float:
+        cuts = self._silent.get(contract, 0)
+        return min(self._outage, SHORT_OUTAGE * 2.0 ** (cuts - 1)) if cuts else self._outage
+
+    def _answered(self, contract: int) -> None:
+        # Others that wait for this farmer may just stand in a queue.
+        for other in self._asked[contract]:
+            other.deadline = max(other.deadline, trio.current_time() + self._outage)
+        if self._silent.pop(contract, None) is not None:
+            self._tell_back()
+
+    def farmers_changed(self) -> None:
+        """Farmers came or came back: reads that wait for them ask again now."""
+        self._silent.clear()
+        self._out_of_reach.clear()
+        self._back.set()
+        self._back = trio.Event()
+
     async def rows(
         self,
         segment: Segment,
@@ -106,22 +159,36 @@ class Fetcher:
         """Pieces `[first, first + count)` of row `idx` of the erasure code, wherever they come from.
 
         Shards with an index in `avoid` are not asked. As long as `waited_for()` says that nobody waits, a
-        slow farmer is given more time. Farmers that do not answer are asked again for OUTAGE seconds, so that
-        one that starts anew costs a pause and no error. The caller has pinned the segment. Raises
-        SegmentUnreadable where fewer than k shards answer rightly.
+        slow farmer is given more time. Farmers that do not answer are asked again for `outage` seconds, so
+        that one that starts anew costs a pause and no error; but only once as long as they are away. The
+        caller has pinned the segment. Raises SegmentUnreadable where fewer than k shards answer rightly.
         """
-        until = trio.current_time() + OUTAGE
+        until = self._out_of_reach.get(segment.seg, trio.current_time()) + self._outage
+        pause = ASK_AGAIN
         while True:
             race = _Race(self, segment, idx, first, count, avoid, waited_for)
             try:
-                return await race.run()
+                found = await race.run()
+                self._out_of_reach.pop(segment.seg, None)
+                return found
             except SegmentUnreadable:
                 there = self._catalogue.held(segment).keys() - set(avoid)
-                if len(there) < segment.k or not waited_for() or trio.current_time() >= until:
+                if len(there) < segment.k or not waited_for():
+                    raise
+                if trio.current_time() >= until:
+                    self._note_out_of_reach(segment, until - self._outage)
                     raise
             finally:
                 self._hedges -= race.hedged
-            await trio.sleep(ASK_AGAIN)
+            back = self._back
+            with trio.move_on_after(min(pause, until - trio.current_time())):
+                await back.wait()
+            pause = min(2 * pause, LAST_PAUSE)
+
+    def _note_out_of_reach(self, segment: Segment, since: float) -> None:
+        self._out_of_reach[segment.seg] = since
+        while len(self._out_of_reach) > MOST_NOTED:
+            self._out_of_reach.popitem(last=False)
 
     def _hedge_delay(self, shard: Shard) -> float:
         if self._placement.contained(shard.contract):

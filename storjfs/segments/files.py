@@ -4,8 +4,10 @@ Segment position = file position, for the journal's files and for the cache's sp
 pieces are present is advice: a frame proves itself or it does not.
 """
 
+import contextlib
 import ctypes
 import errno
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +16,9 @@ from typing import Final
 from storjfs.coding.buffers import Buffer
 from storjfs.coding.frames import FrameCipher, FrameCorrupt
 from storjfs.coding.geometry import FRAME_OVERHEAD, PIECE, run_frames
+from storjfs.segments.order import Entry
+
+_LOG = logging.getLogger(__name__)
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _PUNCH_KEEPING_SIZE: Final = 0x03  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, fallocate(2)
@@ -32,6 +37,21 @@ def punch(fd: int, start: int, length: int) -> None:
 def pieces_mask(first: int, count: int) -> int:
     """The bits of `count` pieces from piece `first` on."""
     return ((1 << count) - 1) << first
+
+
+def byte_ranges(mask: int) -> list[tuple[int, int]]:
+    """The pieces of a mask as (start, length) in the file, neighbours joined."""
+    ranges = []
+    at = 0
+    while mask:
+        zeros = (mask & -mask).bit_length() - 1
+        mask >>= zeros
+        at += zeros
+        ones = (~mask & (mask + 1)).bit_length() - 1
+        ranges.append((at * PIECE, ones * PIECE))
+        mask >>= ones
+        at += ones
+    return ranges
 
 
 def piece_count(size: int) -> int:
@@ -57,11 +77,11 @@ class LocalFile:
 
     __slots__ = (
         "base",
+        "entry",
         "fd",
         "path",
         "present",
         "segment_id",
-        "size",
         "touched",
         "unproven",
         "unsent",
@@ -77,8 +97,8 @@ class LocalFile:
         self.fd = -1
         self.unsent = unsent
         self.present: int | None = None
-        self.size = 0
-        """Bytes that it counts for against the cache limit."""
+        self.entry = Entry(segment_id)
+        """Its place among what is cached; the size in it is what it counts for against the limit."""
         self.users = 0
         self.written = 0
         """Of a file that the sealer writes: its end."""
@@ -100,10 +120,16 @@ class LocalFile:
             os.close(fd)
 
     def look(self, size: int) -> int:
-        """Rebuild `present` for a segment of `size` bytes from where the file has data; see lseek(2)."""
+        """Rebuild `present` for a segment of `size` bytes from where the file has data; see lseek(2).
+
+        Blocks that belong to no whole piece go back to the disk.
+        """
         fd = self.open()
         present = 0
-        end = min(os.fstat(fd).st_size, size)
+        end = os.fstat(fd).st_size
+        if end > size:
+            os.ftruncate(fd, size)
+            end = size
         at = 0
         while at < end:
             try:
@@ -119,6 +145,10 @@ class LocalFile:
             last = piece_count(size) if at >= size else at // PIECE
             if last > first:
                 present |= pieces_mask(first, last - first)
+            for torn, until in ((start, min(first * PIECE, at)), (max(last * PIECE, start), at)):
+                if torn < until:
+                    with contextlib.suppress(OSError):
+                        punch(fd, torn, until - torn)
         self.present = present
         return present
 
@@ -128,6 +158,18 @@ class LocalFile:
             return True
         mask = ((1 << count) - 1) << first
         return self.present is not None and self.present & mask == mask
+
+
+def free_blocks(file: LocalFile, ranges: Sequence[tuple[int, int]]) -> None:
+    """Punch these byte ranges out of an open file. Blocking. Raises OSError."""
+    for start, length in ranges:
+        try:
+            punch(file.fd, start, length)
+        except OSError as error:
+            # Without holes on this disk the whole file would keep its blocks: cut off from here on instead,
+            # which frees at least as much. The pieces lost with it fail their proof and are fetched again.
+            _LOG.debug("no holes here: %s", error)
+            os.ftruncate(file.fd, start)
 
 
 def read_run(

@@ -21,8 +21,10 @@ from storjfs.segments.values import Run
 
 MOST_UNSEALED: Final = 32 << 20
 """Bytes of plaintext in memory from which on writers wait for the sealer."""
-STALLED: Final = 60.0
-"""Seconds without any progress of the uploads after which a writer that waits for them gets ENOSPC."""
+LONGEST_WRITE: Final = LONGEST_RUN + (128 << 10)
+"""Of the limit, what one append may take: its frames, the gap before them, a new file."""
+MOST_EARLY: Final = 32 << 20
+"""Kept for writes to what is open already when nothing new is let in any more."""
 DISK_RESERVE: Final = 256 << 20
 """Free bytes of the disk that holds the journal below which nothing new is taken."""
 MOST_SLACK: Final = 8 << 20
@@ -43,7 +45,9 @@ class Journal:
     """Appends to the open segment. All methods belong to the loop's thread.
 
     `closed` is called with each segment that was closed. `code` gives (k, n) for the farmers at hand; only
-    the size of the next segment depends on it here.
+    the size of the next segment depends on it here. `stalled` tells for how many seconds nothing has got
+    through to any farmer although it was tried, and `patience` after how many of them writers that wait for
+    it get ENOSPC.
     """
 
     def __init__(
@@ -54,6 +58,8 @@ class Journal:
         *,
         code: Callable[[], tuple[int, int]],
         closed: Callable[[Segment], None],
+        stalled: Callable[[], float] = lambda: 0.0,
+        patience: float = math.inf,
         disk_reserve: int = DISK_RESERVE,
     ) -> None:
         self._catalogue = catalogue
@@ -61,6 +67,8 @@ class Journal:
         self._cache = cache
         self._code = code
         self._closed = closed
+        self._stalled = stalled
+        self._patience = patience
         self._disk_reserve = disk_reserve
         self._segment: Segment | None = None
         self._file: LocalFile | None = None
@@ -69,7 +77,8 @@ class Journal:
         self._capacity = 0
         self._seg = 0
         self._check_disk_at = 0
-        self._slack = min(cache.limit // 8, MOST_SLACK)
+        self._slack = max(min(cache.limit // 8, MOST_SLACK), LONGEST_WRITE)
+        self._early = min(cache.limit // 8, MOST_EARLY)
         self.opened_at = -math.inf
         self._progress = trio.Event()
         self._writers_waiting = 0
@@ -140,12 +149,16 @@ class Journal:
 
     # --- room ---
 
-    async def room(self) -> None:
+    async def room(self, *, new: bool = False) -> None:
         """Return when more may be appended: at once, or when the sealer or the uploads have caught up.
 
-        Raises NoRoom (ENOSPC) where waiting would not help: the disk is nearly full, or nothing gets
-        through to the farmers for STALLED seconds while all allowed local space holds unsent data.
+        Raises NoRoom (ENOSPC) where waiting would not help: the disk is nearly full, or all allowed local
+        space holds unsent data and nothing gets through to the farmers for `patience` seconds. Then what is
+        `new`, not open yet, is refused a little earlier, so that what programs have handed to the kernel
+        for files that are open still fits.
         """
+        if new and self._stalled() > self._patience:
+            await self._room_for_new()
         cache, sealer = self._cache, self._sealer
         if (
             cache.unsent + cache.used + self._slack > cache.limit
@@ -156,7 +169,6 @@ class Journal:
 
     async def _room(self) -> None:
         sealer, cache = self._sealer, self._cache
-        progress, since = cache.unsent, trio.current_time()
         while True:
             if sealer.appended >= self._check_disk_at:
                 await self._look_at_disk()
@@ -171,15 +183,14 @@ class Journal:
             if over:
                 # What is open could never drain, and it may be all there is.
                 self.close_open()
-            if cache.unsent < progress:
-                since = trio.current_time()
-            progress = cache.unsent
-            if over and trio.current_time() - since > STALLED:
-                raise NoRoom(
-                    "all local space is taken by data that the farmers have not taken yet",
-                    "Check with storjfs status that enough farmers are online, or allow a larger cache.",
-                )
+                if self._stalled() > self._patience:
+                    raise _taken()
             await self._wait_for_progress()
+
+    async def _room_for_new(self) -> None:
+        if not await self._cache.make_room(self._slack + self._early):
+            self.close_open()
+            raise _taken()
 
     async def _wait_for_progress(self) -> None:
         self._sealer.notify = True
@@ -212,6 +223,13 @@ class Journal:
                 "Free some space on it; the drive takes writes again then.",
             )
         self._check_disk_at = self._sealer.appended + DISK_CHECK_EVERY
+
+
+def _taken() -> NoRoom:
+    return NoRoom(
+        "all local space is taken by data that the farmers have not taken yet",
+        "Check with storjfs status that enough farmers are online, or allow a larger cache.",
+    )
 
 
 def free_bytes(folder: Path) -> int:

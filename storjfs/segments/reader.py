@@ -129,7 +129,10 @@ class Reader:
         if count * PIECE > LARGEST_READ:
             return None
         try:
-            return read_run(file, segment.cipher, frames, self._buffer, self._flags)
+            found = read_run(file, segment.cipher, frames, self._buffer, self._flags)
+            if found is not None:
+                self._cache.referenced(file, first, count)
+            return found
         except BlockingIOError:
             return None
         except FrameCorrupt:
@@ -160,6 +163,9 @@ class Reader:
                     self._damaged(segment, error.reason)
                 raise
         self.unreadable.pop(seg, None)
+        file = self._cache.find(segment)
+        if file is not None:
+            self._cache.referenced(file, *pieces_of(frames))
         return plain
 
     async def _read_local(self, segment: Segment, frames: list[tuple[int, int, int, int]]) -> Buffer | None:

@@ -17,7 +17,7 @@ from storjfs.renter.repair_policy import Health
 from storjfs.segments.cache import Cache
 from storjfs.segments.catalogue import Catalogue, Segment, Shard
 from storjfs.segments.deletion import Deleter
-from storjfs.segments.fetch import Fetcher
+from storjfs.segments.fetch import OUTAGE, Fetcher
 from storjfs.segments.journal import DISK_RESERVE, Journal
 from storjfs.segments.reader import Reader
 from storjfs.segments.rebuild import Rebuilder
@@ -45,9 +45,10 @@ class Segments:
     """The segments of one volume. Methods belong to the loop's thread; `run` has to be running.
 
     Made before the filesystem, since `store` asks participants in the order in which they joined. Raises
-    OSError where the folders cannot be used. `faulty(contract, shard_id, error)` is told of each shard that
-    a farmer lost or changed. `crash_point(name)` is called where a crash must be survived; tests let it
-    raise.
+    OSError where the folders cannot be used. `outage`: seconds without farmers after which a read of what is
+    not here fails, and a write that finds no room; infinity: never. `faulty(contract, shard_id, error)` is
+    told of each shard that a farmer lost or changed. `crash_point(name)` is called where a crash must be
+    survived; tests let it raise.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Segments:
         journal_dir: Path,
         cache_dir: Path,
         limit: int,
+        outage: float = OUTAGE,
         disk_reserve: int = DISK_RESERVE,
         faulty: Callable[[int, bytes, StorjfsError], None] = lambda contract, shard_id, error: None,
         crash_point: Callable[[str], None] = lambda name: None,
@@ -77,7 +79,15 @@ class Segments:
         self._catalogue = catalogue = Catalogue(store, keys)
         self._sealer = Sealer()
         self._cache = Cache(journal_dir, cache_dir, limit)
-        self._fetcher = Fetcher(catalogue, placement, keys, read_threads, faulty=self._faulty)
+        self._fetcher = Fetcher(
+            catalogue,
+            placement,
+            keys,
+            read_threads,
+            outage=outage,
+            faulty=self._faulty,
+            back=self.farmers_changed,
+        )
         self._reader = Reader(
             catalogue, self._sealer, self._cache, self._fetcher, read_threads, damaged=self._note_damage
         )
@@ -101,6 +111,8 @@ class Segments:
             self._cache,
             code=placement.code,
             closed=self._closed,
+            stalled=self._uploader.stalled,
+            patience=outage,
             disk_reserve=disk_reserve,
         )
         self._deleter = Deleter(catalogue, self._cache, placement, small=is_small, gone=self._gone)
@@ -202,7 +214,7 @@ class Segments:
                 await self._nursery.start(self._deleter.run)
                 await self._nursery.start(self._repair.run)
                 self._nursery.start_soon(self._close_idle)
-                await self._cache.make_room(0)
+                await self._cache.settle()
                 task_status.started()
         finally:
             self._nursery = None
@@ -435,6 +447,7 @@ class Segments:
 
     def farmers_changed(self) -> None:
         """Contracts or farmers came or came back: try again now what could not be done without them."""
+        self._fetcher.farmers_changed()
         self._uploader.hurry()
         self._deleter.retry_now()
         self._repair.again()

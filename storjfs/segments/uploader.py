@@ -39,6 +39,10 @@ PATIENCE: Final = 10.0
 """Seconds of much writing after which uploads go on beside it."""
 FIRST_RETRY: Final = 1.0
 LAST_RETRY: Final = 60.0
+URGENT_RETRY: Final = 5.0
+"""The longest pause while somebody waits."""
+LONGEST_PUT: Final = 240.0
+"""Seconds after which a shard on its way is no sign of life any more: the renter gives it up before."""
 RUNS_AT_ONCE: Final = 256
 
 
@@ -58,6 +62,10 @@ class Pace:
         self._looked = -math.inf
         self._busy_since: float | None = None
         self._unknown = True
+
+    def retry(self, delay: float) -> float:
+        """How long to wait before something is tried again that would have waited for `delay` seconds."""
+        return min(delay, URGENT_RETRY) if self._urgent() else delay
 
     def puts(self) -> int:
         now = trio.current_time()
@@ -124,6 +132,12 @@ class Uploader:
         self.busy = 0
         self.sent_bytes = 0
         """Sealed bytes that farmers confirmed since the start."""
+        self._progressed = -math.inf
+        """When a farmer last took a shard."""
+        self._failing_since: float | None = None
+        """Since when attempts end without that."""
+        self._next_attempt = -math.inf
+        self._delay = FIRST_RETRY
         self._retry_now = trio.Event()
         self._delays: dict[int, float] = {}
         self._nursery: trio.Nursery | None = None
@@ -132,8 +146,22 @@ class Uploader:
         """Upload `segment`, which is closed, when its turn comes."""
         self._offered.send_nowait(segment)
 
+    def stalled(self) -> float:
+        """Seconds for which nothing has got through although it was tried; 0 while something is on its way.
+
+        An attempt that hangs counts as under way for LONGEST_PUT seconds at most.
+        """
+        if self._failing_since is None:
+            return 0.0
+        now = trio.current_time()
+        if self._flying and now - max(self._progressed, self._failing_since) < LONGEST_PUT:
+            return 0.0
+        return now - self._failing_since
+
     def hurry(self) -> None:
         """Try again now what could not be placed: something has changed, or somebody waits."""
+        self._next_attempt = -math.inf
+        self._delay = FIRST_RETRY
         self._retry_now.set()
         self._retry_now = trio.Event()
         self._landed.set()
@@ -148,6 +176,7 @@ class Uploader:
     async def _work(self) -> None:
         while True:
             segment = await self._next.receive()
+            await self._hold_back()
             self.busy += 1
             try:
                 await self._pause()
@@ -156,6 +185,19 @@ class Uploader:
                 self.busy -= 1
             if not self.busy:
                 self.buffers.clear()
+
+    async def _hold_back(self) -> None:
+        """While nothing gets through, one segment at a time is tried, after ever longer pauses: each attempt
+        costs the processor as much as one that succeeds.
+        """
+        while self._failing_since is not None:
+            if trio.current_time() >= self._next_attempt:
+                self._next_attempt = trio.current_time() + self._pace.retry(self._delay)
+                self._delay = min(2 * self._delay, LAST_RETRY)
+                return
+            changed = self._retry_now
+            with trio.move_on_at(self._next_attempt):
+                await changed.wait()
 
     async def _upload(self, segment: Segment) -> None:
         if segment.state is State.CLOSED:
@@ -171,10 +213,14 @@ class Uploader:
                     segment.busy = False
             if segment.state is State.CLOSED:
                 progressed = len(self._catalogue.held(segment)) > before
+                if not progressed and self._failing_since is None:
+                    self._failing_since = trio.current_time()
                 assert self._nursery is not None
                 self._nursery.start_soon(self._later, segment, progressed)
                 return
         self._delays.pop(segment.seg, None)
+        if not self._delays:
+            self._failing_since = None
         if segment.state is State.STORED:
             self._sent(segment)
 
@@ -183,7 +229,7 @@ class Uploader:
         delay = FIRST_RETRY if progressed else self._delays.get(segment.seg, FIRST_RETRY)
         self._delays[segment.seg] = min(2 * delay, LAST_RETRY)
         changed = self._retry_now
-        with trio.move_on_after(delay):
+        with trio.move_on_after(self._pace.retry(delay)):
             await changed.wait()
         self.offer(segment)
 
@@ -225,6 +271,12 @@ class Uploader:
         if segment.state is State.STORED:
             for idx in set(range(segment.n)) - catalogue.held(segment).keys():
                 catalogue.never_placed(segment, idx, size)
+
+    def _got_through(self) -> None:
+        self._progressed = trio.current_time()
+        if self._failing_since is not None:
+            self._failing_since = None
+            self.hurry()
 
     async def _pause(self) -> None:
         """Wait while programs go first."""
@@ -338,6 +390,7 @@ class _Attempt:
         of._crash_point("shard put")
         of._catalogue.shard_held(segment, row, sealed.root, sealed.checksum)
         of.sent_bytes += row.length
+        of._got_through()
         if segment.state is State.CLOSED and len(of._catalogue.held(segment)) >= segment.needed:
             of._catalogue.stored(segment, small=of._small(segment))
         return True

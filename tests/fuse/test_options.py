@@ -7,7 +7,7 @@ from storjfs.fuse.options import BadMountOption, MountOptions, parse_options
 
 def test_without_options_the_mount_is_writable_and_keeps_access_times_as_local_disks_do() -> None:
     assert parse_options([]) == MountOptions()
-    assert MountOptions().words() == ["rw", "relatime"]
+    assert MountOptions().words() == ["rw", "relatime", "offline_timeout=30"]
 
 
 def test_several_o_and_commas_mean_the_same() -> None:
@@ -17,6 +17,21 @@ def test_several_o_and_commas_mean_the_same() -> None:
 def test_the_later_word_wins() -> None:
     assert not parse_options(["ro,rw"]).read_only
     assert not parse_options(["sync=network", "sync=local"]).sync_network
+
+
+def test_what_happens_without_farmers_can_be_chosen() -> None:
+    assert parse_options(["offline=wait"]).offline_wait
+    assert not parse_options(["offline=wait,offline=fail"]).offline_wait
+    chosen = parse_options(["offline=wait", "offline_timeout=600"])
+    assert (chosen.offline_wait, chosen.offline_timeout) == (False, 600)
+    assert "offline_timeout=600" in chosen.words()
+    assert "offline=wait" in parse_options(["offline=wait"]).words()
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "1.5", "30s", "86401", "\u0663"])
+def test_a_time_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(BadMountOption, match="is not a time"):
+        parse_options([f"offline_timeout={text}"])
 
 
 def test_what_fstab_adds_is_accepted_without_effect() -> None:

@@ -28,6 +28,7 @@ class Volume:
         self.path = path
         self.farm = Farm()
         self.limit = 256 << 20
+        self.outage = 30.0
         self.faults: list[tuple[int, bytes]] = []
         self.random = random.Random(7)
         self.written: dict[Run, bytes] = {}
@@ -64,6 +65,7 @@ class Volume:
                 journal_dir=self.journal,
                 cache_dir=self.cache,
                 limit=self.limit,
+                outage=self.outage,
                 disk_reserve=0,
                 faulty=lambda contract, shard_id, error: self.faults.append((contract, shard_id)),
                 crash_point=self._crash_point,

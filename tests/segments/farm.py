@@ -27,8 +27,12 @@ class Farmer:
     put_delay: float = 0.0
     usual: float = 0.01
     stuck: trio.Event | None = None
+    turn: trio.Lock | None = None
+    """Gets wait for it, so one is served after the other."""
     gets: int = 0
     puts: int = 0
+    asked: int = 0
+    """Puts, whether they worked or not."""
     lose_receipt: bool = False
 
 
@@ -64,6 +68,7 @@ class Farm:
 
     async def put(self, contract: int, shard_id: bytes, sealed: Buffer, root: bytes | None = None) -> Receipt:
         farmer = self.farmers[contract]
+        farmer.asked += 1
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)
         try:
@@ -89,7 +94,8 @@ class Farm:
         farmer.gets += 1
         if farmer.stuck is not None:
             await farmer.stuck.wait()
-        await trio.sleep(farmer.get_delay)
+        async with farmer.turn or trio.Lock():
+            await trio.sleep(farmer.get_delay)
         if not farmer.online:
             raise FarmerUnavailable
         if shard_id not in farmer.shards:
@@ -104,6 +110,11 @@ class Farm:
         for shard_id in shard_ids:
             farmer.shards.pop(shard_id, None)
             self.deleted.append(shard_id)
+
+    def go(self, *, online: bool) -> None:
+        """All farmers leave, or come back."""
+        for farmer in self.farmers.values():
+            farmer.online = online
 
     def shard_count(self) -> int:
         return sum(len(farmer.shards) for farmer in self.farmers.values())

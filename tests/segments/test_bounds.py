@@ -270,16 +270,16 @@ async def test_prefetch_brings_data_and_keeps_to_its_budget(volume: Volume) -> N
 
 
 async def test_descriptors_are_bounded(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    from storjfs.segments import cache
+    from storjfs.segments import descriptors
 
-    monkeypatch.setattr(cache, "MOST_DESCRIPTORS", 4)
+    monkeypatch.setattr(descriptors, "MOST_DESCRIPTORS", 4)
     async with volume.running() as segments:
         for _ in range(20):
             volume.append_random(PIECE)
             await segments.flush()
         await until(lambda: not segments._cache.unsent, volume.store)
         await volume.check_all()
-        assert len(segments._cache._open) <= 5
+        assert len(segments._cache._descriptors) <= 5
 
 
 async def test_a_cache_folder_on_another_disk_is_filled_by_copying(

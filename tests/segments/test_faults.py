@@ -273,7 +273,7 @@ async def test_a_torn_cache_file_is_not_believed(volume: Volume) -> None:
         await all_full(volume)
     async with volume.running():
         pass
-    (path,) = volume.cache.iterdir()
+    (path,) = (path for path in volume.cache.iterdir() if path.name != "order")
     os.truncate(path, 300_001)
     async with volume.running():
         await volume.check_all()
