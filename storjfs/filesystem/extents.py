@@ -12,10 +12,10 @@ from storjfs.store import MetaStore, Statement
 CACHED = 128_000  # extents of one generation, about 30 MB: those of half a GiB of scattered pages
 WINDOW_WEIGHT = 3  # what an empty window weighs, in extents
 FRAGMENTED = 64  # extents in a window from which it is worth defragmenting
-INDEX_BITS = 24  # 16 TiB of windows
+INDEX_BITS = 63 - WINDOW_BITS  # all that off_t reaches
 
 _WINDOW = (
-    "SELECT off, len, seg, pos, run, skip FROM extent WHERE ino = ? AND off >= ? AND off < ? ORDER BY off"
+    "SELECT off, len, seg, pos, run, skip FROM extent WHERE ino = ? AND off BETWEEN ? AND ? ORDER BY off"
 )
 _NEXT = "SELECT off FROM extent WHERE ino = ? AND off >= ? ORDER BY off LIMIT 1"
 _REPLACE = "REPLACE INTO extent (ino, off, len, seg, pos, run, skip) VALUES (?, ?, ?, ?, ?, ?, ?)"
@@ -60,7 +60,7 @@ class ExtentTable:
         if window is None:
             start = index << WINDOW_BITS
             if start < inode.size:
-                extents: list[Extent] = self._store.read(_WINDOW, (inode.ino, start, start + WINDOW))
+                extents: list[Extent] = self._store.read(_WINDOW, (inode.ino, start, start + WINDOW - 1))
             else:
                 extents = []
             window = Window(extents)
@@ -133,7 +133,7 @@ class ExtentTable:
         which the caller adds when it is done, lest a rotation halfway drops what was just loaded."""
         base = inode.ino << INDEX_BITS
         rows: list[Extent] = self._store.read(
-            _WINDOW, (inode.ino, first << WINDOW_BITS, (last + 1) << WINDOW_BITS)
+            _WINDOW, (inode.ino, first << WINDOW_BITS, ((last + 1) << WINDOW_BITS) - 1)
         )
         several: dict[int, list[Extent]] = {}
         for row in rows:

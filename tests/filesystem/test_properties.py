@@ -165,7 +165,7 @@ async def test_limits_of_xattrs(tmp_path: Path, committed: bool) -> None:
             await v.fs.setxattr(ino, b"user.a", b"", 1)
         with fails(errno.ENODATA):
             await v.fs.setxattr(ino, b"user.b", b"", 2)
-        for name in (b"system.posix_acl_access", b"nonsense"):
+        for name in (b"system.nfs4_acl", b"nonsense"):
             with fails(errno.EOPNOTSUPP):
                 await v.fs.setxattr(ino, name, b"")
             with fails(errno.EOPNOTSUPP):
