@@ -149,10 +149,12 @@ class Properties(Directories):
             self._xattrs.remove(inode, name)
 
     async def removexattr(self, ino: int, name: bytes) -> None:
-        """Raises ENODATA."""
+        """Raises ENODATA; for an ACL that is not there nothing happens, as on a local filesystem."""
         inode = self._inodes.get(ino)
         self._check_xattr_name(name)
         if name not in self._xattrs.all(inode):
+            if name in acl.NAMES:
+                return
             raise FilesystemError(errno.ENODATA)
         self._check_removable()
         self._xattrs.remove(inode, name)

@@ -24,6 +24,7 @@ from storjfs.filesystem import Filesystem, acl
 
 from .attributes import SET_ID, dot_entry, entry, no_entry, without_set_id
 from .errors import answered
+from .killed import unless_killed
 
 # Entries asked for at a time in a listing; a page of the kernel's takes about 25.
 LISTING_STEP = 32
@@ -38,15 +39,20 @@ class Adapter(pyfuse3.Operations):
 
     `only_root`: nobody but root can reach the mount. Root may write to a file with set-id bits and leave
     them; from a file that somebody else may have written they are taken away.
+    `sync_network`: fsync may wait for farmers, without end if they are away.
     """
 
     enable_writeback_cache = True
     supports_dot_lookup = True
     enable_acl = True
 
-    def __init__(self, filesystem: Filesystem, *, only_root: bool = False) -> None:
+    def __init__(
+        self, filesystem: Filesystem, *, only_root: bool = False, sync_network: bool = False
+    ) -> None:
         super().__init__()
         self._only_root = only_root
+        self._sync_network = sync_network
+        self._openers: dict[int, int] = {}  # of handles, where sync_network
         self._filesystem = filesystem
         self._listed: dict[int, int] = {}
         self._opened: dict[int, int] = {}
@@ -160,6 +166,8 @@ class Adapter(pyfuse3.Operations):
             parent_inode, name, mode, ctx.uid, ctx.gid, flags, ctx.umask
         )
         self._opened[handle] = attributes.ino
+        if self._sync_network:
+            self._openers[handle] = ctx.pid
         return FileInfo(fh=handle, keep_cache=True), entry(attributes)
 
     @answered
@@ -167,6 +175,8 @@ class Adapter(pyfuse3.Operations):
         """The kernel may keep what it has cached of the file: nobody else changes it."""
         handle = await self._filesystem.open(inode, flags)
         self._opened[handle] = inode
+        if self._sync_network:
+            self._openers[handle] = ctx.pid
         if flags & os.O_TRUNC and ctx.uid != 0:
             await self._drop_set_id(inode)
         return FileInfo(fh=handle, keep_cache=True)
@@ -207,18 +217,24 @@ class Adapter(pyfuse3.Operations):
     async def release(self, fh: int) -> None:
         """See Filesystem.release."""
         self._opened.pop(fh, None)
+        self._openers.pop(fh, None)
         await self._filesystem.release(fh)
 
     @answered
     async def fsync(self, fh: int, datasync: bool) -> None:
-        """See Filesystem.fsync."""
-        await self._filesystem.fsync(fh)
+        """See Filesystem.fsync. A program that is killed while it waits for farmers ends."""
+        if self._sync_network:
+            await unless_killed(self._openers[fh], lambda: self._filesystem.fsync(fh))
+        else:
+            await self._filesystem.fsync(fh)
 
     @answered
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
         """See Filesystem.opendir."""
         handle = await self._filesystem.opendir(inode)
         self._listed[handle] = inode
+        if self._sync_network:
+            self._openers[handle] = ctx.pid
         return handle
 
     @answered
@@ -248,12 +264,16 @@ class Adapter(pyfuse3.Operations):
     async def releasedir(self, fh: int) -> None:
         """See Filesystem.releasedir."""
         self._listed.pop(fh, None)
+        self._openers.pop(fh, None)
         await self._filesystem.releasedir(fh)
 
     @answered
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        """See Filesystem.fsyncdir."""
-        await self._filesystem.fsyncdir(fh)
+        """As fsync."""
+        if self._sync_network:
+            await unless_killed(self._openers[fh], lambda: self._filesystem.fsyncdir(fh))
+        else:
+            await self._filesystem.fsyncdir(fh)
 
     @answered
     async def statfs(self, ctx: RequestContext) -> StatvfsData:

@@ -22,6 +22,10 @@ LARGEST_HANDLE = 128
 CLOCK_REALTIME_COARSE = 5  # the clock from which the kernel takes the times of files
 
 
+# Of two names for one number, the one that the man pages of the calls here use.
+SAME = {errno.EOPNOTSUPP: "EOPNOTSUPP", errno.EDEADLK: "EDEADLK"}
+
+
 def _checked(result: int) -> int:
     if result == -1:
         code = ctypes.get_errno()
@@ -109,7 +113,8 @@ def fails(action: Callable[..., Any], *arguments: Any, **named: Any) -> str:
     try:
         result = action(*arguments, **named)
     except OSError as failure:
-        return errno.errorcode[failure.errno or 0]
+        code = failure.errno or 0
+        return SAME.get(code) or errno.errorcode[code]
     if isinstance(result, int) and action is os.open:
         os.close(result)
     return "nothing"

@@ -1,5 +1,6 @@
 """Other processes and other users."""
 
+import faulthandler
 import os
 import pickle
 import signal
@@ -26,6 +27,7 @@ class Child(Generic[T]):
             return
         try:
             os.close(self._from_child)
+            faulthandler.disable()
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             try:
                 answer: tuple[bool, Any] = (True, action())
