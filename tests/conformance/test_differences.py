@@ -84,3 +84,47 @@ def test_room_and_limits_are_told(at: Path) -> None:
     assert found.f_namemax == 255
     assert 0 < found.f_bavail <= found.f_bfree <= found.f_blocks
     assert os.pathconf(at, "PC_NAME_MAX") == 255
+
+
+def set_id(path: Path) -> Path:
+    path.write_text("program")
+    os.chmod(path, 0o6755)
+    return path
+
+
+def test_on_a_shared_drive_root_takes_set_id_bits_away_too(place: Place) -> None:
+    """libfuse 3.14 does not say who writes, and to leave them would be the worse mistake."""
+    needs_other_users()
+    with opened(set_id(place.at / "program"), os.O_WRONLY) as file:
+        os.write(file, b"x")
+    left = stat.S_IMODE((place.at / "program").stat().st_mode)
+    assert left == (0o755 if place.mounted else 0o6755)
+
+
+def test_chown_to_nobody_at_all_leaves_set_id_bits(place: Place) -> None:
+    """The kernel sends nothing that names an owner, so the filesystem cannot know it from a touch."""
+    needs_other_users()
+    os.chown(set_id(place.at / "program"), -1, -1)
+    left = stat.S_IMODE((place.at / "program").stat().st_mode)
+    assert left == (0o6755 if place.mounted else 0o755)
+
+
+def test_a_directory_has_no_size(place: Place) -> None:
+    found = place.at.stat()
+    assert (found.st_size, found.st_blocks) == (0, 0) if place.mounted else found.st_size > 0
+
+
+def test_a_set_group_id_bit_without_execution_survives_a_write_by_a_stranger(place: Place) -> None:
+    """It means nothing (it once marked mandatory locks); newer kernels clear it on local filesystems."""
+    needs_other_users()
+    path = place.at / "file"
+    path.write_text("x")
+    os.chmod(path, 0o2666)
+
+    def write() -> None:
+        with opened(path, os.O_WRONLY) as file:
+            os.write(file, b"y")
+
+    as_user(write)
+    left = stat.S_IMODE(path.stat().st_mode)
+    assert left in ((0o2666,) if place.mounted else (0o2666, 0o666))
