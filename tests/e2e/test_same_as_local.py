@@ -25,10 +25,16 @@ from .operations import Worker
 NOREPLACE, EXCHANGE = 1, 2
 OTHER = (65_534, 65_534, (34,))
 NO_ID = (1 << 32) - 1
+SHARED = ("-o", "allow_other") if os.getuid() == 0 else ()
 
 WORKERS = st.integers(0, 2)
 NAMES = st.sampled_from(["a", "b", "c", "d", "long" * 50])
-PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
+# Mostly the few that are there from the start, so that operations meet each other.
+PATHS = st.one_of(
+    st.sampled_from(["a", "b", "b/a"]),
+    st.sampled_from(["a", "b", "c", "b/a", "b/c"]),
+    st.lists(NAMES, min_size=1, max_size=3).map("/".join),
+)
 OFFSETS = st.sampled_from(
     [0, 1, 100, 4095, 4096, 4097, 65_507, 65_508, 65_536, 200_000, 1_048_575, 1_048_577]
 )
@@ -119,6 +125,10 @@ class SameAsLocal(RuleBasedStateMachine):
             root.chmod(0o777)
         for worker in self.workers:
             worker.run("umask", self.roots, 0o022)
+        self.both(0, "write", "a", 0, 100, 1)
+        self.both(1, "mkdir", "b", 0o755)
+        self.both(2, "append", "c", 5000)
+        self.both(1, "write", "b/a", 0, 70_000, 2)
 
     def both(self, worker: int, name: str, *values: Any) -> None:
         local, mounted = self.workers[worker].run(name, self.roots, *values)
@@ -211,9 +221,16 @@ class SameAsLocal(RuleBasedStateMachine):
     def setxattr(self, worker: int, path: str, name: str, value: bytes) -> None:
         self.both(worker, "setxattr", path, name, value)
 
-    @rule(worker=WORKERS, path=PATHS, kind=st.sampled_from(["access", "default"]), value=acls())
-    def set_acl(self, worker: int, path: str, kind: str, value: bytes) -> None:
-        self.both(worker, "setxattr", path, f"system.posix_acl_{kind}", value)
+    @rule(worker=WORKERS, path=PATHS, value=acls(), mode=st.none() | MODES)
+    def set_acl(self, worker: int, path: str, value: bytes, mode: int | None) -> None:
+        self.both(worker, "setxattr", path, "system.posix_acl_access", value)
+        if mode is not None:
+            self.both(worker, "chmod", path, mode)
+
+    @rule(worker=WORKERS, maker=WORKERS, path=PATHS, name=NAMES, value=acls(), mode=MODES)
+    def set_default_acl(self, worker: int, maker: int, path: str, name: str, value: bytes, mode: int) -> None:
+        self.both(worker, "setxattr", path, "system.posix_acl_default", value)
+        self.both(maker, "mkdir", f"{path}/{name}", mode)
 
     @rule(
         worker=WORKERS,
@@ -282,58 +299,55 @@ class SameAsLocal(RuleBasedStateMachine):
 
 
 @pytest.fixture
-def workers() -> Iterator[list[Worker]]:
+def shared() -> Iterator[Drive]:
+    """A drive, mounted for everybody if we may, in a folder that other users may enter, unlike pytest's."""
+    home = Path(tempfile.mkdtemp(prefix="storjfs-same-"))
+    home.chmod(0o755)
+    drive = Drive(home)
+    drive.mount(*SHARED)
+    yield drive
+    drive.stop()
+    shutil.rmtree(home)
+
+
+@pytest.fixture
+def workers(shared: Drive) -> Iterator[list[Worker]]:
     """Two as ourselves, one as somebody else, if we may."""
-    users = [None, None, OTHER if os.getuid() == 0 else None]
+    users = [None, None, OTHER if SHARED else None]
     made = [Worker(user) for user in users]
     yield made
     for worker in made:
         worker.stop()
 
 
-@pytest.fixture
-def shared_home() -> Iterator[Path]:
-    """Unlike pytest's folders, other users may enter it."""
-    home = Path(tempfile.mkdtemp(prefix="storjfs-same-"))
-    home.chmod(0o755)
-    yield home
-    shutil.rmtree(home)
-
-
-def test_the_mount_behaves_as_a_local_directory(workers: list[Worker], shared_home: Path) -> None:
-    drive = Drive(shared_home)
-    options = ("-o", "allow_other") if os.getuid() == 0 else ()
-    drive.mount(*options)
-    local = shared_home / "local"
+def test_the_mount_behaves_as_a_local_directory(shared: Drive, workers: list[Worker]) -> None:
+    local = shared.home / "local"
     local.mkdir()
     remounts = iter(range(3))
 
     def remount() -> None:
         if next(remounts, None) is not None:
-            drive.umount()
-            drive.mount(*options)
+            shared.umount()
+            shared.mount(*SHARED)
 
     machine = type(
         "Machine",
         (SameAsLocal,),
         {
-            "on_mount": drive.at,
+            "on_mount": shared.at,
             "on_disk": local,
             "rounds": itertools.count(),
             "remount": staticmethod(remount),
             "workers": workers,
         },
     )
-    try:
-        run_state_machine_as_test(
-            machine,
-            settings=settings(
-                max_examples=60,
-                stateful_step_count=40,
-                deadline=None,
-                suppress_health_check=list(HealthCheck),
-                print_blob=True,
-            ),
-        )
-    finally:
-        drive.stop()
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=90,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            print_blob=True,
+        ),
+    )
