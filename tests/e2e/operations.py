@@ -208,7 +208,9 @@ def map_open(root: Path, number: int, offset: int, size: int) -> bytes:
 @operation
 def lock_open(root: Path, number: int, kind: str, how: int) -> None:
     at = _held(root, number)
-    (fcntl.flock if kind == "flock" else fcntl.lockf)(at, how | fcntl.LOCK_NB)
+    if how != fcntl.LOCK_UN:
+        how |= fcntl.LOCK_NB
+    (fcntl.flock if kind == "flock" else fcntl.lockf)(at, how)
 
 
 @operation
