@@ -208,8 +208,10 @@ class Core:
             self._inodes.mark(inode)
 
     def _drop_capability(self, inode: Inode) -> None:
-        """The file's content or owner changes: it may no longer do more than its caller. The kernel leaves
-        this to us (FUSE_HANDLE_KILLPRIV_V2), whoever made the change."""
+        """The file's content or owner changes, whoever does it: it may no longer do more than its caller.
+
+        The mount promises that to the kernel (FUSE_HANDLE_KILLPRIV_V2), though Linux 6.18 still removes the
+        attribute itself."""
         if inode.flags & HAS_XATTRS and CAPABILITY in self._xattrs.all(inode):
             self._xattrs.remove(inode, CAPABILITY)
 

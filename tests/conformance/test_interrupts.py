@@ -4,6 +4,7 @@ A local filesystem never lets anybody wait like this, so these tests run on a mo
 answer until they are told to (tests.conformance.gated_mount).
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -76,8 +77,10 @@ def mount(tmp_path: Path) -> Iterator[GatedMount]:
         made.end()
 
 
-def start(mount: GatedMount, code: str) -> subprocess.Popen[str]:
-    """A Python program in the mount; `direct()` reads past the page cache."""
+@contextlib.contextmanager
+def start(mount: GatedMount, code: str) -> Iterator[subprocess.Popen[str]]:
+    """A Python program in the mount; `direct()` reads past the page cache. At the end the gate is opened, so
+    that it can end in any case."""
     lines = [
         "import mmap, os, signal, sys",
         "def direct(file):",
@@ -85,13 +88,18 @@ def start(mount: GatedMount, code: str) -> subprocess.Popen[str]:
         "    os.preadv(file, [buffer], 4096)",
         code,
     ]
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", "\n".join(lines)],
         cwd=mount.at,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-    )
+    ) as program:
+        try:
+            yield program
+        finally:
+            mount.open()
+            program.kill()
 
 
 READ = "os.pread(os.open('file', os.O_RDONLY), 100_000, 300_000)"
@@ -109,8 +117,7 @@ def test_a_fatal_signal_ends_a_program_though_no_farmer_answers(
         mount.await_line(word)
         program.send_signal(number)
         assert program.wait(PATIENCE) == -number
-    mount.goes_on()
-    mount.open()
+        mount.goes_on()
     assert (mount.at / "file").read_bytes() == CONTENT
 
 
@@ -194,6 +201,5 @@ signal.pause()
         mount.await_line("read")
         os.killpg(program.pid, signal.SIGKILL)
         program.wait(PATIENCE)
-    mount.open()
-    mount.goes_on()
+        mount.goes_on()
     assert (mount.at / "file").read_bytes() == CONTENT
