@@ -111,7 +111,9 @@ class Life:
         try:
             with self._serving:
                 only_root = os.geteuid() == 0 and not self._options.allow_other
-                adapter = Adapter(self._drive.filesystem, only_root=only_root)
+                adapter = Adapter(
+                    self._drive.filesystem, only_root=only_root, sync_network=self._options.sync_network
+                )
                 await serve(
                     adapter, self._mountpoint, self._options, self._paths.name, task_status=task_status
                 )

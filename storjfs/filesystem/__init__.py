@@ -8,8 +8,8 @@ the live record: read it before the next await.
 
     lookup(parent, name) -> Attributes                 getattr(ino) -> Attributes
     setattr(ino, mode=, uid=, gid=, size=, atime=, mtime=, ctime=) -> Attributes      (None: unchanged)
-    create(parent, name, mode, uid, gid, flags) -> (handle, Attributes)
-    mknod(parent, name, mode, rdev, uid, gid) | mkdir(parent, name, mode, uid, gid)
+    create(parent, name, mode, uid, gid, flags, umask) -> (handle, Attributes)
+    mknod(parent, name, mode, rdev, uid, gid, umask) | mkdir(parent, name, mode, uid, gid, umask)
     symlink(parent, name, target, uid, gid) | link(ino, parent, name) -> Attributes
     readlink(ino) -> bytes         unlink(parent, name)         rmdir(parent, name)
     rename(parent, name, new_parent, new_name, flags)

@@ -1,5 +1,7 @@
 """What stat(2) tells of an inode."""
 
+import stat
+
 
 class Attributes:
     """The attributes of one inode. Times are nanoseconds since 1970, `rdev` as in stat(2).
@@ -16,6 +18,7 @@ class Attributes:
         "mode",
         "mtime",
         "nlink",
+        "opens",
         "rdev",
         "size",
         "stored",
@@ -33,8 +36,13 @@ class Attributes:
     atime: int
     mtime: int
     ctime: int
+    opens: int  # handles
 
     @property
     def blocks(self) -> int:
-        """Units of 512 bytes, for du(1)."""
-        return (self.stored + 511) >> 9
+        """Units of 512 bytes, for du(1).
+
+        Never 0 for an open file: it may have data that the kernel has not sent yet, and programs (tar -S)
+        take 0 as "nothing but holes".
+        """
+        return (self.stored + 511) >> 9 or (1 if self.opens and stat.S_ISREG(self.mode) else 0)

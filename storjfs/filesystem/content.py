@@ -65,7 +65,7 @@ class Content(Names):
         return handle
 
     async def create(
-        self, parent: int, name: bytes, mode: int, uid: int, gid: int, flags: int = 0
+        self, parent: int, name: bytes, mode: int, uid: int, gid: int, flags: int = 0, umask: int = 0
     ) -> tuple[int, Attributes]:
         """Make a regular file and open it; an existing one is opened unless O_EXCL is in `flags`.
 
@@ -75,7 +75,7 @@ class Content(Names):
         ino = self._dentries.find(parent, name)[0]
         if ino and not flags & os.O_EXCL:
             return await self.open(ino, flags), self._inodes.get(ino)
-        inode = self._make(parent, name, stat.S_IFREG | mode & 0o7777, uid, gid)
+        inode = self._make(parent, name, stat.S_IFREG | mode & 0o7777, uid, gid, umask=umask)
         return self._open(inode), inode
 
     async def open(self, ino: int, flags: int) -> int:
@@ -87,6 +87,7 @@ class Content(Names):
             await self._take_in()
         if flags & os.O_TRUNC and stat.S_ISREG(inode.mode):
             now = self._clock()
+            self._drop_capability(inode)
             if inode.size:
                 self._shrink(inode, 0)
             inode.mtime = inode.ctime = now
@@ -132,6 +133,7 @@ class Content(Names):
             await self._cut_tail(inode)
         # From here to the end nothing waits: a group holds all of it or nothing.
         self._written += length
+        self._drop_capability(inode)
         self._extents.put(inode, offset, self._segments.append(inode.ino, offset, data))
         if end > inode.size:
             inode.size = end
@@ -167,8 +169,7 @@ class Content(Names):
         end = min(offset + size, inode.size)
         if offset >= end:
             return b""
-        if self._policy.atime != "noatime":
-            self._accessed(inode)
+        self._accessed(inode)
         if file.next - READ_JITTER <= offset <= file.next + READ_JITTER:
             self._read_ahead(file, offset, end)
         else:
@@ -228,15 +229,3 @@ class Content(Names):
     def _parts(self, inode: Inode, start: int, end: int) -> Iterator[Part]:
         for _, part in self._extents.parts(inode, start, end):
             yield part
-
-    def _accessed(self, inode: Inode) -> None:
-        """relatime, as mount(8) describes it."""
-        atime = inode.atime
-        if atime > inode.mtime and atime > inode.ctime and self._clock() - atime < 86_400 * 10**9:
-            return
-        if self._policy.read_only or self._store.failure is not None:
-            return
-        now = self._clock()
-        if now > atime:
-            inode.atime = now
-            self._inodes.mark(inode)

@@ -3,7 +3,6 @@
 import errno
 import math
 import stat
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,19 +10,21 @@ from typing import ClassVar
 import trio
 
 from storjfs.errors import FilesystemError
+from storjfs.filesystem.clock import FileClock
 from storjfs.filesystem.dentries import DentryTable
 from storjfs.filesystem.extents import ExtentTable
-from storjfs.filesystem.inodes import Inode, InodeTable
+from storjfs.filesystem.inodes import HAS_XATTRS, Inode, InodeTable
 from storjfs.filesystem.orphans import OrphanTable
 from storjfs.filesystem.seam import SegmentRoom
 from storjfs.filesystem.xattrs import XattrTable
 from storjfs.store import ROOT_INODE, MetaStore, Statement, StoreError
 
 NAME_MAX = 255
-SIZE_MAX = 1 << 44
+SIZE_MAX = (1 << 63) - 1  # what off_t holds, and so what the kernel lets a program reach
 LINK_MAX = 65_000
 RESERVE = 128 << 20  # bytes of contracted space below which nothing new is made, or a 16th of all
 SPACE_PERIOD = 1.0  # seconds between looks at it
+CAPABILITY = b"security.capability"  # what a program may do in addition when started: capabilities(7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +89,13 @@ class Core:
         space: Callable[[], Capacity],
         policy: Policy,
         owner: tuple[int, int] = (0, 0),
-        clock: Callable[[], int] = time.time_ns,
+        clock: Callable[[], int] | None = None,
     ) -> None:
         self._store = store
         self._segments = segments
         self._space = space
         self._policy = policy
-        self._clock = clock
+        self._clock = clock or FileClock()
         self._inodes = InodeTable(store)
         self._dentries = DentryTable(store, self._inodes)
         self._extents = ExtentTable(store, segments)
@@ -106,7 +107,14 @@ class Core:
         if not store.read("SELECT 1 FROM inode WHERE ino = ?", (ROOT_INODE,)):
             uid, gid = owner
             self._inodes.insert(
-                ROOT_INODE, stat.S_IFDIR | 0o755, uid, gid, clock(), parent=ROOT_INODE, rdev=0, target=None
+                ROOT_INODE,
+                stat.S_IFDIR | 0o755,
+                uid,
+                gid,
+                self._clock(),
+                parent=ROOT_INODE,
+                rdev=0,
+                target=None,
             )
 
     # --- participant of the group commit ---
@@ -198,6 +206,28 @@ class Core:
         """Its entries changed."""
         directory.mtime = directory.ctime = now
         self._inodes.mark(directory)
+
+    def _accessed(self, inode: Inode) -> None:
+        """Its content, entries or target was read: relatime, as mount(8) describes it."""
+        if self._policy.atime == "noatime":
+            return
+        atime = inode.atime
+        if atime > inode.mtime and atime > inode.ctime and self._clock() - atime < 86_400 * 10**9:
+            return
+        if self._policy.read_only or self._store.failure is not None:
+            return
+        now = self._clock()
+        if now > atime:
+            inode.atime = now
+            self._inodes.mark(inode)
+
+    def _drop_capability(self, inode: Inode) -> None:
+        """The file's content or owner changes, whoever does it: it may no longer do more than its caller.
+
+        The mount promises that to the kernel (FUSE_HANDLE_KILLPRIV_V2), though Linux 6.18 still removes the
+        attribute itself."""
+        if inode.flags & HAS_XATTRS and CAPABILITY in self._xattrs.all(inode):
+            self._xattrs.remove(inode, CAPABILITY)
 
     async def _sync(self) -> None:
         """What fsync promises (promise 1, and 2 for `sync_network`)."""

@@ -38,6 +38,8 @@ class Directories(Content):
         """
         listing = self._listing(handle)
         get = self._inodes.get
+        if not cookie:
+            self._accessed(listing.inode)
         return [(name, get(ino), number) for number, name, ino in listing.take(self._dentries, cookie, limit)]
 
     async def fsyncdir(self, handle: int) -> None:

@@ -13,10 +13,10 @@ CACHED = 128_000  # extents of one generation, about 30 MB: those of half a GiB 
 WINDOW_WEIGHT = 3  # what an empty window weighs, in extents
 FRAGMENTED = 64  # extents in a window from which it is worth defragmenting
 MOST_CUT = 1000  # extents that one cut drops, about 2 ms
-INDEX_BITS = 24  # 16 TiB of windows
+INDEX_BITS = 63 - WINDOW_BITS  # all that off_t reaches
 
 _WINDOW = (
-    "SELECT off, len, seg, pos, run, skip FROM extent WHERE ino = ? AND off >= ? AND off < ? ORDER BY off"
+    "SELECT off, len, seg, pos, run, skip FROM extent WHERE ino = ? AND off BETWEEN ? AND ? ORDER BY off"
 )
 _RANGE = _WINDOW + " LIMIT ?"
 _NEXT = "SELECT off FROM extent WHERE ino = ? AND off >= ? ORDER BY off LIMIT 1"
@@ -62,7 +62,7 @@ class ExtentTable:
         if window is None:
             start = index << WINDOW_BITS
             if start < inode.size:
-                extents: list[Extent] = self._store.read(_WINDOW, (inode.ino, start, start + WINDOW))
+                extents: list[Extent] = self._store.read(_WINDOW, (inode.ino, start, start + WINDOW - 1))
             else:
                 extents = []
             window = Window(extents)
@@ -145,7 +145,7 @@ class ExtentTable:
         what was just loaded; and the last window that is there.
         """
         base = inode.ino << INDEX_BITS
-        bounds = (inode.ino, first << WINDOW_BITS, (last + 1) << WINDOW_BITS)
+        bounds = (inode.ino, first << WINDOW_BITS, ((last + 1) << WINDOW_BITS) - 1)
         rows: list[Extent] = self._store.read(_RANGE, (*bounds, MOST_CUT))
         if len(rows) == MOST_CUT:
             # Of the last window perhaps not all was read: leave it out, or read it if there is no other.
@@ -155,7 +155,7 @@ class ExtentTable:
                 rows, last = whole, partly - 1
             else:
                 start, last = partly << WINDOW_BITS, partly
-                rows = self._store.read(_WINDOW, (inode.ino, start, start + WINDOW))
+                rows = self._store.read(_WINDOW, (inode.ino, start, start + WINDOW - 1))
         several: dict[int, list[Extent]] = {}
         for row in rows:
             several.setdefault(row[0] >> WINDOW_BITS, []).append(row)

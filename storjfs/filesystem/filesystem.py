@@ -1,6 +1,5 @@
 """The room's face."""
 
-import time
 from collections.abc import Callable
 
 import trio
@@ -15,7 +14,8 @@ class Filesystem(Compactor):
     """Every request of a mount, as one coroutine each; see the room's docstring for the list.
 
     Made on the loop's thread; `owner` (uid, gid) gets the root directory of a new volume; `clock` gives
-    nanoseconds since 1970. `run` does what is not urgent: reaping, compaction, defragmentation.
+    nanoseconds since 1970 (None: FileClock). `run` does what is not urgent: reaping, compaction,
+    defragmentation.
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class Filesystem(Compactor):
         space: Callable[[], Capacity],
         policy: Policy | None = None,
         owner: tuple[int, int] = (0, 0),
-        clock: Callable[[], int] = time.time_ns,
+        clock: Callable[[], int] | None = None,
     ) -> None:
         super().__init__(store, segments, space, policy or Policy(), owner, clock)
         self._prepare_reaper()

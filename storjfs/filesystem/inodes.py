@@ -24,18 +24,17 @@ class Inode(Attributes):
     """One inode in memory.
 
     `parent`: of a directory, else 0. `group`: the newest group that changed it, 0 once that is committed.
-    `opens`: handles. `gone`: the row is deleted. `forgotten`: unlinked, and the kernel dropped it as well.
+    `gone`: the row is deleted. `forgotten`: unlinked, and the kernel dropped it as well.
     `xattrs`: all of them, or None where they were not needed yet.
     """
 
-    __slots__ = ("flags", "forgotten", "gone", "group", "opens", "parent", "pins", "target", "xattrs")
+    __slots__ = ("flags", "forgotten", "gone", "group", "parent", "pins", "target", "xattrs")
 
     parent: int
     flags: int
     target: bytes | None
     pins: int
     group: int
-    opens: int
     gone: bool
     forgotten: bool
     xattrs: dict[bytes, bytes] | None

@@ -4,9 +4,9 @@ import errno
 import stat
 
 from storjfs.errors import FilesystemError
-from storjfs.filesystem import core
+from storjfs.filesystem import acl, core
 from storjfs.filesystem.attributes import Attributes
-from storjfs.filesystem.inodes import Inode
+from storjfs.filesystem.inodes import HAS_XATTRS, Inode
 from storjfs.filesystem.reaper import Reaper
 from storjfs.store import ROOT_INODE
 
@@ -17,9 +17,13 @@ RENAME_EXCHANGE = 2
 
 class Names(Reaper):
     async def lookup(self, parent: int, name: bytes) -> Attributes:
-        """The attributes of a name. Raises ENOENT, ENOTDIR, ENAMETOOLONG."""
+        """The attributes of a name. Raises ENOENT, ENOTDIR, ENAMETOOLONG.
+
+        "." finds the inode itself, whatever it is: so the kernel asks for one that it knows only by a file
+        handle (NFS, open_by_handle_at(2)). ESTALE where it is gone.
+        """
         if name == b".":
-            return self._directory(parent)
+            return self._inodes.get(parent)
         if name == b"..":
             return self._inodes.get(self._directory(parent).parent)
         return self._child(parent, name)
@@ -34,10 +38,14 @@ class Names(Reaper):
         uid: int,
         gid: int,
         *,
+        umask: int = 0,
         rdev: int = 0,
         target: bytes | None = None,
     ) -> Inode:
-        """Callers have awaited `_take_in`."""
+        """Callers have awaited `_take_in`.
+
+        A default ACL of the directory takes the place of the umask (umask(2), acl(5)).
+        """
         if self._dentries.find(parent, name)[0]:
             raise FilesystemError(errno.EEXIST)
         directory = self._parent(parent, name)
@@ -46,10 +54,19 @@ class Names(Reaper):
             gid = directory.gid
             if is_directory:
                 mode |= stat.S_ISGID
+        lists: list[tuple[bytes, bytes]] = []
+        if target is None:
+            default = self._xattrs.all(directory).get(acl.DEFAULT) if directory.flags & HAS_XATTRS else None
+            if default is None:
+                mode &= ~umask
+            else:
+                mode, lists = _inherited(default, mode)
         now = self._clock()
         inode = self._inodes.new(
             mode, uid, gid, now, parent=parent if is_directory else 0, rdev=rdev, target=target
         )
+        for attribute, value in lists:
+            self._xattrs.set(inode, attribute, value)
         self._dentries.add(parent, name, inode.ino)
         if is_directory:
             directory.nlink += 1
@@ -57,18 +74,23 @@ class Names(Reaper):
         self._touch_directory(directory, now)
         return inode
 
-    async def mknod(self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int) -> Attributes:
+    async def mknod(
+        self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int, umask: int = 0
+    ) -> Attributes:
         """A file, FIFO, socket or device. Raises EEXIST, EINVAL for another type, ENOSPC."""
         await self._take_in()
         kind = stat.S_IFMT(mode) or stat.S_IFREG
         if kind not in (stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK):
             raise FilesystemError(errno.EINVAL)
         is_device = kind in (stat.S_IFCHR, stat.S_IFBLK)
-        return self._make(parent, name, kind | mode & 0o7777, uid, gid, rdev=rdev if is_device else 0)
+        rdev = rdev if is_device else 0
+        return self._make(parent, name, kind | mode & 0o7777, uid, gid, umask=umask, rdev=rdev)
 
-    async def mkdir(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> Attributes:
+    async def mkdir(
+        self, parent: int, name: bytes, mode: int, uid: int, gid: int, umask: int = 0
+    ) -> Attributes:
         await self._take_in()
-        return self._make(parent, name, stat.S_IFDIR | mode & 0o7777, uid, gid)
+        return self._make(parent, name, stat.S_IFDIR | mode & 0o7777, uid, gid, umask=umask)
 
     async def symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int) -> Attributes:
         await self._take_in()
@@ -82,6 +104,7 @@ class Names(Reaper):
         inode = self._inodes.get(ino)
         if inode.target is None:
             raise FilesystemError(errno.EINVAL)
+        self._accessed(inode)
         return inode.target
 
     async def link(self, ino: int, parent: int, name: bytes) -> Attributes:
@@ -247,3 +270,12 @@ class Names(Reaper):
             self._inodes.mark(moved)
         self._touch_directory(source, now)
         self._touch_directory(target, now)
+
+
+def _inherited(default: bytes, mode: int) -> tuple[int, list[tuple[bytes, bytes]]]:
+    """Mode and ACLs, as extended attributes, of what is made with `mode` under a default ACL."""
+    entries = acl.inherited(acl.parse(default), mode)
+    lists = [(acl.ACCESS, acl.build(entries))] if acl.says_more(entries) else []
+    if stat.S_ISDIR(mode):
+        lists.append((acl.DEFAULT, default))
+    return mode & ~0o777 | acl.permissions(entries), lists

@@ -5,6 +5,7 @@ import stat
 from dataclasses import replace
 
 from storjfs.errors import FilesystemError
+from storjfs.filesystem import acl
 from storjfs.filesystem.attributes import Attributes
 from storjfs.filesystem.core import Capacity
 from storjfs.filesystem.directories import Directories
@@ -17,8 +18,11 @@ XATTR_SIZE_MAX = 65_536
 XATTRS_MAX = 1 << 20  # bytes of names and values of one inode: they are held in memory together
 LIST_MAX = 65_536
 
-# system.* means ACLs, which nobody here enforces: to keep one would promise what does not hold.
-NAMESPACES = (b"user.", b"trusted.", b"security.")
+# Of system.* nothing but the ACLs: to keep what nobody enforces would promise what does not hold.
+NAMESPACES = (b"user.", b"trusted.", b"security.", *acl.NAMES)
+
+# What a signed number of 64 bits holds: the years 1677 to 2262.
+TIME_MIN, TIME_MAX = -(1 << 63), (1 << 63) - 1
 
 
 class Properties(Directories):
@@ -41,7 +45,9 @@ class Properties(Directories):
         """Change what is not None: permission bits, owner, size, times in nanoseconds.
 
         A new size sets mtime, any change sets ctime, unless they are given. A new owner of a file clears its
-        set-uid bit, and its set-gid bit if it is executable by the group (chown(2)). Raises EFBIG, EINVAL.
+        set-uid bit, and its set-gid bit if it is executable by the group (chown(2)); a new owner or size
+        takes its capabilities away. An access ACL follows new permission bits (acl(5)). A time beyond what is
+        kept becomes the nearest that is, as with any filesystem of Linux. Raises EFBIG, EINVAL.
         """
         await self._store.room()
         inode = self._inodes.get(ino)
@@ -51,8 +57,10 @@ class Properties(Directories):
             self._check_writable()
         if size is not None:
             await self._resize(inode, size)
+            self._drop_capability(inode)
         now = self._clock()
         if uid is not None or gid is not None:
+            self._drop_capability(inode)
             inode.uid = inode.uid if uid is None else uid
             inode.gid = inode.gid if gid is None else gid
             if not stat.S_ISDIR(inode.mode):
@@ -60,16 +68,22 @@ class Properties(Directories):
                 if inode.mode & stat.S_IXGRP:
                     inode.mode &= ~stat.S_ISGID
         if mode is not None:
-            inode.mode = stat.S_IFMT(inode.mode) | mode & 0o7777
+            self._chmod(inode, mode)
         if atime is not None:
-            inode.atime = atime
+            inode.atime = _kept(atime)
         if mtime is not None:
-            inode.mtime = mtime
+            inode.mtime = _kept(mtime)
         elif size is not None:
             inode.mtime = now
-        inode.ctime = now if ctime is None else ctime
+        inode.ctime = now if ctime is None else _kept(ctime)
         self._inodes.mark(inode)
         return inode
+
+    def _chmod(self, inode: Inode, mode: int) -> None:
+        inode.mode = stat.S_IFMT(inode.mode) | mode & 0o7777
+        if inode.flags & HAS_XATTRS and (value := self._xattrs.all(inode).get(acl.ACCESS)) is not None:
+            entries = acl.with_permissions(acl.parse(value), mode)
+            self._xattrs.set(inode, acl.ACCESS, acl.build(entries))
 
     async def access(self, ino: int, mode: int, uid: int, gids: set[int]) -> bool:
         """Whether a user with these groups may access the inode (access(2)), by permission bits alone."""
@@ -98,7 +112,11 @@ class Properties(Directories):
         return list(self._xattrs.all(self._inodes.get(ino)))
 
     async def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
-        """XATTR_CREATE and XATTR_REPLACE as in setxattr(2). Raises EEXIST, ENODATA, E2BIG, ERANGE, ENOSPC."""
+        """XATTR_CREATE and XATTR_REPLACE as in setxattr(2). Raises EEXIST, ENODATA, E2BIG, ERANGE, ENOSPC.
+
+        An access ACL sets the permission bits as well, and is not kept where they say all of it. Raises
+        EINVAL for one that is none, EACCES for a default ACL of what is no directory.
+        """
         await self._store.room()
         inode = self._inodes.get(ino)
         self._check_xattr_name(name)
@@ -115,15 +133,33 @@ class Properties(Directories):
             sum(len(other) + 1 for other, _ in others) + len(name) + 1 > LIST_MAX
         ):
             raise FilesystemError(errno.ENOSPC)
-        self._xattrs.set(inode, name, bytes(value))
+        if name in acl.NAMES:
+            self._set_acl(inode, name, bytes(value))
+        else:
+            self._xattrs.set(inode, name, bytes(value))
         self._xattr_changed(inode)
 
+    def _set_acl(self, inode: Inode, name: bytes, value: bytes) -> None:
+        entries = acl.parse(value)
+        if name == acl.DEFAULT:
+            if not stat.S_ISDIR(inode.mode):
+                raise FilesystemError(errno.EACCES)
+            self._xattrs.set(inode, name, value)
+            return
+        inode.mode = inode.mode & ~0o777 | acl.permissions(entries)
+        if acl.says_more(entries):
+            self._xattrs.set(inode, name, value)
+        elif name in self._xattrs.all(inode):
+            self._xattrs.remove(inode, name)
+
     async def removexattr(self, ino: int, name: bytes) -> None:
-        """Raises ENODATA."""
+        """Raises ENODATA; for an ACL that is not there nothing happens, as on a local filesystem."""
         await self._store.room()
         inode = self._inodes.get(ino)
         self._check_xattr_name(name)
         if name not in self._xattrs.all(inode):
+            if name in acl.NAMES:
+                return
             raise FilesystemError(errno.ENODATA)
         self._check_removable()
         self._xattrs.remove(inode, name)
@@ -138,3 +174,7 @@ class Properties(Directories):
             raise FilesystemError(errno.ERANGE)
         if not name.startswith(NAMESPACES):
             raise FilesystemError(errno.EOPNOTSUPP)
+
+
+def _kept(time: int) -> int:
+    return min(max(time, TIME_MIN), TIME_MAX)

@@ -4,6 +4,8 @@ Handlers never tell the kernel to invalidate anything: with a dirty page that wa
 """
 
 import errno
+import os
+import stat
 from collections.abc import Sequence
 
 import pyfuse3
@@ -18,10 +20,11 @@ from pyfuse3 import (
 )
 
 from storjfs.errors import FilesystemError
-from storjfs.filesystem import Filesystem
+from storjfs.filesystem import Filesystem, acl
 
 from .attributes import SET_ID, dot_entry, entry, no_entry, without_set_id
 from .errors import answered
+from .killed import unless_killed
 
 # Entries asked for at a time in a listing; a page of the kernel's takes about 25.
 LISTING_STEP = 32
@@ -36,14 +39,20 @@ class Adapter(pyfuse3.Operations):
 
     `only_root`: nobody but root can reach the mount. Root may write to a file with set-id bits and leave
     them; from a file that somebody else may have written they are taken away.
+    `sync_network`: fsync may wait for farmers, without end if they are away.
     """
 
     enable_writeback_cache = True
     supports_dot_lookup = True
+    enable_acl = True
 
-    def __init__(self, filesystem: Filesystem, *, only_root: bool = False) -> None:
+    def __init__(
+        self, filesystem: Filesystem, *, only_root: bool = False, sync_network: bool = False
+    ) -> None:
         super().__init__()
         self._only_root = only_root
+        self._sync_network = sync_network
+        self._openers: dict[int, int] = {}  # of handles, where sync_network
         self._filesystem = filesystem
         self._listed: dict[int, int] = {}
         self._opened: dict[int, int] = {}
@@ -101,13 +110,15 @@ class Adapter(pyfuse3.Operations):
     async def mknod(
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
-        """See Filesystem.mknod; the kernel has applied the umask."""
-        return entry(await self._filesystem.mknod(parent_inode, name, mode, rdev, ctx.uid, ctx.gid))
+        """See Filesystem.mknod."""
+        return entry(
+            await self._filesystem.mknod(parent_inode, name, mode, rdev, ctx.uid, ctx.gid, ctx.umask)
+        )
 
     @answered
     async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
         """See Filesystem.mkdir."""
-        return entry(await self._filesystem.mkdir(parent_inode, name, mode, ctx.uid, ctx.gid))
+        return entry(await self._filesystem.mkdir(parent_inode, name, mode, ctx.uid, ctx.gid, ctx.umask))
 
     @answered
     async def symlink(
@@ -151,8 +162,12 @@ class Adapter(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         """See Filesystem.create."""
-        handle, attributes = await self._filesystem.create(parent_inode, name, mode, ctx.uid, ctx.gid, flags)
+        handle, attributes = await self._filesystem.create(
+            parent_inode, name, mode, ctx.uid, ctx.gid, flags, ctx.umask
+        )
         self._opened[handle] = attributes.ino
+        if self._sync_network:
+            self._openers[handle] = ctx.pid
         return FileInfo(fh=handle, keep_cache=True), entry(attributes)
 
     @answered
@@ -160,6 +175,10 @@ class Adapter(pyfuse3.Operations):
         """The kernel may keep what it has cached of the file: nobody else changes it."""
         handle = await self._filesystem.open(inode, flags)
         self._opened[handle] = inode
+        if self._sync_network:
+            self._openers[handle] = ctx.pid
+        if flags & os.O_TRUNC and ctx.uid != 0:
+            await self._drop_set_id(inode)
         return FileInfo(fh=handle, keep_cache=True)
 
     @answered
@@ -198,18 +217,24 @@ class Adapter(pyfuse3.Operations):
     async def release(self, fh: int) -> None:
         """See Filesystem.release."""
         self._opened.pop(fh, None)
+        self._openers.pop(fh, None)
         await self._filesystem.release(fh)
 
     @answered
     async def fsync(self, fh: int, datasync: bool) -> None:
-        """See Filesystem.fsync."""
-        await self._filesystem.fsync(fh)
+        """See Filesystem.fsync. A program that is killed while it waits for farmers ends."""
+        if self._sync_network:
+            await unless_killed(self._openers[fh], lambda: self._filesystem.fsync(fh))
+        else:
+            await self._filesystem.fsync(fh)
 
     @answered
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
         """See Filesystem.opendir."""
         handle = await self._filesystem.opendir(inode)
         self._listed[handle] = inode
+        if self._sync_network:
+            self._openers[handle] = ctx.pid
         return handle
 
     @answered
@@ -239,12 +264,16 @@ class Adapter(pyfuse3.Operations):
     async def releasedir(self, fh: int) -> None:
         """See Filesystem.releasedir."""
         self._listed.pop(fh, None)
+        self._openers.pop(fh, None)
         await self._filesystem.releasedir(fh)
 
     @answered
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        """See Filesystem.fsyncdir."""
-        await self._filesystem.fsyncdir(fh)
+        """As fsync."""
+        if self._sync_network:
+            await unless_killed(self._openers[fh], lambda: self._filesystem.fsyncdir(fh))
+        else:
+            await self._filesystem.fsyncdir(fh)
 
     @answered
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
@@ -264,6 +293,16 @@ class Adapter(pyfuse3.Operations):
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         """pyfuse3 has checked XATTR_CREATE and XATTR_REPLACE by asking getxattr."""
         await self._filesystem.setxattr(inode, name, value)
+        if name == acl.ACCESS:
+            await self._drop_set_group_id(inode, ctx)
+
+    async def _drop_set_group_id(self, inode: int, ctx: RequestContext) -> None:
+        """A new ACL is as good as chmod(2): who is not in the file's group may not leave it set-group-id."""
+        attributes = await self._filesystem.getattr(inode)
+        if not attributes.mode & stat.S_ISGID or ctx.uid == 0 or ctx.gid == attributes.gid:
+            return
+        if attributes.gid not in pyfuse3.get_sup_groups(ctx.pid):
+            await self._filesystem.setattr(inode, mode=attributes.mode & ~stat.S_ISGID)
 
     @answered
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
@@ -272,8 +311,9 @@ class Adapter(pyfuse3.Operations):
 
     @answered
     async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
-        """See Filesystem.listxattr."""
-        return await self._filesystem.listxattr(inode)
+        """See Filesystem.listxattr. Names in trusted.* are for root only, as xattr(7) says."""
+        names = await self._filesystem.listxattr(inode)
+        return names if ctx.uid == 0 else [name for name in names if not name.startswith(b"trusted.")]
 
     @answered
     async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:

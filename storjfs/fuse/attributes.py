@@ -29,7 +29,7 @@ def entry(attributes: Attributes) -> EntryAttributes:
     made.st_gid = attributes.gid
     made.st_rdev = attributes.rdev
     made.st_size = attributes.size
-    made.st_blocks = (attributes.stored + 511) >> 9
+    made.st_blocks = attributes.blocks
     made.st_atime_ns = attributes.atime
     made.st_mtime_ns = attributes.mtime
     made.st_ctime_ns = attributes.ctime

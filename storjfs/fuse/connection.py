@@ -27,7 +27,10 @@ AUTO_INVAL_DATA = 1 << 12
 # Names that readlink(2) was asked for stay known to the kernel.
 CACHE_SYMLINKS = 1 << 23
 
-WANTED = HANDLE_KILLPRIV_V2 | CACHE_SYMLINKS
+# The umask is ours to apply: where a directory has a default ACL, that takes its place (umask(2)).
+DONT_MASK = 1 << 6
+
+WANTED = HANDLE_KILLPRIV_V2 | CACHE_SYMLINKS | DONT_MASK
 UNWANTED = AUTO_INVAL_DATA
 
 _OFFERED_FLAGS = struct.Struct("<40xIIII")  # header, major, minor, max_readahead, flags

@@ -1,6 +1,7 @@
 """Attributes, extended attributes, space."""
 
 import errno
+import os
 import stat
 from pathlib import Path
 
@@ -165,7 +166,7 @@ async def test_limits_of_xattrs(tmp_path: Path, committed: bool) -> None:
             await v.fs.setxattr(ino, b"user.a", b"", 1)
         with fails(errno.ENODATA):
             await v.fs.setxattr(ino, b"user.b", b"", 2)
-        for name in (b"system.posix_acl_access", b"nonsense"):
+        for name in (b"system.nfs4_acl", b"nonsense"):
             with fails(errno.EOPNOTSUPP):
                 await v.fs.setxattr(ino, name, b"")
             with fails(errno.EOPNOTSUPP):
@@ -173,3 +174,57 @@ async def test_limits_of_xattrs(tmp_path: Path, committed: bool) -> None:
         with fails(errno.ENOSPC):
             for n in range(17):
                 await v.fs.setxattr(ino, b"user.%d" % n, bytes(65_536))
+
+
+@pytest.mark.parametrize("beyond", [1 << 63, 1 << 80, -(1 << 63) - 1, -(1 << 80)])
+async def test_a_time_beyond_what_is_kept_becomes_the_nearest_and_harms_nobody(
+    tmp_path: Path, beyond: int
+) -> None:
+    async with volume(tmp_path) as v:
+        ino = await v.write_file(b"a", b"")
+        await v.fs.setattr(ino, atime=beyond, mtime=beyond, ctime=beyond)
+        await v.store.sync()
+        await v.write_file(b"b", b"still works")
+        await v.store.sync()
+        v.evict()
+        found = await v.fs.getattr(ino)
+        nearest = (1 << 63) - 1 if beyond > 0 else -(1 << 63)
+        assert (found.atime, found.mtime, found.ctime) == (nearest,) * 3
+
+
+async def test_an_inode_is_found_by_its_number_alone_whatever_it_is(tmp_path: Path) -> None:
+    async with volume(tmp_path) as v:
+        file = await v.write_file(b"a", b"")
+        directory = (await v.fs.mkdir(ROOT_INODE, b"d", 0o755, 0, 0)).ino
+        for ino in (file, directory, ROOT_INODE):
+            assert (await v.fs.lookup(ino, b".")).ino == ino
+        assert (await v.fs.lookup(directory, b"..")).ino == ROOT_INODE
+        with fails(errno.ESTALE):
+            await v.fs.lookup(directory + 1, b".")
+        await v.remove(b"a")
+        with fails(errno.ESTALE):
+            await v.fs.lookup(file, b".")
+
+
+async def test_capabilities_end_with_any_change_of_content_or_owner(tmp_path: Path) -> None:
+    name = b"security.capability"
+    async with volume(tmp_path) as v:
+        ino = await v.write_file(b"a", b"program")
+        handle = await v.fs.open(ino, os.O_RDWR)
+
+        async def truncate_on_opening() -> None:
+            await v.fs.release(await v.fs.open(ino, os.O_WRONLY | os.O_TRUNC))
+
+        for change in (
+            lambda: v.fs.write(handle, 0, b"x"),
+            lambda: v.fs.setattr(ino, size=3),
+            lambda: v.fs.setattr(ino, uid=5),
+            truncate_on_opening,
+        ):
+            await v.fs.setxattr(ino, name, b"powers")
+            await v.fs.setattr(ino, mode=0o755, mtime=1)
+            assert await v.fs.getxattr(ino, name) == b"powers"
+            await change()
+            with fails(errno.ENODATA):
+                await v.fs.getxattr(ino, name)
+        await v.fs.release(handle)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from storjfs.fuse.connection import (
     AUTO_INVAL_DATA,
     CACHE_SYMLINKS,
+    DONT_MASK,
     HANDLE_KILLPRIV_V2,
     UNWANTED,
     WANTED,
@@ -44,7 +45,7 @@ def test_only_our_flags_change_and_none_is_set_that_was_not_offered(on_offer: in
 
 def test_what_we_want_is_set_where_it_is_offered() -> None:
     (flags,) = struct.unpack_from("<I", amended(offered(0xFFFFFFFF), answer(0)), 28)
-    assert flags == HANDLE_KILLPRIV_V2 | CACHE_SYMLINKS
+    assert flags == HANDLE_KILLPRIV_V2 | CACHE_SYMLINKS | DONT_MASK
 
 
 def test_an_answer_that_is_an_error_stays_as_it_is() -> None:
