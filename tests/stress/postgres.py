@@ -48,7 +48,13 @@ class Server:
             self._as_user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
         os.chmod(data, 0o700)
         self.bin = programs(home)
-        self.env = {**os.environ, "PGHOST": str(home), "PGUSER": self.user, "LC_ALL": "C.UTF-8", "PGDATA": str(data)}
+        self.env = {
+            **os.environ,
+            "PGHOST": str(home),
+            "PGUSER": self.user,
+            "LC_ALL": "C.UTF-8",
+            "PGDATA": str(data),
+        }
         self._process: subprocess.Popen[bytes] | None = None
 
     def call(self, program: str, *words: str, cwd: Path | None = None) -> str:
@@ -79,7 +85,9 @@ class Server:
 
     def start(self) -> None:
         """Start the server and wait until it answers, its recovery from a crash included."""
-        options = [word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value.strip(chr(39))}")]
+        options = [
+            word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value.strip(chr(39))}")
+        ]
         with open(self.home / "server.log", "ab") as log:
             self._process = subprocess.Popen(  # type: ignore[call-overload]
                 [self.bin / "postgres", "-D", self.data, "-k", self.home, *options],

@@ -26,5 +26,7 @@ def run(command: Sequence[str | Path], at: Path, *, ends: Sequence[int] = (0,)) 
         errors="replace",
         timeout=20 * SECONDS + 4 * PATIENCE,
     )
-    assert done.returncode in ends, f"{name} {' '.join(words)}: exit {done.returncode}\n{done.stdout[-20_000:]}"
+    assert done.returncode in ends, (
+        f"{name} {' '.join(words)}: exit {done.returncode}\n{done.stdout[-20_000:]}"
+    )
     return done.stdout

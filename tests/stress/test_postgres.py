@@ -91,7 +91,18 @@ class Bench:
         self._prefix = server.home / f"bench{number}"
         self._process = server.spawn(
             "pgbench",
-            *("-n", "-c", str(CLIENTS), "-j", "2", "-T", "86400", "-l", f"--log-prefix={self._prefix}", "postgres"),
+            *(
+                "-n",
+                "-c",
+                str(CLIENTS),
+                "-j",
+                "2",
+                "-T",
+                "86400",
+                "-l",
+                f"--log-prefix={self._prefix}",
+                "postgres",
+            ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -107,7 +118,9 @@ class Bench:
 
 def check(server: Server, confirmed: int, seen: int) -> None:
     """No index or page is damaged, what was committed is there, and what belongs together agrees."""
-    server.call("pg_amcheck", "--all", "--install-missing", "--heapallindexed", "--parent-check", "--rootdescend")
+    server.call(
+        "pg_amcheck", "--all", "--install-missing", "--heapallindexed", "--parent-check", "--rootdescend"
+    )
     found = server.sql("SELECT count(*), coalesce(max(number), 0) FROM told")
     count, last = (int(word) for word in found.split("|"))
     assert count == last, "a row is missing before others"

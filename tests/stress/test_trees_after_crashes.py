@@ -21,10 +21,11 @@ RSYNC = ("rsync", "-a", "--modify-window=-1", "--itemize-changes")
 
 
 class Work:
-    """Does `step` again and again in a thread until the mount dies under it."""
+    """Does `step` again and again in a thread until the mount dies under it; `warm` steps make it busy."""
 
-    def __init__(self, step: Callable[[], None]) -> None:
+    def __init__(self, step: Callable[[], None], warm: int) -> None:
         self._step = step
+        self._warm = warm
         self.steps = 0
         self.busy = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -35,13 +36,13 @@ class Work:
             while True:
                 self._step()
                 self.steps += 1
-                if self.steps > 2:
+                if self.steps >= self._warm:
                     self.busy.set()
         except (OSError, AssertionError, subprocess.SubprocessError):
             return
 
     def die_with(self, drive: Drive, after: float) -> None:
-        """Kill the mount process when some steps are done and `after` seconds have passed."""
+        """Kill the mount process `after` seconds after it became busy."""
         assert self.busy.wait(120)
         self._thread.join(after)
         assert self._thread.is_alive(), "the work ended before the mount did"
@@ -120,7 +121,7 @@ def test_git_loses_no_commit_when_the_mount_is_killed(mounted: Drive, tell: Told
     repository = Repository(mounted.at / "work", 1)
     repository.make()
     for number in range(CRASHES):
-        Work(repository.commit).die_with(mounted, moments.uniform(0, 3))
+        Work(repository.commit, warm=3).die_with(mounted, moments.uniform(0, 3))
         mounted.mount()
         repository.recover()
         clone = mounted.at / f"clone{number}"
@@ -143,10 +144,10 @@ class Tree:
         """New content for every third file of these folders, all where there are none yet."""
         for folder in folders:
             (self.at / f"d{folder}").mkdir(parents=True, exist_ok=True)
-            for number in range(40):
+            for number in range(20):
                 file = self.at / f"d{folder}" / f"f{number}"
                 if not file.exists() or self._random.random() < 0.3:
-                    size = self._random.choice([0, 100, 5000, 66_000, 700_000])
+                    size = self._random.choice([0, 100, 5000, 66_000, 300_000])
                     file.write_bytes(self._random.randbytes(size))
                     name = str(file.relative_to(self.at))
                     self.versions.setdefault(name, set()).add(digest(file))
@@ -179,7 +180,7 @@ def test_rsync_after_a_crash_finds_only_what_was_not_synced(mounted: Drive, tell
     tree = Tree(mounted.home / "tree", mounted.at / "copy", 2)
     found = 0
     for number in range(CRASHES):
-        synced, unsynced = range(10), range(10, 30)
+        synced, unsynced = range(6), range(6, 18)
         tree.change(synced)
         tree.rsync("--fsync", *(f"--include=/d{folder}/***" for folder in synced), "--exclude=*")
         sync_folders(tree.copy)
@@ -188,7 +189,7 @@ def test_rsync_after_a_crash_finds_only_what_was_not_synced(mounted: Drive, tell
             tree.change(unsynced)
             tree.rsync("--delete")
 
-        Work(copy_more).die_with(mounted, moments.uniform(0, 2))
+        Work(copy_more, warm=1).die_with(mounted, moments.uniform(0, 2))
         mounted.mount()
         differing = tree.differing()
         found += len(differing)
