@@ -1,0 +1,49 @@
+"""stress-ng's filesystem stressors, with their own checks on: all at once, or in turn where there is time."""
+
+import re
+
+from tests.e2e.drive import Drive
+
+from .conftest import Told
+from .length import SECONDS
+from .programs import run
+
+# The class "filesystem" and what else works on files, as far as it has to do with the mount. docs/conformance.md
+# says why some are left out.
+STRESSORS = (
+    "access aio aiol chdir chmod chown copy-file dentry dir dirdeep dirmany dnotify dup fallocate fanotify fcntl "
+    "file-ioctl filename flock fpunch fstat getdent handle hdd inotify io iomix lease link locka lockf lockofd "
+    "mknod mmap msync open readahead rename revio seek sendfile splice symlink sync-file touch utime xattr"
+).split()
+# Writes beyond 16 TiB, which is reported by the next fsync or syncfs, also to others: comes last, alone.
+LAST = "fsize"
+# The defaults fill a file of 1 GiB first.
+SIZES = (
+    "fallocate-bytes hdd-bytes iomix-bytes mmap-bytes msync-bytes readahead-bytes seek-size sync-file-bytes"
+)
+SMALL = [word for size in SIZES.split() for word in (f"--{size}", "16m")]
+
+BAD = re.compile(r"fail:|skipp|unsuccessful|terminated by|not implemented")
+
+
+def stress(drive: Drive, stressors: list[str], seconds: int) -> str:
+    """Two processes of each stressor at once; fails where one fails or does nothing."""
+    at = drive.at / "stress"
+    at.mkdir()
+    started = [word for name in stressors for word in (f"--{name}", "2")]
+    options = ["--verify", "--metrics", "--timeout", f"{seconds}s", "--temp-path", str(at)]
+    printed = run(["stress-ng", *started, *SMALL, *options], drive.home)
+    bad = [line for line in printed.splitlines() if BAD.search(line)]
+    assert not bad, "\n".join(bad)
+    assert list(at.iterdir()) == []
+    at.rmdir()
+    return printed
+
+
+def test_stress_ng(mounted: Drive, tell: Told) -> None:
+    # With time for it, groups small enough to see what each one does.
+    groups = min(len(STRESSORS), max(1, SECONDS // 12))
+    for number in range(groups):
+        stress(mounted, STRESSORS[number::groups], max(1, SECONDS // groups))
+    stress(mounted, [LAST], 1)
+    tell(f"{len(STRESSORS) + 1} stressors, two of each, {len(STRESSORS) // groups} or more at once")
