@@ -11,7 +11,7 @@ from tests.e2e.drive import PATIENCE
 from .length import SECONDS
 
 
-def run(command: Sequence[str | Path], at: Path, *, ends: Sequence[int] = (0,)) -> str:
+def run(command: Sequence[object], at: Path, *, ends: Sequence[int] = (0,)) -> str:
     """Run a program in a folder; what it printed. It must end with one of the codes in `ends`."""
     name, *words = (str(word) for word in command)
     program = shutil.which(name, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin")

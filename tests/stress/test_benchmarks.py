@@ -36,8 +36,10 @@ def test_bonnie(mounted: Drive, tell: Told) -> None:
     command = ["bonnie++", "-d", at, "-r", "0", "-s", f"{mebibytes}m", "-n", f"{files}:20000:0:8", "-q"]
     if os.geteuid() == 0:
         command += ["-u", getpass.getuser()]
-    for number in passes():
+    rounds = 0
+    for _ in passes():
+        rounds += 1
         printed = run(command, mounted.home)
         assert os.listdir(at) == [], "bonnie++ leaves nothing behind"
         assert "error" not in printed.lower(), printed
-    tell(f"{number + 1} runs of {mebibytes} MiB and {files * 1024} files")
+    tell(f"{rounds} runs of {mebibytes} MiB and {files * 1024} files")

@@ -1,10 +1,9 @@
-"""PostgreSQL with its data on the mount: no committed transaction is lost, no page damaged, whenever it dies."""
+"""PostgreSQL with its data on the mount: no commit is lost, no page damaged, whenever the mount dies."""
 
 import random
 import subprocess
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 

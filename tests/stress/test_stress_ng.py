@@ -8,13 +8,57 @@ from .conftest import Told
 from .length import SECONDS
 from .programs import run
 
-# The class "filesystem" and what else works on files, as far as it has to do with the mount. docs/conformance.md
-# says why some are left out.
-STRESSORS = (
-    "access aio aiol chdir chmod chown copy-file dentry dir dirdeep dirmany dnotify dup fallocate fanotify fcntl "
-    "file-ioctl filename flock fpunch fstat getdent handle hdd inotify io iomix lease link locka lockf lockofd "
-    "mknod mmap msync open readahead rename revio seek sendfile splice symlink sync-file touch utime xattr"
-).split()
+# The class "filesystem" and what else works on files, as far as it has to do with the mount.
+# docs/conformance.md says why some are left out.
+STRESSORS = [
+    "access",
+    "aio",
+    "aiol",
+    "chdir",
+    "chmod",
+    "chown",
+    "copy-file",
+    "dentry",
+    "dir",
+    "dirdeep",
+    "dirmany",
+    "dnotify",
+    "dup",
+    "fallocate",
+    "fanotify",
+    "fcntl",
+    "file-ioctl",
+    "filename",
+    "flock",
+    "fpunch",
+    "fstat",
+    "getdent",
+    "handle",
+    "hdd",
+    "inotify",
+    "io",
+    "iomix",
+    "lease",
+    "link",
+    "locka",
+    "lockf",
+    "lockofd",
+    "mknod",
+    "mmap",
+    "msync",
+    "open",
+    "readahead",
+    "rename",
+    "revio",
+    "seek",
+    "sendfile",
+    "splice",
+    "symlink",
+    "sync-file",
+    "touch",
+    "utime",
+    "xattr",
+]
 # Writes beyond 16 TiB, which is reported by the next fsync or syncfs, also to others: comes last, alone.
 LAST = "fsize"
 # The defaults fill a file of 1 GiB first.

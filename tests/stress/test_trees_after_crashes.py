@@ -165,9 +165,9 @@ class Tree:
         """Files of the copy that have a content which the source never had (temporary ones left out)."""
         for path in self.copy.rglob("*"):
             name = str(path.relative_to(self.copy))
-            if path.is_file() and not path.name.startswith("."):
-                if digest(path) not in self.versions.get(name, set()):
-                    yield name
+            whole = path.is_file() and not path.name.startswith(".")
+            if whole and digest(path) not in self.versions.get(name, set()):
+                yield name
 
 
 def digest(file: Path) -> bytes:
@@ -179,8 +179,8 @@ def test_rsync_after_a_crash_finds_only_what_was_not_synced(mounted: Drive, tell
     moments = random.Random(3)
     tree = Tree(mounted.home / "tree", mounted.at / "copy", 2)
     found = 0
-    for number in range(CRASHES):
-        synced, unsynced = range(6), range(6, 18)
+    synced, unsynced = range(6), range(6, 18)
+    for _ in range(CRASHES):
         tree.change(synced)
         tree.rsync("--fsync", *(f"--include=/d{folder}/***" for folder in synced), "--exclude=*")
         sync_folders(tree.copy)
