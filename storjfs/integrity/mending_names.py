@@ -7,7 +7,7 @@ from storjfs.integrity.tables import DIRECTORY, FILE, SYMLINK, TYPE, Row, Tables
 from storjfs.store import ROOT_INODE
 
 _TYPES: Final = (0o140000, SYMLINK, FILE, 0o060000, DIRECTORY, 0o020000, 0o010000)
-_SIZE_MAX: Final = 1 << 44
+_SIZE_MAX: Final = (1 << 63) - 1
 
 
 def _counter(tables: Tables, row: Row) -> None:

@@ -13,7 +13,7 @@ _SYMLINK: Final = 0o120000
 _FILE: Final = 0o100000
 _TYPES: Final = (0o140000, _SYMLINK, _FILE, 0o060000, _DIRECTORY, 0o020000, 0o010000)
 NAME_MAX: Final = 255
-SIZE_MAX: Final = 1 << 44
+SIZE_MAX: Final = (1 << 63) - 1
 
 _UP: Final = """
 WITH RECURSIVE up(ino) AS (

@@ -27,8 +27,11 @@ class Buffers:
         self._idle: list[bytearray] = []
         self._idle_bytes = 0
 
-    def take(self, size: int) -> bytearray:
-        """A buffer of at least `size` bytes, for `give_back` when done."""
+    async def take(self, size: int) -> bytearray:
+        """A buffer of at least `size` bytes, for `give_back` when done.
+
+        A new one is made on another thread: to fill 12 MiB for the first time can take 10 ms.
+        """
         fitting = [one for one in self._idle if len(one) >= size]
         if fitting:
             best = min(fitting, key=len)
@@ -36,7 +39,7 @@ class Buffers:
                 self._idle = [one for one in self._idle if one is not best]
                 self._idle_bytes -= len(best)
                 return best
-        return bytearray(size)
+        return await trio.to_thread.run_sync(bytearray, size)
 
     def give_back(self, buffer: bytearray) -> None:
         """Nobody looks at it any more."""
@@ -78,16 +81,18 @@ class Encoder:
         """Bytes of each unsealed shard."""
         self._buffers = buffers
         self._threads = threads
-        self._data = buffers.take(k * self.length)
+        self._data: bytearray | None = None
         self._parity: bytearray | None = None
 
     async def load(self, *, parity: bool) -> None:
         """Read the segment, and compute its parity if any of that is wanted. Raises OSError, EOFError."""
+        self._data = await self._buffers.take(self._k * self.length)
         if parity:
-            self._parity = self._buffers.take((self._n - self._k) * self.length)
+            self._parity = await self._buffers.take((self._n - self._k) * self.length)
         await trio.to_thread.run_sync(self._load, limiter=self._threads)
 
     def _load(self) -> None:
+        assert self._data is not None
         data = memoryview(self._data)[: self._k * self.length]
         at = 0
         while at < self._size:
@@ -108,15 +113,15 @@ class Encoder:
 
     async def seal(self, idx: int, key: bytes) -> Sealed:
         """Shard `idx` sealed under its key. Give its buffer back to `buffers` when it is sent."""
-        out = self._buffers.take(sealed_length(self.length))
+        out = await self._buffers.take(sealed_length(self.length))
         return await trio.to_thread.run_sync(seal_shard, self._block(idx), key, out, limiter=self._threads)
 
     def close(self) -> None:
         """Give the memory back."""
-        self._buffers.give_back(self._data)
-        if self._parity is not None:
-            self._buffers.give_back(self._parity)
-            self._parity = None
+        for buffer in (self._data, self._parity):
+            if buffer is not None:
+                self._buffers.give_back(buffer)
+        self._data = self._parity = None
 
 
 def seal_shard(plain: memoryview, key: bytes, out: bytearray) -> Sealed:

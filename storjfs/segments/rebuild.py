@@ -160,7 +160,7 @@ class Rebuilder:
             sources = self._sources(segment)
             if len(sources) < segment.k:
                 raise RebuildFailed(segment.seg, f"fewer than {segment.k} shards are left")
-            plain = {row.idx: self._buffers.take(length) for row in rows}
+            plain = {row.idx: await self._buffers.take(length) for row in rows}
             try:
                 wrong = await self._decode_into(segment, sources, plain, length)
                 if wrong:
@@ -235,7 +235,7 @@ class Rebuilder:
         return blocks
 
     async def _seal(self, row: Shard, plain: memoryview) -> Sealed:
-        out = self._buffers.take(len(plain) // PIECE * SEALED_PIECE)
+        out = await self._buffers.take(len(plain) // PIECE * SEALED_PIECE)
         key = self._shard_key(row.shard_id)
         return await trio.to_thread.run_sync(seal_shard, plain, key, out, limiter=self._threads)
 

@@ -79,7 +79,8 @@ def test_the_end_of_the_program_frees_an_unlinked_file(drive: Drive) -> None:
 def test_a_crash_frees_an_unlinked_file(drive: Drive) -> None:
     held = hold_unlinked(drive.at / "file")
     drive.kill()
-    assert fails(os.fsync, held) == "ENOTCONN"
+    # The second where the request had reached the connection when that ended.
+    assert fails(os.fsync, held) in ("ENOTCONN", "ECONNABORTED")
     os.close(held)
     assert left(drive)["orphans"] == 1
     drive.mount()
