@@ -4,6 +4,7 @@ Handlers never tell the kernel to invalidate anything: with a dirty page that wa
 """
 
 import errno
+import logging
 import os
 import stat
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ from storjfs.filesystem import Filesystem, acl
 from .attributes import SET_ID, dot_entry, entry, no_entry, without_set_id
 from .errors import answered
 from .killed import unless_killed
+
+log = logging.getLogger(__name__)
 
 # Entries asked for at a time in a listing; a page of the kernel's takes about 25.
 LISTING_STEP = 32
@@ -188,8 +191,15 @@ class Adapter(pyfuse3.Operations):
 
     @answered
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        """See Filesystem.write. Takes away set-id bits, which we promised the kernel (HANDLE_KILLPRIV_V2)."""
-        written = await self._filesystem.write(fh, off, buf)
+        """See Filesystem.write. Takes away set-id bits, which we promised the kernel (HANDLE_KILLPRIV_V2).
+
+        A failure is logged: the kernel tells it late, to whoever calls fsync or syncfs next, as EIO.
+        """
+        try:
+            written = await self._filesystem.write(fh, off, buf)
+        except FilesystemError as error:
+            log.warning("%d bytes of inode %s at %d: %s", len(buf), self._opened.get(fh), off, error)
+            raise
         if self._set_id and self._opened[fh] in self._set_id:
             await self._drop_set_id(self._opened[fh])
         return written
