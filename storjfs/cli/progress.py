@@ -10,17 +10,12 @@ import click
 from . import wording
 
 
-class FlushBar:
-    """Shows progress objects of the control socket: `{"waiting": bytes, "of": bytes}` and `{"step": text}`.
-
-    The bar appears with the first byte to wait for, so that nothing flickers where nothing is to do.
-    """
+class _Bar:
+    """A bar of rich, made when there is something to draw, and taken off in the end."""
 
     def __init__(self) -> None:
         self._progress: Any = None
         self._task: Any = None
-        self._terminal = sys.stderr.isatty()
-        self._said = False
 
     def __enter__(self) -> Self:
         return self
@@ -30,6 +25,18 @@ class FlushBar:
     ) -> None:
         if self._progress is not None:
             self._progress.stop()
+
+
+class FlushBar(_Bar):
+    """Shows progress objects of the control socket: `{"waiting": bytes, "of": bytes}` and `{"step": text}`.
+
+    The bar appears with the first byte to wait for, so that nothing flickers where nothing is to do.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._terminal = sys.stderr.isatty()
+        self._said = False
 
     def update(self, told: dict[str, Any]) -> None:
         """One progress object."""
@@ -73,27 +80,17 @@ class FlushBar:
         self._progress.update(self._task, completed=done, total=of)
 
 
-class PartsBar:
+class PartsBar(_Bar):
     """Shows progress objects `{"part": name, "done": count, "of": count}`: a bar for the part under way.
 
     Without a terminal each part is named once on standard error; `quiet` leaves that out as well.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._progress: Any = None
-        self._task: Any = None
+        super().__init__()
         self._part = ""
         self._quiet = quiet
         self._terminal = sys.stderr.isatty() and not quiet
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._progress is not None:
-            self._progress.stop()
 
     def update(self, told: Mapping[str, Any]) -> None:
         """One progress object."""

@@ -31,7 +31,7 @@ from storjfs.integrity import (
 from storjfs.keys import VolumeKeys
 from storjfs.protocol.ids import NodeId
 from storjfs.renter.renter import Renter
-from storjfs.renter.settings import RenterSettings, known_farmers
+from storjfs.renter.settings import known_farmers
 from storjfs.settlement import Ledger
 from storjfs.store import MetaStore
 from storjfs.volume import (
@@ -45,7 +45,7 @@ from storjfs.volume import (
 )
 
 from .request import MountRequest
-from .wiring import FARM_PATIENCE, Drive, embedded_farm, open_drive, own_account
+from .wiring import FARM_PATIENCE, Drive, embedded_farm, make_renter, open_drive
 
 log = logging.getLogger(__name__)
 
@@ -264,16 +264,7 @@ async def _renter(
 ) -> AsyncIterator[tuple[MetaStore, Renter]]:
     ledger = Ledger(paths.ledger_db)
     store = MetaStore.open(paths.meta_db, keys.metadata_key)
-    renter = Renter(
-        keys,
-        store,
-        paths.pay_db,
-        paths.local_db,
-        ledger,
-        own_account(keys),
-        RenterSettings.of_volume(settings),
-        farmers=known_farmers(settings),
-    )
+    renter = make_renter(paths, settings, keys, store, ledger, known_farmers(settings))
     async with trio.open_nursery() as nursery:
         await nursery.start(store.run)
         try:

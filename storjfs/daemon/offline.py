@@ -7,16 +7,14 @@ import trio
 
 from storjfs.keys import VolumeKeys
 from storjfs.renter.audits import HELD_STATES
-from storjfs.renter.renter import Renter
 from storjfs.renter.report import RenterReport
-from storjfs.renter.settings import RenterSettings
 from storjfs.segments import SegmentsReport
 from storjfs.settlement import Ledger, SettlementError
 from storjfs.store import MetaStore
 from storjfs.volume import PassphraseSource, VolumePaths, VolumeSettings, read_settings, unlock_volume
 
 from . import facts, status
-from .wiring import own_account
+from .wiring import make_renter, own_account
 
 # Counters that the catalogue of segments keeps in meta.db.
 _COUNTERS = (
@@ -55,15 +53,7 @@ def _never_mounted(paths: VolumePaths, settings: VolumeSettings) -> status.Facts
 async def _read(paths: VolumePaths, settings: VolumeSettings, keys: VolumeKeys) -> dict[str, Any]:
     store = MetaStore.open(paths.meta_db, keys.metadata_key)
     ledger = Ledger(paths.ledger_db)
-    renter = Renter(
-        keys,
-        store,
-        paths.pay_db,
-        paths.local_db,
-        ledger,
-        own_account(keys),
-        RenterSettings.of_volume(settings),
-    )
+    renter = make_renter(paths, settings, keys, store, ledger)
     try:
         balance: int | None = ledger.balance(own_account(keys))
     except SettlementError:

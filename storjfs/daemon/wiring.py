@@ -22,7 +22,7 @@ from storjfs.protocol.signing import SigningKey
 from storjfs.protocol.terms import Address
 from storjfs.renter.placement import stripes
 from storjfs.renter.renter import Renter
-from storjfs.renter.settings import RenterSettings, known_farmers
+from storjfs.renter.settings import KnownFarmer, RenterSettings, known_farmers
 from storjfs.segments.segments import Segments
 from storjfs.settlement import Ledger
 from storjfs.store import MetaStore
@@ -73,6 +73,27 @@ def own_account(keys: VolumeKeys) -> PublicKey:
     return SigningKey(keys.payment_identity(bytes(32))).public
 
 
+def make_renter(
+    paths: VolumePaths,
+    settings: VolumeSettings,
+    keys: VolumeKeys,
+    store: MetaStore,
+    ledger: Ledger,
+    farmers: Sequence[KnownFarmer] = (),
+) -> Renter:
+    """The renter of a volume on its own databases; without `farmers` it knows those with a contract only."""
+    return Renter(
+        keys,
+        store,
+        paths.pay_db,
+        paths.local_db,
+        ledger,
+        own_account(keys),
+        RenterSettings.of_volume(settings),
+        farmers=farmers,
+    )
+
+
 class Drive:
     """A running drive. All methods belong to the loop's thread."""
 
@@ -91,16 +112,7 @@ class Drive:
         self.keys = keys
         self._ledger = ledger
         self.store = MetaStore.open(paths.meta_db, keys.metadata_key)
-        self.renter = Renter(
-            keys,
-            self.store,
-            paths.pay_db,
-            paths.local_db,
-            ledger,
-            own_account(keys),
-            RenterSettings.of_volume(settings),
-            farmers=known_farmers(settings),
-        )
+        self.renter = make_renter(paths, settings, keys, self.store, ledger, known_farmers(settings))
         self.segments = Segments(
             self.store,
             keys,

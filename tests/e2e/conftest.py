@@ -5,16 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from .drive import Drive
+from .drive import Drive, unmounted
 
 
 @pytest.fixture
 def drive(tmp_path: Path) -> Iterator[Drive]:
     """A drive that is not yet mounted."""
-    assert Path("/dev/fuse").exists(), "these tests mount for real: /dev/fuse is missing"
-    made = Drive(tmp_path)
-    yield made
-    made.stop()
+    with unmounted(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture

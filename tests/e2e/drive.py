@@ -20,6 +20,20 @@ from storjfs.volume import VolumePaths, unlock_volume
 PATIENCE = 120.0
 
 
+@contextlib.contextmanager
+def unmounted(home: Path) -> Iterator["Drive"]:
+    """A drive below `home` that is not mounted yet; stopped in the end.
+
+    Without FUSE tests that want one fail, they do not skip.
+    """
+    assert Path("/dev/fuse").exists(), "these tests mount for real: /dev/fuse is missing"
+    made = Drive(home)
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
 class Drive:
     """One volume under `home`, mounted at `home/cloud` by real processes."""
 

@@ -1,8 +1,6 @@
 """fsck, scrub and gc of a drive with farmers in a process of their own, running and not."""
 
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +10,11 @@ import trio
 import trio.lowlevel
 
 from storjfs.daemon import integrity
-from storjfs.daemon.request import MountRequest
-from storjfs.daemon.wiring import Drive, open_drive
-from storjfs.fuse import MountOptions
+from storjfs.daemon.wiring import Drive
 from storjfs.integrity import scrub as scrubbing
-from storjfs.keys import VolumeKeys
 from storjfs.store import ROOT_INODE, open_meta
-from storjfs.volume import VolumePaths, VolumeSettings, create_volume, unlock_volume
+from storjfs.volume import VolumePaths, unlock_volume
+from tests.real_drives import make_volume, running
 from tests.segments.conftest import until
 
 MIB = 1 << 20
@@ -26,19 +22,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VolumePaths:
-    for name in ("CONFIG_HOME", "DATA_HOME", "CACHE_HOME", "STATE_HOME", "RUNTIME_DIR"):
-        (tmp_path / name).mkdir(mode=0o700)
-        monkeypatch.setenv(f"XDG_{name}", str(tmp_path / name))
-    found = VolumePaths("real")
-    entropy = os.urandom(32)
-    create_volume(found, entropy, VolumeSettings(volume_id=VolumeKeys(entropy).volume_id), None)
-    return found
-
-
-@asynccontextmanager
-async def running(paths: VolumePaths) -> AsyncIterator[Drive]:
-    async with open_drive(paths, MountRequest(volume="real", mountpoint="/nowhere"), MountOptions()) as drive:
-        yield drive
+    return make_volume(tmp_path, monkeypatch)
 
 
 class Told:

@@ -3,19 +3,14 @@
 import contextlib
 import os
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import trio
 
-from storjfs.daemon.request import MountRequest
-from storjfs.daemon.wiring import Drive, open_drive
-from storjfs.fuse import MountOptions
-from storjfs.keys import VolumeKeys
 from storjfs.segments import Part, Run
-from storjfs.volume import VolumePaths, VolumeSettings, create_volume
+from storjfs.volume import VolumePaths
+from tests.real_drives import make_volume, running
 from tests.segments.conftest import until
 
 MIB = 1 << 20
@@ -23,19 +18,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VolumePaths:
-    for name in ("CONFIG_HOME", "DATA_HOME", "CACHE_HOME", "STATE_HOME", "RUNTIME_DIR"):
-        (tmp_path / name).mkdir(mode=0o700)
-        monkeypatch.setenv(f"XDG_{name}", str(tmp_path / name))
-    found = VolumePaths("real")
-    entropy = os.urandom(32)
-    create_volume(found, entropy, VolumeSettings(volume_id=VolumeKeys(entropy).volume_id), None)
-    return found
-
-
-@asynccontextmanager
-async def mounted(paths: VolumePaths) -> AsyncIterator[Drive]:
-    async with open_drive(paths, MountRequest(volume="real", mountpoint="/nowhere"), MountOptions()) as drive:
-        yield drive
+    return make_volume(tmp_path, monkeypatch)
 
 
 def farm_bytes(paths: VolumePaths) -> int:
@@ -50,7 +33,7 @@ def farm_bytes(paths: VolumePaths) -> int:
 
 async def test_data_goes_to_farmers_and_comes_back_and_goes_for_good(paths: VolumePaths) -> None:
     written: dict[Run, bytes] = {}
-    async with mounted(paths) as drive:
+    async with running(paths) as drive:
         segments = drive.segments
         for number in range(14):
             data = os.urandom(MIB - number)
@@ -64,7 +47,7 @@ async def test_data_goes_to_farmers_and_comes_back_and_goes_for_good(paths: Volu
         assert farm_bytes(paths) > 14 * MIB * 5 // 3
     shutil.rmtree(paths.cache_dir)
     victim = next(paths.farm_dir.glob("farmer-*"))
-    async with mounted(paths) as drive:
+    async with running(paths) as drive:
         segments = drive.segments
         segments.prefetch([Part(*run, 0, run.length) for run in list(written)[3:9]])
         for run, content in written.items():

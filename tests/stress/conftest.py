@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.drive import Drive
+from tests.e2e.drive import Drive, unmounted
 
 RAN = "ran"
 """Property of a test's report: program, what it did, for how many seconds."""
@@ -27,10 +27,8 @@ def open_home() -> Iterator[Path]:
 @pytest.fixture
 def drive(open_home: Path) -> Iterator[Drive]:
     """A drive that is not yet mounted."""
-    assert Path("/dev/fuse").exists(), "these tests mount for real: /dev/fuse is missing"
-    made = Drive(open_home)
-    yield made
-    made.stop()
+    with unmounted(open_home) as made:
+        yield made
 
 
 @pytest.fixture

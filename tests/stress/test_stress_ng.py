@@ -61,7 +61,7 @@ STRESSORS = [
 # Asks for what went wrong on the whole mount, so it runs alone and first: where a program is killed in a
 # rename or unlink, the kernel counts its own interrupted update of times as an error of writing.
 ALONE = "io"
-# Its emulation of fallocate(2) is cut off when the time is up, which it takes for a failure: so many operations.
+# Its emulation of fallocate(2) is cut off when the time is up, which it counts as a failure: by operations.
 COUNTED = ("fsize", 500)
 # The defaults fill a file of 1 GiB first.
 SIZES = (
