@@ -15,12 +15,12 @@ import trio
 
 from storjfs.coding.geometry import PIECE
 from storjfs.segments.cached import FILE_COST, CachedFiles
-from storjfs.segments.catalogue import Segment
 from storjfs.segments.descriptors import Descriptors
 from storjfs.segments.eviction import Eviction
 from storjfs.segments.files import LocalFile, piece_count, pieces_mask
 from storjfs.segments.folders import Folders, OtherDisk, remove
 from storjfs.segments.order import Order
+from storjfs.segments.records import Segment
 
 _LOG = logging.getLogger(__name__)
 

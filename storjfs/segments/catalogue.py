@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from storjfs.coding.frames import Algorithm, FrameCipher, preferred_algorithm
+from storjfs.coding.frames import preferred_algorithm
 from storjfs.keys import VolumeKeys
 from storjfs.renter.repair_policy import Health, health
+from storjfs.segments.records import SEGMENT_COLUMNS, SHARD_COLUMNS, Segment, Shard, ShardRow
 from storjfs.segments.values import SegmentUnreadable, ShardState, State
 from storjfs.store import MetaStore, Statement
 
@@ -26,12 +27,8 @@ REMEMBERED: Final = 1024
 NOBODY: Final = 0
 """Stands for the contract of a shard that was never placed; contracts count from 1."""
 
-SegmentRow = tuple[int, bytes, int, int, int, int, int, int, int, int]
-ShardRow = tuple[bytes, int, int, int, bytes, bytes, int, int]
 RunRow = tuple[int, int, int, int, int]
 
-_SEGMENT_COLUMNS: Final = "seg, segment_id, state, algorithm, k, n, size, live, created, plain"
-_SHARD_COLUMNS: Final = "shard_id, seg, idx, contract, root, checksum, length, state"
 _COUNTERS: Final = "REPLACE INTO counters VALUES (?, ?)"
 _TALLY_KEYS: Final = {
     Health.LOST: "segments_lost",
@@ -42,113 +39,6 @@ _TALLY_KEYS: Final = {
 _STORED_BYTES: Final = "segments_stored_bytes"
 _SMALL: Final = "segments_small"
 _GARBAGE: Final = "segments_garbage"
-
-
-class Shard:
-    """One row of the shard table."""
-
-    __slots__ = ("checksum", "contract", "idx", "length", "root", "seg", "shard_id", "state")
-
-    def __init__(self, row: ShardRow) -> None:
-        self.shard_id, self.seg, self.idx, self.contract, self.root, self.checksum, self.length, state = row
-        self.state = ShardState(state)
-
-    def row(self) -> ShardRow:
-        return (
-            self.shard_id,
-            self.seg,
-            self.idx,
-            self.contract,
-            self.root,
-            self.checksum,
-            self.length,
-            int(self.state),
-        )
-
-    @property
-    def held(self) -> bool:
-        return self.state is ShardState.HELD or self.state is ShardState.SUSPECT
-
-
-class Segment:
-    """One segment. `plain`: its plaintext bytes; `live`: those of them that extents point to; `size`: sealed.
-
-    `pins` keeps its data from being deleted while somebody reads; change it only through `Catalogue.pinned`.
-    `busy`: its shards are being put, so rows in state UPLOADING belong to somebody.
-    """
-
-    __slots__ = (
-        "_cipher",
-        "_key",
-        "algorithm",
-        "busy",
-        "created",
-        "dirty",
-        "flying",
-        "k",
-        "live",
-        "n",
-        "pins",
-        "plain",
-        "seg",
-        "segment_id",
-        "shards",
-        "size",
-        "state",
-    )
-
-    def __init__(self, row: SegmentRow, key: Callable[[bytes, int], bytes]) -> None:
-        (
-            self.seg,
-            self.segment_id,
-            state,
-            algorithm,
-            self.k,
-            self.n,
-            self.size,
-            self.live,
-            self.created,
-            self.plain,
-        ) = row
-        self.state = State(state)
-        self.algorithm = Algorithm(algorithm)
-        self._key = key
-        self._cipher: FrameCipher | None = None
-        self.shards: list[Shard] | None = None
-        self.dirty = False
-        self.flying = False
-        self.pins = 0
-        self.busy = False
-
-    @property
-    def cipher(self) -> FrameCipher:
-        if self._cipher is None:
-            key = self._key(self.segment_id, int(self.algorithm))
-            self._cipher = FrameCipher(key, self.segment_id, self.algorithm)
-        return self._cipher
-
-    @property
-    def unsent(self) -> bool:
-        return self.state is State.OPEN or self.state is State.CLOSED
-
-    @property
-    def needed(self) -> int:
-        """Receipts from which on the segment survives the loss of this machine: k + ceil((n - k) / 2)."""
-        return self.k + (self.n - self.k + 1) // 2
-
-    def row(self) -> SegmentRow:
-        return (
-            self.seg,
-            self.segment_id,
-            int(self.state),
-            int(self.algorithm),
-            self.k,
-            self.n,
-            self.size,
-            self.live,
-            self.created,
-            self.plain,
-        )
 
 
 class Catalogue:
@@ -191,7 +81,7 @@ class Catalogue:
         self._counters_changed = False
         self.garbage = self._garbage_saved = int(counters.get(_GARBAGE, 0))
         """Plaintext bytes of stored segments that nothing points to."""
-        for row in store.read(f"SELECT {_SEGMENT_COLUMNS} FROM segment WHERE state IN (0, 1)"):
+        for row in store.read(f"SELECT {SEGMENT_COLUMNS} FROM segment WHERE state IN (0, 1)"):
             segment = self._remember(Segment(row, self._content_key))
             self.unsent[segment.seg] = segment
         store.join(self)
@@ -279,7 +169,7 @@ class Catalogue:
         return segment
 
     def _load(self, seg: int) -> Segment:
-        rows = self._store.read(f"SELECT {_SEGMENT_COLUMNS} FROM segment WHERE seg = ?", (seg,))
+        rows = self._store.read(f"SELECT {SEGMENT_COLUMNS} FROM segment WHERE seg = ?", (seg,))
         if not rows or seg in self._gone:
             raise SegmentUnreadable(seg, "the metadata does not know it")
         self._forget_some()
@@ -399,7 +289,7 @@ class Catalogue:
     def stored_after(self, seg: int, limit: int) -> list[Segment]:
         """The next `limit` segments behind number `seg`, uncommitted ones left out: a step of a walk."""
         rows = self._store.read(
-            f"SELECT {_SEGMENT_COLUMNS} FROM segment WHERE seg > ? ORDER BY seg LIMIT ?", (seg, limit)
+            f"SELECT {SEGMENT_COLUMNS} FROM segment WHERE seg > ? ORDER BY seg LIMIT ?", (seg, limit)
         )
         found = []
         for row in rows:
@@ -425,7 +315,7 @@ class Catalogue:
     def shards(self, segment: Segment) -> list[Shard]:
         """All rows of a segment, those being uploaded and lost ones included. Not to be changed."""
         if segment.shards is None:
-            rows = self._store.read(f"SELECT {_SHARD_COLUMNS} FROM shard WHERE seg = ?", (segment.seg,))
+            rows = self._store.read(f"SELECT {SHARD_COLUMNS} FROM shard WHERE seg = ?", (segment.seg,))
             segment.shards = [Shard(row) for row in rows]
         return segment.shards
 

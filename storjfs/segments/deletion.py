@@ -9,7 +9,8 @@ import trio
 
 from storjfs.errors import StorjfsError
 from storjfs.segments.cache import Cache
-from storjfs.segments.catalogue import Catalogue, Segment
+from storjfs.segments.catalogue import Catalogue
+from storjfs.segments.records import Segment
 from storjfs.segments.values import Placement, State
 
 _LOG = logging.getLogger(__name__)

@@ -19,7 +19,8 @@ from storjfs.coding.shards import ShardCipher, ShardCorrupt
 from storjfs.errors import StorjfsError
 from storjfs.keys import VolumeKeys
 from storjfs.renter.errors import FarmerUnavailable, ShardMissing
-from storjfs.segments.catalogue import Catalogue, Segment, Shard
+from storjfs.segments.catalogue import Catalogue
+from storjfs.segments.records import Segment, Shard
 from storjfs.segments.values import Placement, SegmentUnreadable
 
 _LOG = logging.getLogger(__name__)

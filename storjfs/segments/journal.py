@@ -14,8 +14,9 @@ from storjfs.coding.frames import FrameCipher
 from storjfs.coding.geometry import place_run, run_end, segment_capacity
 from storjfs.errors import FilesystemError
 from storjfs.segments.cache import Cache
-from storjfs.segments.catalogue import Catalogue, Segment
+from storjfs.segments.catalogue import Catalogue
 from storjfs.segments.files import LocalFile
+from storjfs.segments.records import Segment
 from storjfs.segments.sealer import LONGEST_RUN, Sealer
 from storjfs.segments.values import Run
 

@@ -16,9 +16,10 @@ from storjfs.coding.buffers import Buffer
 from storjfs.coding.frames import FrameCorrupt
 from storjfs.coding.geometry import PIECE, frames_covering
 from storjfs.segments.cache import Cache
-from storjfs.segments.catalogue import Catalogue, Segment
+from storjfs.segments.catalogue import Catalogue
 from storjfs.segments.fetch import INLINE, Fetcher, shard_pieces
 from storjfs.segments.files import LARGEST_READ, LocalFile, open_frames, pieces_of, read_run, write_all
+from storjfs.segments.records import Segment
 from storjfs.segments.sealer import Sealer
 from storjfs.segments.values import Part, SegmentDamaged, SegmentUnreadable
 

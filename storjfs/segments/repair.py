@@ -11,8 +11,9 @@ from storjfs.coding.geometry import sealed_length, shard_length
 from storjfs.errors import StorjfsError
 from storjfs.renter.repair_policy import SegmentHealth, Urgency, danger, repair_order, urgency
 from storjfs.segments.cache import Cache
-from storjfs.segments.catalogue import Catalogue, Segment
+from storjfs.segments.catalogue import Catalogue
 from storjfs.segments.rebuild import Rebuilder, RebuildFailed
+from storjfs.segments.records import Segment
 from storjfs.segments.values import SegmentUnreadable, ShardState, State
 
 _LOG = logging.getLogger(__name__)

@@ -15,12 +15,13 @@ from storjfs.errors import StorjfsError
 from storjfs.keys import VolumeKeys
 from storjfs.renter.repair_policy import Health
 from storjfs.segments.cache import Cache
-from storjfs.segments.catalogue import Catalogue, Segment, Shard
+from storjfs.segments.catalogue import Catalogue
 from storjfs.segments.deletion import Deleter
 from storjfs.segments.fetch import OUTAGE, Fetcher
 from storjfs.segments.journal import DISK_RESERVE, Journal
 from storjfs.segments.reader import Reader
 from storjfs.segments.rebuild import Rebuilder
+from storjfs.segments.records import Segment, Shard
 from storjfs.segments.repair import Repair
 from storjfs.segments.sealer import Sealer
 from storjfs.segments.uploader import Pace, Uploader

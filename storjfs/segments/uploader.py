@@ -17,9 +17,10 @@ from storjfs.coding.geometry import sealed_length, shard_length
 from storjfs.errors import StorjfsError
 from storjfs.keys import VolumeKeys
 from storjfs.segments.cache import Cache
-from storjfs.segments.catalogue import Catalogue, Segment, Shard
+from storjfs.segments.catalogue import Catalogue
 from storjfs.segments.encoder import Buffers, Encoder
 from storjfs.segments.files import LocalFile, unproven_bytes
+from storjfs.segments.records import Segment, Shard
 from storjfs.segments.together import Together, all_of
 from storjfs.segments.values import Placement, ShardState, State
 from storjfs.store import MetaStore

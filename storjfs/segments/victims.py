@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from storjfs.segments.catalogue import Catalogue, Segment
+from storjfs.segments.catalogue import Catalogue
+from storjfs.segments.records import Segment
 from storjfs.segments.values import State
 
 LIVE_ENOUGH: Final = 0.6

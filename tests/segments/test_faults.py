@@ -11,7 +11,7 @@ from storjfs.coding.erasure import ErasureCode
 from storjfs.coding.shards import ShardCipher
 from storjfs.renter.repair_policy import Health
 from storjfs.segments import Part, SegmentUnreadable, State
-from storjfs.segments.catalogue import Segment
+from storjfs.segments.records import Segment
 from tests.segments.conftest import KEYS, Volume, until
 
 MIB = 1 << 20
