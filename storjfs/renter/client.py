@@ -116,7 +116,7 @@ class ShardClient:
             node_id=entry.node_id,
             operator=standing.operator,
             capacity=entry.terms.capacity,
-            used=standing.used + self.moved.get(entry.number, (0, 0))[1],
+            used=self.held(entry.number)[1],
             waiting=self._waiting.get(entry.number, 0),
             score=standing.score,
             passed=standing.passed,
@@ -201,9 +201,10 @@ class ShardClient:
             batch = tuple(ShardId(bytes(one)) for one in shard_ids[start : start + MAX_DELETE])
             order = Delete(sign_delete(key, DeleteOrder(entry.contract_id, batch)))
             answer = await self._ask(entry, lambda peer, order=order: peer.request(order))  # type: ignore[misc]
-            standing = self._records.standing(contract)
-            mean = standing.used // standing.shards if standing.shards else 0
-            self._note_moved(contract, -answer.deleted, -answer.deleted * mean)
+            shards, size = self.held(contract)
+            # The farmer says only how many they were; the next count of all shards sets it right.
+            gone = min(answer.deleted, shards)
+            self._note_moved(contract, -gone, -(size * gone // shards) if shards else 0)
 
     async def list_shards(
         self, contract: int, start: bytes, limit: int = MAX_LISTED
@@ -220,6 +221,12 @@ class ShardClient:
     def was_deleted(self, shard_id: bytes) -> bool:
         """Whether we have lately told the farmer to delete it: then its absence proves nothing."""
         return shard_id in self._deleted
+
+    def held(self, contract: int) -> tuple[int, int]:
+        """Shards under a contract and their sealed bytes: as last counted, and what moved since."""
+        standing = self._records.standing(contract)
+        shards, size = self.moved.get(contract, (0, 0))
+        return max(standing.shards + shards, 0), max(standing.used + size, 0)
 
     def _note_moved(self, contract: int, shards: int, size: int) -> None:
         before = self.moved.get(contract, (0, 0))

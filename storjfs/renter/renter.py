@@ -242,13 +242,13 @@ class Renter:
 
     def _row(self, entry: Entry) -> ContractReport:
         standing = self.records.standing(entry.number)
-        shards, size = self.client.moved.get(entry.number, (0, 0))
+        shards, used = self.client.held(entry.number)
         return contract_report(
             entry,
             standing,
             self.cashier.lane(entry),
-            shards=max(standing.shards + shards, 0),
-            used=max(standing.used + size, 0),
+            shards=shards,
+            used=used,
             online=self.farmers.connected(entry.node_id),
             contained=self.auditor.contained(entry.number),
             now=self._now(),

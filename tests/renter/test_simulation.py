@@ -392,6 +392,20 @@ async def test_space_shrinks_by_what_is_stored_and_grows_with_the_contracts(
         await until(lambda: renter.space() == (3 * 128 * mib, 3 * 76 * mib))
 
 
+async def test_what_is_deleted_is_free_at_once(tmp_path: Path, fast_clock: trio.testing.MockClock) -> None:
+    """Not only once the auditor has counted all shards anew."""
+    mib = 1 << 20
+    settings = quick_settings(capacity=64 * mib, code=(3, 5), audit_period=24 * 3600)
+    async with a_world(tmp_path, fast_clock, 5) as world, world.life(settings) as (renter, catalogue):
+        segments = [await catalogue.store_segment(renter, 4 * mib) for _ in range(3)]
+        assert renter.space() == (3 * 64 * mib, 3 * 52 * mib)
+        for placed in segments[:2]:
+            for contract, shard_id in placed:
+                await renter.delete(contract, [shard_id])
+        assert renter.space() == (3 * 64 * mib, 3 * 60 * mib)
+        assert {row.used for row in renter.report().contracts} == {4 * mib}
+
+
 async def test_what_a_contract_that_ends_still_holds_is_counted_with_the_others(
     tmp_path: Path, fast_clock: trio.testing.MockClock
 ) -> None:
