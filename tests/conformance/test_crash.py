@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from storjfs.store.database import open_database
-from storjfs.store.schema import META_SCHEMA, META_VERSION
-from tests.e2e.drive import Drive
+from storjfs.store import open_meta
+from tests.e2e.drive import Drive, unmounted
 
 from .calls import fails
 from .processes import Child
@@ -19,17 +18,14 @@ MIB = 1 << 20
 
 @pytest.fixture
 def drive(tmp_path: Path) -> Iterator[Drive]:
-    made = Drive(tmp_path)
-    made.mount()
-    yield made
-    made.stop()
+    with unmounted(tmp_path) as made:
+        made.mount()
+        yield made
 
 
 def left(drive: Drive) -> dict[str, int]:
     """What the metadata of an unmounted drive still holds, the root directory aside."""
-    database = open_database(
-        drive.paths().meta_db, drive.keys().metadata_key, META_SCHEMA, version=META_VERSION
-    )
+    database = open_meta(drive.paths().meta_db, drive.keys().metadata_key)
     queries = {
         "inodes": "SELECT COUNT(*) - 1 FROM inode",
         "orphans": "SELECT COUNT(*) FROM orphan",
