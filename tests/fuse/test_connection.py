@@ -35,7 +35,9 @@ def answer(flags: int) -> bytes:
 
 
 @given(FLAGS, FLAGS)
-def test_only_our_flags_and_limits_change_and_none_is_set_that_was_not_offered(on_offer: int, chosen: int) -> None:
+def test_only_flags_and_limits_of_ours_change_and_no_flag_that_was_not_offered(
+    on_offer: int, chosen: int
+) -> None:
     before = answer(chosen)
     after = amended(offered(on_offer), before)
     (flags,) = struct.unpack_from("<I", after, 28)
