@@ -30,9 +30,9 @@ CACHE_SYMLINKS = 1 << 23
 # The umask is ours to apply: where a directory has a default ACL, that takes its place (umask(2)).
 DONT_MASK = 1 << 6
 
-# How many requests may wait here at a time that the kernel makes on its own: reading ahead, writing dirty
-# pages, direct access. It makes no more than 12 unless told, so that 12 reads that wait for farmers would keep every
-# write and fsync waiting. From the second number on it reads ahead less.
+# How many requests that the kernel makes on its own may wait here at a time: reading ahead, writing dirty
+# pages, direct access. It makes no more than 12 unless told, so that 12 reads that wait for farmers would
+# keep every write and fsync waiting. From the second number on it reads ahead less.
 MOST_BACKGROUND = 1024
 CONGESTED = 768
 
