@@ -162,7 +162,9 @@ class Compactor(Properties):
         data = await self._content(inode, start, end)
         if inode.gone or not self._extents.matches(inode, together):
             return 0
-        self._extents.put(inode, start, self._segments.append(inode.ino, start, bytes(data)))
+        runs = self._segments.append(inode.ino, start, bytes(data))
+        self._segments.moved({seg for _, _, seg, *_ in together}, runs)
+        self._extents.put(inode, start, runs)
         self._inodes.mark(inode)
         await trio.sleep(max((end - start) / RATE, BUSY_PAUSE if self._programs_write() else PAUSE))
         return end - start

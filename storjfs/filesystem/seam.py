@@ -1,6 +1,6 @@
 """What the filesystem asks of the segments room."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from storjfs.segments import Part, Run
@@ -12,6 +12,8 @@ class SegmentRoom(Protocol):
     """See storjfs.segments.Segments, whose methods these are; tests put a memory in its place."""
 
     def append(self, ino: int, off: int, data: bytes) -> Sequence[Run]: ...
+
+    def moved(self, sources: Collection[int], runs: Sequence[Run]) -> None: ...
 
     async def room(self, *, new: bool = False) -> None: ...
 

@@ -30,11 +30,18 @@ CACHE_SYMLINKS = 1 << 23
 # The umask is ours to apply: where a directory has a default ACL, that takes its place (umask(2)).
 DONT_MASK = 1 << 6
 
+# How many requests that the kernel makes on its own may wait here at a time: reading ahead, writing dirty
+# pages, direct access. It makes no more than 12 unless told, so that 12 reads that wait for farmers would
+# keep every write and fsync waiting. From the second number on it reads ahead less.
+MOST_BACKGROUND = 1024
+CONGESTED = 768
+
 WANTED = HANDLE_KILLPRIV_V2 | CACHE_SYMLINKS | DONT_MASK
 UNWANTED = AUTO_INVAL_DATA
 
 _OFFERED_FLAGS = struct.Struct("<40xIIII")  # header, major, minor, max_readahead, flags
 _FLAGS_AT = 16 + 12  # header, major, minor, max_readahead
+_BACKGROUND = struct.Struct("<HH")  # max_background, congestion_threshold: behind the flags
 _LARGEST_INIT = 8192 + 4096
 
 
@@ -75,12 +82,13 @@ class Connection:
 
 
 def amended(offered: bytes, answer: bytes) -> bytes:
-    """The answer to INIT with the flags above, as far as the kernel offered them."""
+    """The answer to INIT with the flags above, as far as the kernel offered them, and the limits above."""
     _, _, _, on_offer = _OFFERED_FLAGS.unpack_from(offered)
     changed = bytearray(answer)
-    if len(changed) >= _FLAGS_AT + 4:
+    if len(changed) >= _FLAGS_AT + 4 + _BACKGROUND.size:
         (flags,) = struct.unpack_from("<I", changed, _FLAGS_AT)
         struct.pack_into("<I", changed, _FLAGS_AT, (flags | (WANTED & on_offer)) & ~UNWANTED)
+        _BACKGROUND.pack_into(changed, _FLAGS_AT + 4, MOST_BACKGROUND, CONGESTED)
     return bytes(changed)
 
 

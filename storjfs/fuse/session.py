@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 # How far the kernel reads ahead for a sequential reader, where we are allowed to say so (root): requests of
 # up to 1 MiB instead of 128 KiB.
 READ_AHEAD_KIB = 1024
+# Requests answered at a time. Further ones stay with the kernel, whoever sent them: so many programs have to
+# wait for farmers before those that want nothing of them wait as well. One that waits costs some kilobytes.
+MOST_REQUESTS = 4096
 
 
 async def serve(
@@ -70,7 +73,7 @@ def _take_off(mountpoint: Path) -> None:
 
 
 async def _answer_until_unmounted(unmounted: Callable[[], Any]) -> None:
-    await pyfuse3.main()
+    await pyfuse3.main(max_tasks=MOST_REQUESTS)
     unmounted()
 
 

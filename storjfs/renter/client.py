@@ -149,18 +149,19 @@ class ShardClient:
                     entry.contract_id, ShardId(shard_id), sealed, PUT_TIMEOUT + size / SLOWEST
                 ),
             )
+            if root is None:
+                root = await trio.to_thread.run_sync(shard_root, sealed)
+            expected = Receipt(
+                entry.contract_id, entry.terms.revision, ShardId(shard_id), Digest(bytes(root)), size
+            )
+            try:
+                receipt = open_receipt(signed, entry.node_id, expected)
+            except ProtocolViolation as error:
+                raise ReceiptInvalid(f"farmer {short(entry.node_id)}: {error}") from error
+            self._note_moved(contract, 1, size)
         finally:
+            # In the same step, so that it counts without a gap.
             self._waiting[contract] -= size
-        if root is None:
-            root = await trio.to_thread.run_sync(shard_root, sealed)
-        expected = Receipt(
-            entry.contract_id, entry.terms.revision, ShardId(shard_id), Digest(bytes(root)), size
-        )
-        try:
-            receipt = open_receipt(signed, entry.node_id, expected)
-        except ProtocolViolation as error:
-            raise ReceiptInvalid(f"farmer {short(entry.node_id)}: {error}") from error
-        self._note_moved(contract, 1, size)
         return receipt
 
     async def get(self, contract: int, shard_id: bytes, offset: int, length: int) -> bytearray:

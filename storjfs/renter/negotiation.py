@@ -141,19 +141,22 @@ class Negotiation:
         return taken > FULL_SHARE * capacity and capacity < self._settings.capacity_max
 
     async def successor(self, entry: Entry) -> Proposal | None:
-        """The next revision as we want it, signed and stored; None where the farmer has no more room.
+        """The next revision as we want it, signed and stored; None where the farmer has no more room, or
+        nothing is to be changed any more.
 
         Raises TermsRefused.
         """
         terms, settings, now = entry.terms, self._settings, int(self._now())
+        # Seen before the wait for the offer: a put that ends meanwhile, in vain, says nothing of the farmer.
+        near_end, short, capacity = self.near_end(entry), self.short_of_room(entry), terms.capacity
         offer = await self._offer(entry.node_id)
         self._check_renewal(entry, offer)
-        near_end, capacity = self.near_end(entry), terms.capacity
-        if self.short_of_room(entry):
+        if short:
             # The offer's capacity is what is still for sale beside what we have.
             capacity += min(terms.capacity, settings.capacity_max - terms.capacity, offer.capacity)
         if capacity == terms.capacity and not near_end:
-            self.refuse(entry.node_id, "it has no more space to sell", NEVER_AGAIN)
+            if short:
+                self.refuse(entry.node_id, "it has no more space to sell", NEVER_AGAIN)
             return None
         term = max(offer.term_min, min(settings.term, offer.term_max))
         successor = msgspec.structs.replace(

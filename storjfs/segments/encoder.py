@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -115,6 +115,14 @@ class Encoder:
         """Shard `idx` sealed under its key. Give its buffer back to `buffers` when it is sent."""
         out = await self._buffers.take(sealed_length(self.length))
         return await trio.to_thread.run_sync(seal_shard, self._block(idx), key, out, limiter=self._threads)
+
+    async def checksums(self, indices: Collection[int]) -> dict[int, bytes]:
+        """The hashes of these shards before their seal."""
+
+        def hashed() -> dict[int, bytes]:
+            return {idx: hashlib.sha256(self._block(idx)).digest() for idx in indices}
+
+        return await trio.to_thread.run_sync(hashed, limiter=self._threads)
 
     def close(self) -> None:
         """Give the memory back."""

@@ -93,7 +93,8 @@ class Rebuilder:
                 self._crash_point("rebuild ids committed")
                 put = 0
                 for row in rows:
-                    put += await self._put(segment, row, made[row.idx])
+                    if row.idx in made:
+                        put += await self._put(segment, row, made[row.idx])
             finally:
                 segment.busy = False
                 for row in rows:
@@ -121,7 +122,10 @@ class Rebuilder:
     # --- making the shards ---
 
     async def _make(self, segment: Segment, rows: Sequence[Shard]) -> dict[int, Sealed]:
-        """Shards sealed under the ids of `rows`, from the local file if it is whole, else from k others."""
+        """Shards sealed under the ids of `rows`, from the local file if it is whole, else from k others.
+
+        With fewer than k others: those that the local file still has as they were.
+        """
         file = self._cache.complete(segment)
         if file is not None:
             encoder = Encoder(file.fd, segment.size, segment.k, segment.n, self._buffers, self._threads)
@@ -129,18 +133,33 @@ class Rebuilder:
             try:
                 await encoder.load(parity=True)
                 made = {row.idx: await encoder.seal(row.idx, self._shard_key(row.shard_id)) for row in rows}
+                wrong = await self._wrong(segment, encoder, made)
             except (OSError, EOFError) as error:
                 _LOG.info("segment %d is rebuilt from farmers: %s", segment.seg, error)
             else:
-                if self._as_recorded(segment, made):
+                if not wrong:
                     return made
-                # The cached copy is advice; the recorded hashes decide.
-                self._cache.spoiled(file, 0, -(-segment.size // PIECE))
-                self._give_back(made)
+                self._give_back({idx: made.pop(idx) for idx in wrong})
+                if len(self._catalogue.held(segment)) >= segment.k:
+                    self._give_back(made)
+                    self._cache.spoiled(file, 0, -(-segment.size // PIECE))
+                elif made:
+                    return made
             finally:
                 file.users -= 1
                 encoder.close()
         return await self._decode(segment, rows)
+
+    async def _wrong(self, segment: Segment, encoder: Encoder, made: dict[int, Sealed]) -> set[int]:
+        """Which of these are not (or perhaps not) what was stored: the cached copy is advice, the recorded
+        hashes decide. For a shard that was never sent there is none; it is right if all others are."""
+        recorded = self._checksums(segment)
+        found = {idx: one.checksum for idx, one in made.items()}
+        unknown = found.keys() - recorded.keys()
+        if unknown:
+            found |= await encoder.checksums(recorded.keys() - found.keys())
+        wrong = {idx for idx, checksum in recorded.items() if found.get(idx, checksum) != checksum}
+        return (wrong | unknown if wrong else wrong) & made.keys()
 
     def _as_recorded(self, segment: Segment, made: dict[int, Sealed]) -> bool:
         recorded = self._checksums(segment)

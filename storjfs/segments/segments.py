@@ -2,7 +2,7 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -71,7 +71,8 @@ class Segments:
         self._tell_faulty = faulty
         self._problems: OrderedDict[tuple[str, int], str] = OrderedDict()
         self._damaged: OrderedDict[int, None] = OrderedDict()
-        self._flushing = 0
+        self._awaited: list[dict[int, Segment]] = []
+        """For each flush under way the segments that it waits for."""
         self._changed = trio.Event()
         self._nursery: trio.Nursery | None = None
         upload_threads = trio.CapacityLimiter(UPLOAD_THREADS)
@@ -275,7 +276,7 @@ class Segments:
         self._changed = trio.Event()
 
     def _urgent(self) -> bool:
-        return self._flushing > 0 or self._journal.writers_wait or self._crowded
+        return bool(self._awaited) or self._journal.writers_wait or self._crowded
 
     def _upload_failed(self, segment: Segment, reason: str) -> None:
         self._problem("upload", segment.seg, f"segment {segment.seg} is not stored yet: {reason}")
@@ -303,20 +304,34 @@ class Segments:
         self._journal.close_open()
         waiting = dict(self._catalogue.unsent)
         total = sum(segment.size for segment in waiting.values())
-        self._flushing += 1
+        self._awaited.append(waiting)
         try:
             self._uploader.hurry()
             await self._store.sync()
             while True:
-                waiting = {seg: one for seg, one in waiting.items() if seg in self._catalogue.unsent}
+                for seg in waiting.keys() - self._catalogue.unsent.keys():
+                    del waiting[seg]
+                left = sum(segment.size for segment in waiting.values())
+                total = max(total, left)
                 if progress is not None:
-                    progress(total - sum(segment.size for segment in waiting.values()), total)
+                    progress(total - left, total)
                 if not waiting:
                     break
+                if all(segment.state is State.OPEN for segment in waiting.values()):
+                    self._journal.close_open()  # `moved` put it there, and nothing more will come
                 await self._changed.wait()
             await self._store.sync()
         finally:
-            self._flushing -= 1
+            self._awaited = [one for one in self._awaited if one is not waiting]
+
+    def moved(self, sources: Collection[int], runs: Sequence[Run]) -> None:
+        """Bytes of the segments `sources` were appended anew as `runs`.
+
+        A flush that waits for the former waits for the latter as well: it has promised these bytes.
+        """
+        for waiting in self._awaited:
+            if not waiting.keys().isdisjoint(sources):
+                waiting.update((run.seg, self._catalogue.get(run.seg)) for run in runs)
 
     def victims(self, limit: int = 16) -> list[int]:
         """Segments that the compactor should rewrite, the most wasteful first; bounded work per call.

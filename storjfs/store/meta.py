@@ -104,6 +104,7 @@ class MetaStore:
         self._changes = 0
         self._dirty_since = 0.0
         self._wake = trio.Event()
+        self._full = trio.Event()
         self._outcomes: dict[int, _Outcome] = {}
         self._flying: _Job | None = None
         self._failed: _Job | None = None
@@ -150,22 +151,30 @@ class MetaStore:
         self._participants.append(participant)
 
     def changed(self, count: int = 1) -> None:
-        """A participant has `count` new changes: the group closes MAX_AGE later at the latest."""
+        """A participant has `count` new changes: the group closes MAX_AGE later at the latest.
+
+        It never closes in here, even when it is full: the caller may be halfway through a request, and half
+        of one must not be committed.
+        """
         if not self._changes:
             self._dirty_since = trio.current_time()
             self._wake.set()
         self._changes += count
         if self._changes > MAX_CHANGES:
-            self._close_group()
+            self._full.set()
 
     async def room(self) -> None:
         """Return when more changes may be made: at once, unless the group that gathers is full already while
         the one before it is still on its way to the disk. Bounds memory, and what a freeze has to do.
 
-        Does not wait while the last commit has failed; see `failure`.
+        Call it between two requests, not within one: a full group closes here. Does not wait while the last
+        commit has failed; see `failure`.
         """
-        while self._changes > MAX_CHANGES and self._flying is not None and self.failure is None:
-            await self._landed.wait()
+        while self._changes > MAX_CHANGES and self.failure is None:
+            if self._flying is None:
+                self._close_group()
+            else:
+                await self._landed.wait()
 
     def write(self, sql: str, rows: Sequence[Values]) -> None:
         """Add a statement to the current group, after those of its participants."""
@@ -248,6 +257,7 @@ class MetaStore:
         self._changes = 0
         self._again = False
         self._wake = trio.Event()
+        self._full = trio.Event()
         self._flying = _Job(self.group, prepare, statements)
         self.group += 1
         self._jobs.put(self._flying)
@@ -294,8 +304,10 @@ class MetaStore:
         try:
             while True:
                 await self._wake.wait()
-                await trio.sleep_until(self._dirty_since + MAX_AGE)
-                if self._changes and trio.current_time() >= self._dirty_since + MAX_AGE:
+                with trio.move_on_at(self._dirty_since + MAX_AGE):
+                    await self._full.wait()
+                old = bool(self._changes) and trio.current_time() >= self._dirty_since + MAX_AGE
+                if old or self._changes > MAX_CHANGES:
                     self._close_group()
                     if self._changes:  # the group before is not committed yet, or none ever will be
                         await trio.sleep(MAX_AGE)

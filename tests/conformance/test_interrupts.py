@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +53,9 @@ class GatedMount:
 
     def open(self) -> None:
         self._process.send_signal(signal.SIGUSR1)
+
+    def kill(self) -> None:
+        self._process.kill()
 
     def end(self) -> None:
         """Unmount; the process must end well and without a complaint."""
@@ -203,3 +207,27 @@ signal.pause()
         program.wait(PATIENCE)
         mount.goes_on()
     assert (mount.at / "file").read_bytes() == CONTENT
+
+
+MANY = """
+import threading
+file = os.open('file', os.O_RDONLY | os.O_DIRECT)
+threads = [threading.Thread(target=direct, args=(file,)) for _ in range(200)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
+def test_many_programs_that_wait_keep_nobody_else_from_working(mount: GatedMount) -> None:
+    mount.close()
+    rescue = threading.Timer(PATIENCE, mount.kill)  # else a failure would be a test that never ends
+    rescue.start()
+    try:
+        with start(mount, MANY) as program:
+            for _ in range(200):
+                mount.await_line("read")
+            mount.goes_on()
+            mount.open()
+            assert program.wait(PATIENCE) == 0
+    finally:
+        rescue.cancel()

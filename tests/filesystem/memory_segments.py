@@ -1,6 +1,6 @@
 """A segments room in memory: for tests of the filesystem alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import trio
 
@@ -51,6 +51,9 @@ class MemorySegments:
             at += taken
         self._store.changed()
         return runs
+
+    def moved(self, sources: Collection[int], runs: Sequence[Run]) -> None:
+        pass
 
     async def room(self, *, new: bool = False) -> None:
         if self.full:

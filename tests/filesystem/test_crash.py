@@ -3,14 +3,16 @@
 import errno
 import random
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storjfs.store import ROOT_INODE, StoreError
+from storjfs.store import ROOT_INODE, Statement, StoreError
 from tests.filesystem.volumes import Volume, check_accounts, check_tables, volume
 
 State = tuple[tuple[bytes, bytes], ...]
@@ -114,6 +116,42 @@ async def test_a_rename_over_a_file_is_one_step(tmp_path: Path) -> None:
             assert b"a" in entries
             content = await found.read_file(entries[b"a"])
             assert content in (b"old" if n == 0 else b"new %d" % (n - 1), b"new %d" % n)
+
+
+class Copier:
+    """A participant that keeps what would be on the disk after each commit."""
+
+    def __init__(self, v: Volume, directory: Path) -> None:
+        self.directory = directory
+        self.copies: list[Path] = []
+        v.store.join(self)
+
+    def freeze(self) -> Sequence[Statement]:
+        return ()
+
+    def before_commit(self) -> None:
+        return None
+
+    def committed(self, group: int) -> None:
+        self.copies.append(self.directory / f"after group {group}")
+        crashed(self.directory, self.copies[-1])
+
+
+async def test_a_full_group_closes_between_two_requests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never halfway through one: a power cut would leave, say, a file that has lost its only name."""
+    monkeypatch.setattr("storjfs.store.meta.MAX_CHANGES", 8)
+    async with volume(tmp_path) as v:
+        copier = Copier(v, tmp_path)
+        for n in range(20):
+            await v.write_file(b"new", b"new %d" % n)
+            await v.fs.rename(ROOT_INODE, b"new", ROOT_INODE, b"a")
+            await v.fs.mkdir(ROOT_INODE, b"d%d" % n, 0o755, 0, 0)
+            await trio.testing.wait_all_tasks_blocked()
+    assert len(copier.copies) > 10
+    for copy in copier.copies:
+        check_tables(copy)
 
 
 async def test_everything_pending_survives_a_commit_that_fails_in_between(tmp_path: Path) -> None:

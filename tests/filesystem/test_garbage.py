@@ -6,9 +6,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import trio
 
 from storjfs.filesystem import Capacity, Filesystem
 from storjfs.filesystem import compactor as policy
+from storjfs.segments import State
 from storjfs.segments import segments as segments_room
 from storjfs.segments.victims import LIVE_ENOUGH, MOST_SMALL
 from storjfs.store import ROOT_INODE, open_meta
@@ -121,6 +123,23 @@ async def test_garbage_that_is_not_sent_yet_never_will_be(tmp_path: Path) -> Non
         volume.segments.farmers_changed()
         await settle(volume, fs)
         assert bytes(await fs.read(handle, 0, SIZE)) == content
+
+
+async def test_flush_waits_for_what_is_moved_out_of_a_segment_it_waits_for(tmp_path: Path) -> None:
+    async with drive(tmp_path / "volume") as (volume, fs):
+        volume.farm.go(online=False)
+        handle, _ = await fs.create(ROOT_INODE, b"a", 0o644, 0, 0)
+        for at in [*range(0, SIZE, PAGE), *range(0, SIZE, 2 * PAGE)]:
+            await fs.write(handle, at, volume.random.randbytes(PAGE))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(volume.segments.flush)
+            await until(lambda: len(volume.segments.report().problems) > 1)  # it was tried
+            await volume.store.sync()
+            assert await fs.compact()
+            volume.farm.go(online=True)
+            volume.segments.farmers_changed()
+        states = volume.store.read("SELECT DISTINCT state FROM extent JOIN segment USING (seg)")
+        assert states == [(State.STORED,)]
 
 
 async def test_small_segments_are_merged_and_their_bytes_move_a_few_times_at_most(tmp_path: Path) -> None:

@@ -7,7 +7,10 @@ import pytest
 import trio
 import trio.testing
 
+from storjfs.coding.merkle import shard_root
 from storjfs.protocol.contracts import Event, State
+from storjfs.protocol.ids import NodeId
+from storjfs.protocol.terms import Offer
 from storjfs.renter import FarmerUnavailable, Renter, ServiceRefused, ShardMissing
 from storjfs.renter.cashier import deposit_step
 from storjfs.renter.schedule import Due
@@ -244,6 +247,43 @@ async def test_a_contract_that_fills_up_grows(tmp_path: Path, fast_clock: trio.t
         assert len(renter.cashier.pay.revisions(entry.contract_id)) == 2
         farmers_view = next(iter(world.sites.values())).farmer.book.contracts[entry.contract_id]
         assert farmers_view.signed == entry.contract
+
+
+async def test_a_farmer_that_has_room_is_not_taken_for_full_because_a_put_ends(
+    tmp_path: Path, fast_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be asked again only hours later."""
+    settings = quick_settings(capacity=64 << 20, audit_period=10_000)
+    async with a_world(tmp_path, fast_clock, 1) as world, world.life(settings) as (renter, _):
+        (entry,) = renter.book
+        ask = renter.negotiation._offer
+
+        async def ask_until_the_put_has_failed(farmer: NodeId) -> Offer:
+            renter.client._waiting[entry.number] = 0
+            return await ask(farmer)
+
+        monkeypatch.setattr(renter.negotiation, "_offer", ask_until_the_put_has_failed)
+        renter.client._waiting[entry.number] = 60 << 20
+        await renter.market.attend(entry.node_id)
+        assert not renter.negotiation.refusals
+        assert entry.terms.capacity == 128 << 20
+
+
+async def test_a_shard_on_its_way_counts_until_it_counts_as_held(
+    tmp_path: Path, fast_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world(tmp_path, fast_clock, 1) as world, world.life(SELDOM) as (renter, catalogue):
+        (entry,) = renter.book
+        seen: list[int] = []
+
+        def looking(sealed: bytes) -> bytes:
+            candidate = renter.client.candidate(entry)
+            seen.append(candidate.used + candidate.waiting)
+            return shard_root(sealed)
+
+        monkeypatch.setattr("storjfs.renter.client.shard_root", looking)
+        await catalogue.store_segment(renter, 1 << 20)
+        assert seen == [1 << 20]
 
 
 async def test_a_contract_is_renewed_well_before_its_end(

@@ -166,6 +166,45 @@ async def test_a_segment_with_too_few_shards_is_sent_again_from_its_local_copy(v
         await all_full(volume)
 
 
+async def rotten_copy(volume: Volume) -> None:
+    """One segment is stored; its cached copy has a wrong bit in the part that is shard 0."""
+    volume.append_random(MIB)
+    await volume.segments.flush()
+    await until(lambda: bool(list(volume.cache.iterdir())))
+    (path,) = volume.cache.iterdir()
+    flip(path, 200_000)
+
+
+async def test_a_rotten_copy_is_not_made_into_a_shard_that_was_never_sent_before(volume: Volume) -> None:
+    """Of such a shard no hash is recorded that would tell."""
+    for farmer in (5, 6):
+        volume.farm.farmers[farmer].online = False
+    async with volume.running() as segments:
+        await rotten_copy(volume)
+        volume.farm.farmers[5].online = True
+        segments.farmers_changed()
+        await all_full(volume)
+        for idx in (0, 1):
+            volume.farm.farmers[holder(volume, idx)].online = False
+    volume.drop_cache()
+    async with volume.running():
+        await volume.check_all()
+
+
+async def test_what_is_right_of_a_rotten_copy_rescues_a_segment_with_too_few_shards(volume: Volume) -> None:
+    async with volume.running() as segments:
+        await rotten_copy(volume)
+        await all_full(volume)
+        for idx in (0, 1, 2, 4):
+            contract = holder(volume, idx)
+            volume.farm.farmers[contract].shards.clear()
+            await segments.contract_lost(contract)
+        await all_full(volume)
+    volume.drop_cache()
+    async with volume.running():
+        await volume.check_all()
+
+
 async def test_a_farmer_that_never_signs_is_passed_over(volume: Volume) -> None:
     async with volume.running():
         volume.append_random(MIB)
