@@ -39,6 +39,7 @@ from storjfs.volume import (
     PassphraseSource,
     VolumePaths,
     VolumeSettings,
+    has_metadata,
     lock_volume,
     read_settings,
     unlock_volume,
@@ -197,11 +198,11 @@ async def fsck_unmounted(
 ) -> dict[str, Any]:
     """Check a volume that nobody uses, and mend it.
 
-    Raises VolumeLocked, StoreError, and what unlocking raises.
+    Raises VolumeLocked, StoreError, VolumeDamaged where the metadata are gone, and what unlocking raises.
     """
     keys = unlock_volume(paths, passphrase)
     with lock_volume(paths):
-        if not paths.meta_db.exists():
+        if not has_metadata(paths):
             return report(paths, Examination.only(Findings()), mounted=False, repair=repair, farmers=farmers)
         found = await _books(paths, keys, tell)
         at_farmers = Findings()

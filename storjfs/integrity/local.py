@@ -9,6 +9,7 @@ import apsw
 
 from storjfs.integrity.findings import Finding
 from storjfs.integrity.view import View
+from storjfs.store import missing_indexes
 
 _MOST_SAID: Final = 20
 _NAME: Final = 32
@@ -21,6 +22,8 @@ def check_database(view: View) -> Iterator[Finding]:
         for (said,) in view.rows(f"PRAGMA main.integrity_check({_MOST_SAID})"):
             if said != "ok":
                 yield Finding("database-damaged", str(said))
+        for name in missing_indexes(view.connection):
+            yield Finding("database-damaged", f"the index {name} is not there")
     except (apsw.CorruptError, apsw.NotADBError, apsw.IOError) as error:
         yield Finding("database-damaged", str(error))
 

@@ -3,12 +3,9 @@
 Only of a volume that nobody uses: a mount has its own view of these tables in memory.
 """
 
-import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Self
-
-import apsw
 
 from storjfs.integrity import mending_content, mending_names, mending_shards
 from storjfs.integrity.findings import Finding
@@ -39,8 +36,7 @@ class Mender:
         """Mend all of `findings`, which are of this one kind, or nothing."""
         if code == "database-damaged":
             # Of what SQLite finds wrong only its indexes can be made from what is there.
-            with contextlib.suppress(apsw.Error):
-                self._tables.run("REINDEX")
+            self._tables.reindex()
             return
         mend = MENDS[code]
         with self._tables.transaction():

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from storjfs.store import ROOT_INODE, open_meta
+import apsw
+
+from storjfs.store import ROOT_INODE, missing_indexes, open_meta
 
 LOST_AND_FOUND: Final = b"lost+found"
 DIRECTORY: Final = 0o040000
@@ -38,6 +40,12 @@ class Tables:
             if not self._connection.get_autocommit():
                 self.run("ROLLBACK")
             raise
+
+    def reindex(self) -> None:
+        """Make all indexes anew, those that are gone included, as far as rows allow it."""
+        for sql in ["REINDEX", *missing_indexes(self._connection).values()]:
+            with contextlib.suppress(apsw.Error):
+                self.run(sql)
 
     def run(self, sql: str, *args: Any) -> None:
         self._connection.execute(sql, args).fetchall()

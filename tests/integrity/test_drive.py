@@ -1,6 +1,7 @@
 """fsck, scrub and gc of a drive with farmers in a process of their own, running and not."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import trio
 import trio.lowlevel
 
 from storjfs.daemon import integrity
+from storjfs.daemon.offline import read_report
 from storjfs.daemon.wiring import Drive
 from storjfs.integrity import scrub as scrubbing
-from storjfs.store import ROOT_INODE, open_meta
-from storjfs.volume import VolumePaths, unlock_volume
+from storjfs.store import ROOT_INODE, StoreError, open_meta
+from storjfs.volume import VolumeDamaged, VolumePaths, unlock_volume
 from tests.real_drives import make_volume, running
 from tests.segments.conftest import until
 
@@ -258,3 +260,70 @@ async def test_gc_frees_now_what_nothing_needs(paths: VolumePaths) -> None:
     assert done["garbage_left"] == 0
     assert done["log_bytes"] > 0
     assert not before & set(shard_files(paths))
+
+
+@pytest.mark.parametrize("how", ["deleted", "emptied"])
+async def test_metadata_that_are_gone_are_told_and_never_replaced_by_empty_ones(
+    paths: VolumePaths, how: str
+) -> None:
+    async with running(paths) as drive:
+        ino = await write(drive, b"file", b"unsent")
+        await drive.store.sync()
+    kept = paths.meta_db.with_name("kept")
+    paths.meta_db.rename(kept)
+    if how == "emptied":
+        paths.meta_db.touch()
+    journal = {path.name: path.read_bytes() for path in paths.journal_dir.iterdir()}
+    with pytest.raises(VolumeDamaged, match="metadata"):
+        await integrity.fsck_unmounted(paths, None, Told(), repair=True, farmers=False)
+    with pytest.raises(VolumeDamaged, match="metadata"):
+        async with running(paths):
+            raise AssertionError("a volume without its metadata was mounted")
+    with pytest.raises(VolumeDamaged, match="metadata"):
+        await trio.to_thread.run_sync(read_report, paths, None)
+    assert {path.name: path.read_bytes() for path in paths.journal_dir.iterdir()} == journal
+    kept.rename(paths.meta_db)
+    async with running(paths) as drive:
+        assert await read(drive, ino) == b"unsent"
+
+
+def files_of(paths: VolumePaths) -> dict[str, bytes]:
+    """All files of the volume but those that SQLite and a lock keep beside them."""
+    found = (path for path in paths.data_dir.rglob("*") if path.is_file() and path.suffix != ".sock")
+    return {
+        str(path): path.read_bytes()
+        for path in found
+        if not path.name.endswith("-shm") and path.name != "lock" and path.stat().st_size
+    }
+
+
+async def test_a_check_without_repair_changes_no_file_even_after_a_crash(
+    paths: VolumePaths, tmp_path: Path
+) -> None:
+    crashed = tmp_path / "crashed"
+    async with running(paths) as drive:
+        await write(drive, b"file", os.urandom(MIB))
+        await drive.store.sync()
+        drive.store.write("UPDATE inode SET nlink = 5 WHERE ino > 1", [()])
+        await drive.store.sync()
+        shutil.copytree(paths.data_dir, crashed, ignore=shutil.ignore_patterns("farm"))
+    shutil.copytree(crashed, paths.data_dir, dirs_exist_ok=True)
+    before = files_of(paths)
+    assert any(name.endswith("meta.db-wal") for name in before)
+    found = await integrity.fsck_unmounted(paths, None, Told(), repair=False, farmers=False)
+    assert found["left"] == {"links-wrong": 1}
+    assert files_of(paths) == before
+
+
+async def test_a_table_that_is_gone_is_told_and_nothing_is_made_in_its_place(paths: VolumePaths) -> None:
+    async with running(paths) as drive:
+        await write(drive, b"file", b"content")
+    damage(paths, "DROP TABLE extent")
+    for repair in (False, True):
+        with pytest.raises(StoreError, match="lacks the table extent"):
+            await integrity.fsck_unmounted(paths, None, Told(), repair=repair, farmers=False)
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(StoreError, match="lacks the table extent"), flatten_subgroups=True
+    ):
+        async with running(paths):
+            raise AssertionError("a volume without a table was mounted")
