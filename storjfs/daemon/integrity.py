@@ -22,6 +22,7 @@ from storjfs.integrity import (
     FarmerCheck,
     Finding,
     Findings,
+    LocalFiles,
     Mender,
     Scrub,
     View,
@@ -228,10 +229,12 @@ async def _mend(
                 mended[code] = len(several)
     first = await _books(paths, keys, tell)
 
+    local = LocalFiles(keys, paths.journal_dir, paths.cache_dir)
+
     def again() -> Findings:
         return trio.from_thread.run(_books, paths, keys, tell)
 
-    result = await trio.to_thread.run_sync(partial(mend, paths.meta_db, key, first, again))
+    result = await trio.to_thread.run_sync(partial(mend, paths.meta_db, key, first, again, local=local))
     left = at_farmers.without(mended)
     shown = Findings()
     shown.merge(found)

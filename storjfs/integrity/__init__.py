@@ -10,6 +10,7 @@ from storjfs.integrity.collecting import Collected, Collector
 from storjfs.integrity.farmers import FarmerCheck
 from storjfs.integrity.findings import KINDS, Finding, Findings, Severity
 from storjfs.integrity.mending import Mender
+from storjfs.integrity.mending_local import LocalFiles
 from storjfs.integrity.scrub import Scrub, ScrubState
 from storjfs.integrity.view import Stopped, View
 
@@ -21,6 +22,7 @@ __all__ = [
     "FarmerCheck",
     "Finding",
     "Findings",
+    "LocalFiles",
     "Mender",
     "Scrub",
     "ScrubState",

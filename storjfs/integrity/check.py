@@ -11,8 +11,10 @@ from storjfs.integrity.content import check_content
 from storjfs.integrity.findings import KINDS, Finding, Findings
 from storjfs.integrity.local import check_database, check_journal
 from storjfs.integrity.mending import Mender
+from storjfs.integrity.mending_local import LocalFiles
 from storjfs.integrity.names import check_names
 from storjfs.integrity.shards import check_segments, check_shards
+from storjfs.integrity.values import check_values
 from storjfs.integrity.view import View
 
 
@@ -28,9 +30,16 @@ def check(
     with view.held():
         findings.extend(check_database(view))
         try:
+            findings.extend(check_values(view))
             findings.extend(_tables(view, journal, segments, contracts))
-        except (apsw.CorruptError, apsw.NotADBError, apsw.IOError) as error:
-            findings.add(Finding("database-damaged", str(error)))
+        except apsw.InterruptError:
+            raise
+        except (apsw.Error, TypeError, ValueError, OverflowError) as error:
+            # The file is damaged, or impossible values that were just found spoil what follows.
+            if not findings.counts:
+                findings.add(Finding("database-damaged", f"it cannot be looked through: {error}"))
+            elif isinstance(error, apsw.CorruptError | apsw.NotADBError | apsw.IOError):
+                findings.add(Finding("database-damaged", str(error)))
     return findings
 
 
@@ -64,20 +73,21 @@ def mend(
     found: Findings,
     again: Callable[[], Findings],
     *,
+    local: LocalFiles | None = None,
     now: int | None = None,
 ) -> Examination:
     """Put right what `found` names and can be put right, in meta.db of a volume that nobody uses.
 
     Each kind of finding is mended in one transaction, lower stages first; after each stage `again` examines
     anew, because one mend can bring about what another looks for. Ends when nothing is left that can be
-    mended. Interrupted anywhere it leaves whole mends done. Blocking.
+    mended. Interrupted anywhere it leaves whole mends done. Blocking. `local`: see Mender.
     """
     result = Examination(found, found)
     stuck: set[str] = set()
     while stages := {stage for code in result.left.codes - stuck if (stage := KINDS[code].stage) is not None}:
         stage = min(stages)
         codes = [code for code in KINDS if KINDS[code].stage == stage and code in result.left.codes - stuck]
-        with Mender(path, key, time.time_ns() if now is None else now) as mender:
+        with Mender(path, key, time.time_ns() if now is None else now, local) as mender:
             for code in codes:
                 mender.mend(code, result.left.kept[code])
         before, result.left = result.left, again()

@@ -64,6 +64,15 @@ class Tables:
         self.run("UPDATE counters SET value = ? WHERE key = ?", value + 1, key)
         return value
 
+    def take_out(self, shard_id: bytes) -> None:
+        """The shard is not needed: no row any more, and its farmer is to delete it."""
+        self.run(
+            "INSERT OR IGNORE INTO doomed SELECT shard_id, contract FROM shard "
+            "WHERE shard_id = ? AND contract <> 0",
+            shard_id,
+        )
+        self.run("DELETE FROM shard WHERE shard_id = ?", shard_id)
+
     # --- inodes and names ---
 
     def kind(self, ino: int) -> int | None:

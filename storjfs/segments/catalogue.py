@@ -298,6 +298,15 @@ class Catalogue:
                 found.append(Segment(row, self._content_key) if known is None else known)
         return found
 
+    def misses_segments(self) -> bool:
+        """Whether runs lead to segments without a row, as only in damaged metadata. Looks at each segment."""
+        rows = self._store.read(
+            "WITH RECURSIVE there(seg) AS (SELECT MIN(seg) FROM run UNION ALL "
+            "SELECT (SELECT MIN(seg) FROM run WHERE seg > there.seg) FROM there WHERE seg IS NOT NULL) "
+            "SELECT 1 FROM there WHERE seg NOT IN (SELECT seg FROM segment) LIMIT 1"
+        )
+        return bool(rows)
+
     def lately_changed(self) -> list[Segment]:
         """Closed and stored segments that changed since the last call, as far as still in memory."""
         lately, self._lately = self._lately, set()

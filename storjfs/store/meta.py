@@ -71,7 +71,7 @@ def missing_indexes(connection: apsw.Connection) -> dict[str, str]:
 
 def _names_of(connection: apsw.Connection, kind: str) -> set[str]:
     rows = connection.execute("SELECT name FROM main.sqlite_schema WHERE type = ?", (kind,)).fetchall()
-    return {name for (name,) in rows}
+    return {str(name) for (name,) in rows}
 
 
 class Participant(Protocol):

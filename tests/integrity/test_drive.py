@@ -327,3 +327,23 @@ async def test_a_table_that_is_gone_is_told_and_nothing_is_made_in_its_place(pat
     ):
         async with running(paths):
             raise AssertionError("a volume without a table was mounted")
+
+
+async def test_unsent_data_whose_segment_has_no_row_survive_mount_and_gc_until_fsck_finds_them(
+    paths: VolumePaths,
+) -> None:
+    content = os.urandom(MIB)
+    async with running(paths) as drive:
+        ino = await write(drive, b"file", content)
+        await drive.store.sync()
+    damage(paths, "DELETE FROM segment")
+    (file,) = paths.journal_dir.iterdir()
+    async with running(paths) as drive:
+        assert any("fsck --repair" in problem for problem in drive.segments.report().problems)
+        await integrity.collect(drive, Told())
+    assert file.exists()
+    mended = await integrity.fsck_unmounted(paths, None, Told(), repair=True, farmers=False)
+    assert (mended["exit_code"], mended["left"]) == (1, {})
+    async with running(paths) as drive:
+        assert await read(drive, ino) == content
+        await stored(drive)
