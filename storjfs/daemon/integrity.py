@@ -17,16 +17,19 @@ from storjfs.errors import StorjfsError
 from storjfs.fuse import MountOptions
 from storjfs.integrity import (
     KINDS,
+    SUMS,
     Collector,
     Examination,
     FarmerCheck,
     Finding,
     Findings,
+    LiveMender,
     LocalFiles,
     Mender,
     Scrub,
     View,
     check,
+    difference,
     mend,
 )
 from storjfs.keys import VolumeKeys
@@ -54,6 +57,8 @@ log = logging.getLogger(__name__)
 SCHEMA: Final = 1
 LOOK: Final = 0.2
 BATCH: Final = 1000
+ROUNDS: Final = 8
+"""Times that a mount is looked through and mended, should something break it anew meanwhile."""
 
 CLEAN: Final = 0
 MENDED: Final = 1
@@ -113,7 +118,9 @@ def report(
 ) -> dict[str, Any]:
     """The result as documented in docs/reference/fsck.md."""
     left = result.left.problems()
-    waiting = mounted and any(KINDS[code].stage is not None and not KINDS[code].live for code in left)
+    # What a mount could not mend, or left because of what else is wrong.
+    later = [code for code in left if KINDS[code].stage is not None and not code.startswith("farmer-")]
+    waiting = mounted and any(repair or not KINDS[code].live for code in later)
     return {
         "schema": SCHEMA,
         "volume": paths.name,
@@ -132,26 +139,55 @@ def report(
 
 
 async def fsck_mounted(drive: Drive, tell: Tell, *, repair: bool, farmers: bool) -> dict[str, Any]:
-    """Check a drive while it runs, and mend what it can mend meanwhile."""
+    """Check a drive while it runs, and mend what it can mend meanwhile; nothing if it is read-only."""
+    may = repair and not drive.filesystem.read_only
+    found = await _books_of(drive, tell)
+    result = await _mend_books(drive, found, tell) if may else Examination.only(found)
+    if farmers:
+        comparison = FarmerCheck(drive.store.read, drive.renter.client)
+        serving = [(entry.number, bytes(entry.node_id)) for entry in drive.renter.book if entry.serves]
+        at_farmers = await comparison.run(serving, tell)
+        mended = await _mend_live(drive, at_farmers) if may else {}
+        books, result.found, left = result.left, Findings(), Findings()
+        for several in (found, at_farmers):
+            result.found.merge(several)
+        for several in (books, at_farmers.without(mended)):
+            left.merge(several)
+        result.left = left
+        result.mended |= mended
+    return report(drive.paths, result, mounted=True, repair=repair, farmers=farmers)
+
+
+async def _books_of(drive: Drive, tell: Tell) -> Findings:
+    """What is wrong with the books of a running drive: what two looks, one after the other, both find."""
     await drive.store.sync()
     found = await _books(drive.paths, drive.keys, tell)
     if found:
         await drive.store.sync()
         found = confirmed(found, await _books(drive.paths, drive.keys, tell))
-    result = Examination.only(found)
-    if farmers:
-        comparison = FarmerCheck(drive.store.read, drive.renter.client)
-        serving = [(entry.number, bytes(entry.node_id)) for entry in drive.renter.book if entry.serves]
-        at_farmers = await comparison.run(serving, tell)
-        result.found.merge(at_farmers)
-        if repair:
-            result.mended = await _mend_live(drive, at_farmers)
-            result.left = found.without(result.mended)
-    return report(drive.paths, result, mounted=True, repair=repair, farmers=farmers)
+    return found
+
+
+async def _mend_books(drive: Drive, found: Findings, tell: Tell) -> Examination:
+    """Mend what the rooms can mend while they run, and look again, until that changes nothing any more."""
+    result = Examination(found, found)
+    mender = LiveMender(drive.filesystem, drive.segments)
+    stuck: set[str] = set()
+    for _ in range(ROUNDS):
+        codes = [code for code in mender.codes(result.left) if code not in stuck]
+        if not codes:
+            break
+        for code in codes:
+            await mender.mend(code, result.left)
+        before, result.left = result.left, await _books_of(drive, tell)
+        # What was not mended now will not be by doing the same again; another mend may have brought others.
+        stuck.update(finding.code for finding in confirmed(before, result.left))
+    result.note_mended()
+    return result
 
 
 def confirmed(first: Findings, second: Findings) -> Findings:
-    """What both found: the same kind of the same thing."""
+    """What both found: the same kind of the same thing, sums wrong by the same amount."""
     seen = {_thing(finding) for finding in first}
     both = Findings()
     both.extend(finding for finding in second if _thing(finding) in seen)
@@ -159,7 +195,8 @@ def confirmed(first: Findings, second: Findings) -> Findings:
 
 
 def _thing(finding: Finding) -> tuple[Any, ...]:
-    return (finding.code, finding.ino, finding.seg, finding.row[:1])
+    by = difference(finding) if finding.code in SUMS else 0
+    return (finding.code, finding.ino, finding.seg, finding.row[:1], by)
 
 
 async def _mend_live(drive: Drive, found: Findings) -> dict[str, int]:

@@ -61,6 +61,13 @@ class Examination:
     left: Findings
     mended: dict[str, int] = field(default_factory=dict)
 
+    def note_mended(self) -> None:
+        """Count as mended what was found and is not left."""
+        for code, count in self.found.counts.items():
+            done = count - self.left.counts.get(code, 0)
+            if done > 0:
+                self.mended[code] = done
+
     @classmethod
     def only(cls, found: Findings) -> "Examination":
         """Looked at, nothing changed."""
@@ -93,8 +100,5 @@ def mend(
         before, result.left = result.left, again()
         # What was not mended now will not be by doing the same again.
         stuck.update(code for code in codes if result.left.counts.get(code, 0) >= before.counts[code])
-    for code, count in found.counts.items():
-        done = count - result.left.counts.get(code, 0)
-        if done > 0:
-            result.mended[code] = done
+    result.note_mended()
     return result

@@ -135,4 +135,4 @@ def _sums(view: View, segments: bool) -> Iterator[Finding]:
     """
     for ino, stored, right in view.rows(sql):
         text = f"{view.path(ino)} has {right} bytes of content, its inode says {stored}"
-        yield Finding("stored-wrong", text, (ino, right), ino)
+        yield Finding("stored-wrong", text, (ino, right, stored), ino)

@@ -141,7 +141,7 @@ def _xattrs(tables: Tables, row: Row) -> None:
 
 
 def _links(tables: Tables, row: Row) -> None:
-    ino, right = row
+    ino, right, _ = row
     tables.run("UPDATE inode SET nlink = ? WHERE ino = ?", right, ino)
 
 

@@ -26,12 +26,12 @@ def _senseless(tables: Tables, row: Row) -> None:
 
 
 def _live(tables: Tables, row: Row) -> None:
-    seg, right = row
+    seg, right, _ = row
     tables.run("UPDATE segment SET live = ? WHERE seg = ?", right, seg)
 
 
 def _plain(tables: Tables, row: Row) -> None:
-    seg, right = row
+    seg, right, _ = row
     tables.run("UPDATE segment SET plain = ? WHERE seg = ?", right, seg)
 
 
@@ -93,7 +93,7 @@ def _row_missing(tables: Tables, row: Row) -> None:
 
 
 def _tally(tables: Tables, row: Row) -> None:
-    tables.run("INSERT OR REPLACE INTO counters VALUES (?, ?)", *row)
+    tables.run("INSERT OR REPLACE INTO counters VALUES (?, ?)", *row[:2])
 
 
 def _not_doomed(tables: Tables, row: Row) -> None:

@@ -125,7 +125,7 @@ def _inodes(view: View) -> Iterator[Finding]:
             yield Finding("directory-many-names", f"{view.path(ino)} has {names} names", (ino,), ino)
         else:
             text = f"{view.path(ino)} has a count of {nlink}, and {names} names"
-            yield Finding("links-wrong", text, (ino, names), ino)
+            yield Finding("links-wrong", text, (ino, names, nlink), ino)
     kinds = ", ".join(map(str, _TYPES))
     rows = view.rows(
         f"""
@@ -162,7 +162,7 @@ def _directories(view: View) -> Iterator[Finding]:
     )
     for ino, nlink, right in rows:
         text = f"{view.path(ino)} has a count of {nlink} instead of {right}"
-        yield Finding("directory-links-wrong", text, (ino, right), ino)
+        yield Finding("directory-links-wrong", text, (ino, right, nlink), ino)
     # The lowest of those that lie in one another stands for the loop.
     rows = view.rows(
         f"""

@@ -69,7 +69,7 @@ def check_segments(view: View) -> Iterator[Finding]:
             yield Finding("segment-doomed", f"{right} bytes of files lie in segment {seg}", (seg,), seg=seg)
         if live != right:
             text = f"segment {seg} has {right} live bytes, its row says {live}"
-            yield Finding("live-wrong", text, (seg, right), seg=seg)
+            yield Finding("live-wrong", text, (seg, right, live), seg=seg)
         elif state == 2 and not right:
             yield Finding("segment-dead", f"segment {seg}", (seg,), seg=seg)
     sql = """
@@ -78,7 +78,7 @@ def check_segments(view: View) -> Iterator[Finding]:
     """
     for seg, plain, right in view.rows(sql):
         text = f"segment {seg} has {right} bytes of plaintext, its row says {plain}"
-        yield Finding("plain-wrong", text, (seg, right), seg=seg)
+        yield Finding("plain-wrong", text, (seg, right, plain), seg=seg)
     view.step("segments", 1, 4)
     sql = f"""
         SELECT s.seg, s.k, s.n, {_HELD_COUNT}, {_ROW_COUNT} FROM segment s
@@ -116,7 +116,7 @@ def _tallies(view: View) -> Iterator[Finding]:
     for key, right in right_tallies(view).items():
         said = counters.get(key, 0)
         if said != right:
-            yield Finding("tally-wrong", f"{key} is {said} instead of {right}", (key, right))
+            yield Finding("tally-wrong", f"{key} is {said} instead of {right}", (key, right, said))
 
 
 def check_shards(view: View, *, contracts: bool = True) -> Iterator[Finding]:

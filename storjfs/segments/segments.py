@@ -14,6 +14,7 @@ from storjfs.coding.geometry import sealed_length, segment_capacity, shard_lengt
 from storjfs.errors import StorjfsError
 from storjfs.keys import VolumeKeys
 from storjfs.renter.repair_policy import Health
+from storjfs.segments.amending import Amender
 from storjfs.segments.cache import Cache
 from storjfs.segments.catalogue import Catalogue
 from storjfs.segments.deletion import Deleter
@@ -136,6 +137,8 @@ class Segments:
             contained=placement.contained,
             problem=partial(self._problem, "repair"),
         )
+        self.amend = Amender(store, catalogue, self._repair)
+        """Puts right what a check of the committed state found."""
         self._victims = Victims(catalogue, is_small)
 
         catalogue.barrier = self._sealer.barrier

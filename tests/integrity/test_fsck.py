@@ -390,5 +390,6 @@ def test_the_reference_names_every_kind() -> None:
         if line.startswith("| `")
     ]
     assert [row for row in rows if row[0].strip("`") in KINDS] == [
-        [f"`{kind.code}`", str(kind.severity), kind.meaning, kind.repair] for kind in KINDS.values()
+        [f"`{kind.code}`", str(kind.severity), kind.meaning, kind.repair, "yes" if kind.live else ""]
+        for kind in KINDS.values()
     ]
