@@ -60,6 +60,19 @@ BATCH: Final = 1000
 ROUNDS: Final = 8
 """Times that a mount is looked through and mended, should something break it anew meanwhile."""
 
+MISSES_DATA: Final = frozenset(
+    {
+        "contract-invalid",
+        "extent-missing",
+        "extent-no-segment",
+        "segment-lost",
+        "shard-no-contract",
+        "shard-row-missing",
+        "value-impossible",
+    }
+)
+"""Findings after which a shard that is not known may be one that was lost from the books."""
+
 CLEAN: Final = 0
 MENDED: Final = 1
 LEFT: Final = 4
@@ -146,12 +159,12 @@ async def fsck_mounted(drive: Drive, tell: Tell, *, repair: bool, farmers: bool)
     if farmers:
         comparison = FarmerCheck(drive.store.read, drive.renter.client)
         serving = [(entry.number, bytes(entry.node_id)) for entry in drive.renter.book if entry.serves]
-        at_farmers = await comparison.run(serving, tell)
+        at_farmers = orphans_spared(found, await comparison.run(serving, tell))
         mended = await _mend_live(drive, at_farmers) if may else {}
         books, result.found, left = result.left, Findings(), Findings()
         for several in (found, at_farmers):
             result.found.merge(several)
-        for several in (books, at_farmers.without(mended)):
+        for several in (books, not_mended(at_farmers, mended)):
             left.merge(several)
         result.left = left
         result.mended |= mended
@@ -199,6 +212,26 @@ def _thing(finding: Finding) -> tuple[Any, ...]:
     return (finding.code, finding.ino, finding.seg, finding.row[:1], by)
 
 
+def not_mended(found: Findings, mended: Mapping[str, int]) -> Findings:
+    """What is left of the findings about farmers, which are not looked for again."""
+    left = found.without(code for code, count in mended.items() if count >= found.counts[code])
+    for code, count in mended.items():
+        if code in left.counts:
+            left.counts[code] -= count
+    return left
+
+
+def orphans_spared(books: Findings, at_farmers: Findings) -> Findings:
+    """While data is missing from the books, no shard that they do not know is one that nothing needs."""
+    count = at_farmers.counts.get("farmer-orphan", 0)
+    if not count or not books.codes & MISSES_DATA:
+        return at_farmers
+    spared = at_farmers.without({"farmer-orphan"})
+    text = f"{count} shards that are not known may be of data that is missing from the metadata"
+    spared.add(Finding("farmer-orphans-kept", text))
+    return spared
+
+
 async def _mend_live(drive: Drive, found: Findings) -> dict[str, int]:
     """Have farmers delete what nothing needs; note as lost what they lack, and rebuild it."""
     mended: dict[str, int] = {}
@@ -215,12 +248,14 @@ async def _mend_live(drive: Drive, found: Findings) -> dict[str, int]:
     except (StorjfsError, OSError) as error:
         log.warning("shards that nothing needs are not deleted: %s", error)
     segments = set()
-    for code in ("farmer-missing", "farmer-differs"):
+    amend = drive.segments.amend
+    for code in ("farmer-found", "farmer-missing", "farmer-differs"):
         for finding in found.kept.get(code, ()):
-            shard_id, seg, idx = finding.row
-            drive.segments.mark_lost(seg, idx, shard_id)
-            segments.add(seg)
-            mended[code] = mended.get(code, 0) + 1
+            shard_id, seg, _ = finding.row
+            lost = code != "farmer-found"
+            if amend.shard(seg, shard_id, senseless=False) if lost else amend.found(seg, shard_id):
+                segments.add(seg)
+                mended[code] = mended.get(code, 0) + 1
     await drive.store.sync()
     for seg in sorted(segments):
         with contextlib.suppress(StorjfsError, OSError):  # the repair task goes on trying
@@ -245,7 +280,7 @@ async def fsck_unmounted(
         found = await _books(paths, keys, tell)
         at_farmers = Findings()
         if farmers and "database-damaged" not in found.codes:
-            at_farmers = await _ask_farmers(paths, keys, tell)
+            at_farmers = orphans_spared(found, await _ask_farmers(paths, keys, tell))
         result = Examination.only(found)
         if repair and (found or at_farmers):
             result = await _mend(paths, keys, found, at_farmers, tell)
@@ -261,9 +296,8 @@ async def _mend(
     mended: dict[str, int] = {}
     with Mender(paths.meta_db, key, 0) as mender:
         for code, several in at_farmers.kept.items():
-            if KINDS[code].stage is not None:
-                mender.mend(code, several)
-                mended[code] = len(several)
+            if KINDS[code].stage is not None and (count := mender.mend(code, several)):
+                mended[code] = count
     first = await _books(paths, keys, tell)
 
     local = LocalFiles(keys, paths.journal_dir, paths.cache_dir)
@@ -272,7 +306,7 @@ async def _mend(
         return trio.from_thread.run(_books, paths, keys, tell)
 
     result = await trio.to_thread.run_sync(partial(mend, paths.meta_db, key, first, again, local=local))
-    left = at_farmers.without(mended)
+    left = not_mended(at_farmers, mended)
     shown = Findings()
     shown.merge(found)
     shown.merge(at_farmers)

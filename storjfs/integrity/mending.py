@@ -41,18 +41,22 @@ class Mender:
     def __exit__(self, *_: object) -> None:
         self._tables.close()
 
-    def mend(self, code: str, findings: Sequence[Finding]) -> None:
-        """Mend all of `findings`, which are of this one kind, or nothing."""
+    def mend(self, code: str, findings: Sequence[Finding]) -> int:
+        """Mend all of `findings`, which are of this one kind, or nothing; returns how many were."""
         if code == "database-damaged":
             # Of what SQLite finds wrong only its indexes can be made from what is there.
             self._tables.reindex()
-            return
+            return 0
         if code == "extent-no-segment":
             if self._local is None:
-                return
+                return 0
             mend: Mend = partial(make_segment_again, local=self._local)
         else:
             mend = MENDS[code]
+        mended = 0
         with self._tables.transaction():
             for finding in findings:
+                before = self._tables.changes
                 mend(self._tables, finding.row)
+                mended += self._tables.changes > before
+        return mended

@@ -77,7 +77,19 @@ def _no_contract(tables: Tables, row: Row) -> None:
 
 
 def _lost(tables: Tables, row: Row) -> None:
-    tables.run("UPDATE shard SET state = 3 WHERE shard_id = ? AND state IN (1, 2)", row[0])
+    """Only where the segment does not depend on it: a farmer's old disk may be put right."""
+    shard_id, seg, _ = row
+    if not _can_do_without(tables, seg, shard_id):
+        return
+    tables.run("UPDATE shard SET state = 3 WHERE shard_id = ? AND state IN (1, 2)", shard_id)
+
+
+def _found(tables: Tables, row: Row) -> None:
+    tables.run(
+        "UPDATE shard SET state = 1 WHERE shard_id = ?1 AND state = 3 AND NOT EXISTS ("
+        "SELECT 1 FROM shard h WHERE h.seg = ?2 AND h.idx = ?3 AND h.state IN (1, 2))",
+        *row,
+    )
 
 
 def _row_missing(tables: Tables, row: Row) -> None:
@@ -126,6 +138,7 @@ MENDS: Final = {
     "doomed-no-contract": _not_doomed,
     "journal-stray": _stray,
     "farmer-orphan": _orphan,
+    "farmer-found": _found,
     "farmer-missing": _lost,
     "farmer-differs": _lost,
 }

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Final
 
+import msgspec
+
 from storjfs.errors import StorjfsError
 from storjfs.integrity.content import RUN_END
 from storjfs.integrity.findings import Finding
@@ -168,14 +170,15 @@ def _contracts(view: View) -> Iterator[Finding]:
         text = f"shard {short(shard_id)}, contract {contract}"
         yield Finding("doomed-no-contract", text, (shard_id,))
     view.step("shards", 2, 3)
-    rows = view.rows("SELECT contract, contract_id, node_id, state, terms FROM contract ORDER BY contract")
-    for number, contract_id, node_id, state, stored in rows:
+    sql = "SELECT contract, contract_id, node_id, state, terms, addresses FROM contract ORDER BY contract"
+    for number, contract_id, node_id, state, stored, addresses in view.rows(sql):
         try:
+            msgspec.msgpack.decode(addresses, type=list[str])
             contract = Contract.from_bytes(bytes(stored))
             terms = contract.open()
             wrong = (contract.contract_id, terms.farmer) != (contract_id, node_id)
             reason = "its id or farmer is not that of its terms" if wrong else ""
-        except (StorjfsError, TypeError) as error:
+        except (StorjfsError, TypeError, ValueError) as error:
             reason = str(error)
         if state not in STATE_NUMBERS.values():
             reason = f"its state is {state}"

@@ -47,6 +47,11 @@ class Tables:
             with contextlib.suppress(apsw.Error):
                 self.run(sql)
 
+    @property
+    def changes(self) -> int:
+        """Rows changed since it was opened."""
+        return self._connection.total_changes()
+
     def run(self, sql: str, *args: Any) -> None:
         self._connection.execute(sql, args).fetchall()
 

@@ -91,6 +91,18 @@ class Amender:
                 return True
         return False
 
+    def found(self, seg: int, shard_id: bytes) -> bool:
+        """A shard that was noted as lost is at its farmer, and the segment lacks it."""
+        segment = self._idle(seg)
+        if segment is None:
+            return False
+        held = self._catalogue.held(segment)
+        for shard in self._catalogue.shards(segment):
+            if shard.shard_id == shard_id and not shard.held and shard.idx not in held and shard.root:
+                self._catalogue.shard_held(segment, shard, shard.root, shard.checksum)
+                return True
+        return False
+
     def duplicate(self, seg: int, idx: int) -> bool:
         """Of several shards for one place one stays."""
         segment = self._idle(seg)

@@ -207,11 +207,12 @@ async def test_a_busy_mount_is_mended_and_what_is_written_meanwhile_is_well(path
             nursery.cancel_scope.cancel()
         found = {one["code"] for one in mended["found"]}
         assert found - {"segment-dead"} >= damages.keys() - {"shard-row-missing", "doomed-no-contract"}
-        assert mended["left"] == {}
+        # A shard that is not known is deleted only when no row of a shard is missing any more.
+        assert mended["left"] == {"farmer-orphans-kept": 1}
         assert not mended["unmount_to_repair"]
-        await drive.store.sync()
-        left = await fsck(drive)
-        assert left["left"] == {}
+        again = await fsck(drive, repair=True)
+        assert (again["mended"], again["left"]) == ({"farmer-orphan": 1}, {})
+        assert (await fsck(drive))["left"] == {}
         for name, ino in inodes.items():
             assert await read(drive, ino) == content[name]
         for ino, data in busy.content.items():
@@ -462,3 +463,58 @@ async def test_numbers_are_not_given_out_twice_though_their_counters_are_behind(
         mended = await fsck(drive, repair=True)
         assert (mended["mended"], mended["left"]) == ({"counter-behind": 1}, {})
         assert (await fsck(drive))["found"] == []
+
+
+@pytest.mark.parametrize("mounted", [True, False])
+async def test_shards_are_not_given_up_while_farmers_are_on_a_wrong_disk(
+    paths: VolumePaths, mounted: bool
+) -> None:
+    content = os.urandom(MIB)
+    async with running(paths) as drive:
+        ino = await write(drive, b"file", content)
+        await stored(drive)
+    real, empty = paths.farm_dir, paths.data_dir / "other"
+    farm_before = {path.name: path for path in paths.farm_dir.iterdir()}
+    shutil.copytree(real, empty)
+    # The index of every farmer as it was before the first shard came.
+    for name in farm_before:
+        for index in (empty / name).glob("*.db"):
+            _forget_shards(index)
+    real.rename(paths.data_dir / "unplugged")
+    empty.rename(real)
+    if mounted:
+        async with running(paths) as drive:
+            found = await fsck(drive, repair=True)
+    else:
+        found = await integrity.fsck_unmounted(paths, None, Told(), repair=True, farmers=True)
+    assert "farmer-missing" in found["left"]
+    shutil.rmtree(real)
+    (paths.data_dir / "unplugged").rename(real)
+    shutil.rmtree(paths.cache_dir)
+    async with running(paths) as drive:
+        await fsck(drive, repair=True)
+        assert await read(drive, ino) == content
+
+
+def _forget_shards(index: Path) -> None:
+    connection = apsw.Connection(str(index))
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    if "shard" in tables:
+        connection.execute("DELETE FROM shard").fetchall()
+    connection.close()
+
+
+async def test_shards_whose_rows_are_lost_are_not_deleted_as_orphans(paths: VolumePaths) -> None:
+    async with running(paths) as drive:
+        await write(drive, b"file", os.urandom(MIB))
+        await stored(drive)
+    shards = set(shard_files(paths))
+    damage(paths, "DELETE FROM shard")
+    shutil.rmtree(paths.cache_dir)
+    for _ in range(2):
+        found = await integrity.fsck_unmounted(paths, None, Told(), repair=True, farmers=True)
+        assert found["left"]["farmer-orphans-kept"] > 0
+    async with running(paths) as drive:
+        found = await fsck(drive, repair=True)
+        assert found["left"]["farmer-orphans-kept"] > 0
+    assert set(shard_files(paths)) == shards
