@@ -1,9 +1,11 @@
 """One examination of a volume's own books, and the rounds that put them right."""
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import apsw
 
@@ -16,6 +18,9 @@ from storjfs.integrity.names import check_names
 from storjfs.integrity.shards import check_segments, check_shards
 from storjfs.integrity.values import check_values
 from storjfs.integrity.view import View
+from storjfs.store import StoreError
+
+_DAMAGED: Final = (apsw.CorruptError, apsw.NotADBError, apsw.IOError)
 
 
 def check(
@@ -32,13 +37,16 @@ def check(
         try:
             findings.extend(check_values(view))
             findings.extend(_tables(view, journal, segments, contracts))
-        except apsw.InterruptError:
-            raise
-        except (apsw.Error, TypeError, ValueError, OverflowError) as error:
+        except apsw.FullError as error:
+            raise StoreError(
+                f"no space for what a check gathers in {tempfile.gettempdir()}",
+                hint="Nothing was changed. Free some space there, or name another folder in TMPDIR.",
+            ) from error
+        except (*_DAMAGED, apsw.SQLError, apsw.MismatchError, TypeError, ValueError, OverflowError) as error:
             # The file is damaged, or impossible values that were just found spoil what follows.
             if not findings.counts:
                 findings.add(Finding("database-damaged", f"it cannot be looked through: {error}"))
-            elif isinstance(error, apsw.CorruptError | apsw.NotADBError | apsw.IOError):
+            elif isinstance(error, _DAMAGED):
                 findings.add(Finding("database-damaged", str(error)))
     return findings
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import apsw
 
-from storjfs.store import ROOT_INODE, missing_indexes, open_meta
+from storjfs.store import ROOT_INODE, StoreError, missing_indexes, open_meta
 
 LOST_AND_FOUND: Final = b"lost+found"
 DIRECTORY: Final = 0o040000
@@ -31,14 +31,21 @@ class Tables:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """All of it or nothing, and durable after it."""
-        self.run("BEGIN IMMEDIATE")
+        """All of it or nothing, and durable after it. Raises StoreError where it cannot be written."""
         try:
+            self.run("BEGIN IMMEDIATE")
             yield
             self.run("COMMIT")
-        except BaseException:
-            if not self._connection.get_autocommit():
-                self.run("ROLLBACK")
+        except BaseException as error:
+            with contextlib.suppress(apsw.Error):  # it only repeats what `error` says
+                if not self._connection.get_autocommit():
+                    self.run("ROLLBACK")
+            if isinstance(error, apsw.FullError | apsw.IOError | apsw.ReadOnlyError):
+                raise StoreError(
+                    f"what is wrong cannot be mended: {error}",
+                    hint="Each mend is done as a whole or not at all. Free space on the disk that holds the "
+                    "volume, or see to that disk, and run storjfs fsck --repair again.",
+                ) from error
             raise
 
     def reindex(self) -> None:

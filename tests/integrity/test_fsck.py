@@ -5,6 +5,7 @@ import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import apsw
 import pytest
 import trio
 
@@ -14,7 +15,8 @@ from storjfs.integrity import KINDS, Severity, Stopped, View, check
 from storjfs.integrity import view as view_module
 from storjfs.integrity.content import RUN_END
 from storjfs.integrity.shards import CAPACITY, SHARD_LENGTH
-from storjfs.store import ROOT_INODE
+from storjfs.integrity.tables import Tables
+from storjfs.store import ROOT_INODE, StoreError
 from tests.integrity.volume import KEYS, MIB, Sample, make
 
 FILE = "SELECT ino FROM dentry WHERE parent = 1 AND name = x'{}'"
@@ -393,3 +395,68 @@ def test_the_reference_names_every_kind() -> None:
         [f"`{kind.code}`", str(kind.severity), kind.meaning, kind.repair, "yes" if kind.live else ""]
         for kind in KINDS.values()
     ]
+
+
+INTERRUPTED = [
+    "inode row of a directory gone",
+    "extent-missing",
+    "an unsent segment's row gone",
+    "a stored segment's row gone",
+    "a segment's size too small",
+    "directory-loop",
+    "extent-overlap",
+]
+
+
+@pytest.mark.parametrize("name", INTERRUPTED)
+async def test_a_repair_cut_off_anywhere_is_gone_on_with_and_comes_to_the_same(
+    sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (damage,) = [one for one in DAMAGES if one.name == name]
+    sample.damage(*damage.statements)
+    run, statements = Tables.run, 0
+    left = 1 << 30
+
+    def count(self: Tables, sql: str, *args: object) -> None:
+        nonlocal statements, left
+        if sql not in ("BEGIN IMMEDIATE", "ROLLBACK"):
+            statements, left = statements + 1, left - 1
+            if left < 0:
+                raise CutOffError
+        run(self, sql, *args)
+
+    monkeypatch.setattr(Tables, "run", count)
+    whole = sample.copy_to(tmp_path / "whole")
+    expected = whole.mend().left.counts
+    for cut in range(0, statements, max(statements // 12, 1)):
+        one = sample.copy_to(tmp_path / f"cut{cut}")
+        left = cut
+        with pytest.raises(CutOffError):
+            one.mend()
+        left = 1 << 30
+        assert one.mend().left.counts == expected, cut
+        await read_everything(one, damage)
+
+
+class CutOffError(Exception):
+    """Stands for the end of the process."""
+
+
+def test_a_full_disk_is_an_error_and_no_finding(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample.damage(f"UPDATE inode SET nlink = 7 WHERE ino = {SMALL}")
+    with View(sample.meta_db, KEYS.metadata_key) as view:
+        view.run("PRAGMA temp.max_page_count=1")
+        with pytest.raises(StoreError, match="no space"):
+            check(view, journal=sample.journal)
+    before = sample.rows("SELECT * FROM inode ORDER BY ino")
+
+    def full(self: Tables, sql: str, *args: object) -> None:
+        if sql == "COMMIT":
+            raise apsw.FullError("database or disk is full")
+        run(self, sql, *args)
+
+    run = Tables.run
+    monkeypatch.setattr(Tables, "run", full)
+    with pytest.raises(StoreError, match="cannot be mended"):
+        sample.mend()
+    assert sample.rows("SELECT * FROM inode ORDER BY ino") == before
