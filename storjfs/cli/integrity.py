@@ -112,7 +112,7 @@ def fsck(
 ) -> int:
     """Check names, content, segments and shards against each other, and against what farmers hold.
 
-    Nothing is changed without --repair. Works on a running mount too; most repairs need it unmounted. The
+    Nothing is changed without --repair. Works on a running mount too; some repairs need it unmounted. The
     exit code is that of fsck(8): 0 clean, 1 mended, 4 something is left, 8 and others: it did not work.
     """
     from storjfs.volume import VolumePaths

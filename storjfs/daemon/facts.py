@@ -198,6 +198,4 @@ def _folder(connection: apsw.Connection, folders: dict[int, bytes], ino: int, de
 
 
 def _reading(meta_db: Path, keys: VolumeKeys) -> apsw.Connection:
-    connection = open_meta(meta_db, keys.metadata_key)
-    connection.pragma("query_only", True)
-    return connection
+    return open_meta(meta_db, keys.metadata_key, read_only=True)

@@ -17,15 +17,19 @@ from storjfs.errors import StorjfsError
 from storjfs.fuse import MountOptions
 from storjfs.integrity import (
     KINDS,
+    SUMS,
     Collector,
     Examination,
     FarmerCheck,
     Finding,
     Findings,
+    LiveMender,
+    LocalFiles,
     Mender,
     Scrub,
     View,
     check,
+    difference,
     mend,
 )
 from storjfs.keys import VolumeKeys
@@ -39,6 +43,7 @@ from storjfs.volume import (
     PassphraseSource,
     VolumePaths,
     VolumeSettings,
+    has_metadata,
     lock_volume,
     read_settings,
     unlock_volume,
@@ -52,6 +57,21 @@ log = logging.getLogger(__name__)
 SCHEMA: Final = 1
 LOOK: Final = 0.2
 BATCH: Final = 1000
+ROUNDS: Final = 8
+"""Times that a mount is looked through and mended, should something break it anew meanwhile."""
+
+MISSES_DATA: Final = frozenset(
+    {
+        "contract-invalid",
+        "extent-missing",
+        "extent-no-segment",
+        "segment-lost",
+        "shard-no-contract",
+        "shard-row-missing",
+        "value-impossible",
+    }
+)
+"""Findings after which a shard that is not known may be one that was lost from the books."""
 
 CLEAN: Final = 0
 MENDED: Final = 1
@@ -111,7 +131,9 @@ def report(
 ) -> dict[str, Any]:
     """The result as documented in docs/reference/fsck.md."""
     left = result.left.problems()
-    waiting = mounted and any(KINDS[code].stage is not None and not KINDS[code].live for code in left)
+    # What a mount could not mend, or left because of what else is wrong.
+    later = [code for code in left if KINDS[code].stage is not None and not code.startswith("farmer-")]
+    waiting = mounted and any(repair or not KINDS[code].live for code in later)
     return {
         "schema": SCHEMA,
         "volume": paths.name,
@@ -130,26 +152,55 @@ def report(
 
 
 async def fsck_mounted(drive: Drive, tell: Tell, *, repair: bool, farmers: bool) -> dict[str, Any]:
-    """Check a drive while it runs, and mend what it can mend meanwhile."""
+    """Check a drive while it runs, and mend what it can mend meanwhile; nothing if it is read-only."""
+    may = repair and not drive.filesystem.read_only
+    found = await _books_of(drive, tell)
+    result = await _mend_books(drive, found, tell) if may else Examination.only(found)
+    if farmers:
+        comparison = FarmerCheck(drive.store.read, drive.renter.client)
+        serving = [(entry.number, bytes(entry.node_id)) for entry in drive.renter.book if entry.serves]
+        at_farmers = orphans_spared(found, await comparison.run(serving, tell))
+        mended = await _mend_live(drive, at_farmers) if may else {}
+        books, result.found, left = result.left, Findings(), Findings()
+        for several in (found, at_farmers):
+            result.found.merge(several)
+        for several in (books, not_mended(at_farmers, mended)):
+            left.merge(several)
+        result.left = left
+        result.mended |= mended
+    return report(drive.paths, result, mounted=True, repair=repair, farmers=farmers)
+
+
+async def _books_of(drive: Drive, tell: Tell) -> Findings:
+    """What is wrong with the books of a running drive: what two looks, one after the other, both find."""
     await drive.store.sync()
     found = await _books(drive.paths, drive.keys, tell)
     if found:
         await drive.store.sync()
         found = confirmed(found, await _books(drive.paths, drive.keys, tell))
-    result = Examination.only(found)
-    if farmers:
-        comparison = FarmerCheck(drive.store.read, drive.renter.client)
-        serving = [(entry.number, bytes(entry.node_id)) for entry in drive.renter.book if entry.serves]
-        at_farmers = await comparison.run(serving, tell)
-        result.found.merge(at_farmers)
-        if repair:
-            result.mended = await _mend_live(drive, at_farmers)
-            result.left = found.without(result.mended)
-    return report(drive.paths, result, mounted=True, repair=repair, farmers=farmers)
+    return found
+
+
+async def _mend_books(drive: Drive, found: Findings, tell: Tell) -> Examination:
+    """Mend what the rooms can mend while they run, and look again, until that changes nothing any more."""
+    result = Examination(found, found)
+    mender = LiveMender(drive.filesystem, drive.segments)
+    stuck: set[str] = set()
+    for _ in range(ROUNDS):
+        codes = [code for code in mender.codes(result.left) if code not in stuck]
+        if not codes:
+            break
+        for code in codes:
+            await mender.mend(code, result.left)
+        before, result.left = result.left, await _books_of(drive, tell)
+        # What was not mended now will not be by doing the same again; another mend may have brought others.
+        stuck.update(finding.code for finding in confirmed(before, result.left))
+    result.note_mended()
+    return result
 
 
 def confirmed(first: Findings, second: Findings) -> Findings:
-    """What both found: the same kind of the same thing."""
+    """What both found: the same kind of the same thing, sums wrong by the same amount."""
     seen = {_thing(finding) for finding in first}
     both = Findings()
     both.extend(finding for finding in second if _thing(finding) in seen)
@@ -157,7 +208,28 @@ def confirmed(first: Findings, second: Findings) -> Findings:
 
 
 def _thing(finding: Finding) -> tuple[Any, ...]:
-    return (finding.code, finding.ino, finding.seg, finding.row[:1])
+    by = difference(finding) if finding.code in SUMS else 0
+    return (finding.code, finding.ino, finding.seg, finding.row[:1], by)
+
+
+def not_mended(found: Findings, mended: Mapping[str, int]) -> Findings:
+    """What is left of the findings about farmers, which are not looked for again."""
+    left = found.without(code for code, count in mended.items() if count >= found.counts[code])
+    for code, count in mended.items():
+        if code in left.counts:
+            left.counts[code] -= count
+    return left
+
+
+def orphans_spared(books: Findings, at_farmers: Findings) -> Findings:
+    """While data is missing from the books, no shard that they do not know is one that nothing needs."""
+    count = at_farmers.counts.get("farmer-orphan", 0)
+    if not count or not books.codes & MISSES_DATA:
+        return at_farmers
+    spared = at_farmers.without({"farmer-orphan"})
+    text = f"{count} shards that are not known may be of data that is missing from the metadata"
+    spared.add(Finding("farmer-orphans-kept", text))
+    return spared
 
 
 async def _mend_live(drive: Drive, found: Findings) -> dict[str, int]:
@@ -176,12 +248,14 @@ async def _mend_live(drive: Drive, found: Findings) -> dict[str, int]:
     except (StorjfsError, OSError) as error:
         log.warning("shards that nothing needs are not deleted: %s", error)
     segments = set()
-    for code in ("farmer-missing", "farmer-differs"):
+    amend = drive.segments.amend
+    for code in ("farmer-found", "farmer-missing", "farmer-differs"):
         for finding in found.kept.get(code, ()):
-            shard_id, seg, idx = finding.row
-            drive.segments.mark_lost(seg, idx, shard_id)
-            segments.add(seg)
-            mended[code] = mended.get(code, 0) + 1
+            shard_id, seg, _ = finding.row
+            lost = code != "farmer-found"
+            if amend.shard(seg, shard_id, senseless=False) if lost else amend.found(seg, shard_id):
+                segments.add(seg)
+                mended[code] = mended.get(code, 0) + 1
     await drive.store.sync()
     for seg in sorted(segments):
         with contextlib.suppress(StorjfsError, OSError):  # the repair task goes on trying
@@ -197,16 +271,16 @@ async def fsck_unmounted(
 ) -> dict[str, Any]:
     """Check a volume that nobody uses, and mend it.
 
-    Raises VolumeLocked, StoreError, and what unlocking raises.
+    Raises VolumeLocked, StoreError, VolumeDamaged where the metadata are gone, and what unlocking raises.
     """
     keys = unlock_volume(paths, passphrase)
     with lock_volume(paths):
-        if not paths.meta_db.exists():
+        if not has_metadata(paths):
             return report(paths, Examination.only(Findings()), mounted=False, repair=repair, farmers=farmers)
         found = await _books(paths, keys, tell)
         at_farmers = Findings()
         if farmers and "database-damaged" not in found.codes:
-            at_farmers = await _ask_farmers(paths, keys, tell)
+            at_farmers = orphans_spared(found, await _ask_farmers(paths, keys, tell))
         result = Examination.only(found)
         if repair and (found or at_farmers):
             result = await _mend(paths, keys, found, at_farmers, tell)
@@ -222,16 +296,17 @@ async def _mend(
     mended: dict[str, int] = {}
     with Mender(paths.meta_db, key, 0) as mender:
         for code, several in at_farmers.kept.items():
-            if KINDS[code].stage is not None:
-                mender.mend(code, several)
-                mended[code] = len(several)
+            if KINDS[code].stage is not None and (count := mender.mend(code, several)):
+                mended[code] = count
     first = await _books(paths, keys, tell)
+
+    local = LocalFiles(keys, paths.journal_dir, paths.cache_dir)
 
     def again() -> Findings:
         return trio.from_thread.run(_books, paths, keys, tell)
 
-    result = await trio.to_thread.run_sync(partial(mend, paths.meta_db, key, first, again))
-    left = at_farmers.without(mended)
+    result = await trio.to_thread.run_sync(partial(mend, paths.meta_db, key, first, again, local=local))
+    left = not_mended(at_farmers, mended)
     shown = Findings()
     shown.merge(found)
     shown.merge(at_farmers)

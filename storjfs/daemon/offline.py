@@ -11,7 +11,14 @@ from storjfs.renter.report import RenterReport
 from storjfs.segments import SegmentsReport
 from storjfs.settlement import Ledger, SettlementError
 from storjfs.store import MetaStore
-from storjfs.volume import PassphraseSource, VolumePaths, VolumeSettings, read_settings, unlock_volume
+from storjfs.volume import (
+    PassphraseSource,
+    VolumePaths,
+    VolumeSettings,
+    has_metadata,
+    read_settings,
+    unlock_volume,
+)
 
 from . import facts, status
 from .wiring import make_renter, own_account
@@ -27,10 +34,10 @@ _COUNTERS = (
 
 
 def read_report(paths: VolumePaths, passphrase: PassphraseSource | None) -> dict[str, Any]:
-    """The status report. Raises what unlock_volume raises, and StoreError."""
+    """The status report. Raises what unlock_volume and has_metadata raise, and StoreError."""
     keys = unlock_volume(paths, passphrase)
     settings = read_settings(paths)
-    if not paths.meta_db.exists():
+    if not has_metadata(paths):
         return status.report(_never_mounted(paths, settings), None)
     return trio.run(_read, paths, settings, keys)
 

@@ -26,7 +26,14 @@ from storjfs.renter.settings import KnownFarmer, RenterSettings, known_farmers
 from storjfs.segments.segments import Segments
 from storjfs.settlement import Ledger
 from storjfs.store import MetaStore
-from storjfs.volume import EmbeddedFarm, VolumePaths, VolumeSettings, read_settings, unlock_volume
+from storjfs.volume import (
+    EmbeddedFarm,
+    VolumePaths,
+    VolumeSettings,
+    has_metadata,
+    read_settings,
+    unlock_volume,
+)
 from storjfs.volume.files import make_private
 
 from . import facts
@@ -308,6 +315,7 @@ async def open_drive(
     The farm child starts first: its start, unlocking and opening the ledger take place at the same time.
     """
     settings = read_settings(paths)
+    has_metadata(paths)
     async with trio.open_nursery() as nursery:
         farm = None
         if isinstance(settings.farmers, EmbeddedFarm):

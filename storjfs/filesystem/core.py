@@ -117,6 +117,11 @@ class Core:
                 target=None,
             )
 
+    @property
+    def read_only(self) -> bool:
+        """Whether nothing may be changed."""
+        return self._policy.read_only
+
     # --- participant of the group commit ---
 
     def freeze(self) -> Sequence[Statement]:

@@ -93,6 +93,11 @@ class DentryTable:
             self._next = number + 1
         self._change(parent, name, ino, number)
 
+    def skip_to(self, number: int) -> None:
+        """Give out no id below `number` any more."""
+        self._next = max(self._next, number)
+        self._next_saved = 0
+
     def remove(self, parent: int, name: bytes) -> None:
         self._change(parent, name, 0, 0)
 

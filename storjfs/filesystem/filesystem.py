@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import trio
 
-from storjfs.filesystem.compactor import Compactor
+from storjfs.filesystem.amending import Amending
 from storjfs.filesystem.core import Capacity, Policy
 from storjfs.filesystem.seam import SegmentRoom
 from storjfs.store import MetaStore
 
 
-class Filesystem(Compactor):
+class Filesystem(Amending):
     """Every request of a mount, as one coroutine each; see the room's docstring for the list.
 
     Made on the loop's thread; `owner` (uid, gid) gets the root directory of a new volume; `clock` gives

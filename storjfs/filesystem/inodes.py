@@ -94,7 +94,9 @@ class InodeTable:
         self.cache: Generations[Inode] = Generations(CACHED)
         self._dirty: dict[int, Inode] = {}
         self._frozen: list[tuple[int, dict[int, Inode]]] = []
-        self._next = self._next_saved = _counter(store, "next_ino")
+        self._next_saved = _counter(store, "next_ino")
+        # A number given out twice would replace a file by another, so damage to the counter must not matter.
+        self._next = max(self._next_saved, _highest(store) + 1)
         self.count = self._count_saved = _count(store)
         """Of all inodes, also of those that were unlinked and not yet reaped."""
 
@@ -159,6 +161,11 @@ class InodeTable:
         self.count += 1
         return inode
 
+    def skip_to(self, number: int) -> None:
+        """Give out no number below `number` any more."""
+        self._next = max(self._next, number)
+        self._next_saved = 0
+
     def mark(self, inode: Inode) -> None:
         """`inode` was changed in the current group."""
         group = self._store.group
@@ -204,6 +211,11 @@ def _counter(store: MetaStore, key: str) -> int:
     value = store.read("SELECT value FROM counters WHERE key = ?", (key,))[0][0]
     assert isinstance(value, int)
     return value
+
+
+def _highest(store: MetaStore) -> int:
+    rows = store.read("SELECT MAX(ino) FROM inode UNION ALL SELECT MAX(ino) FROM extent")
+    return max(int(ino or 0) for (ino,) in rows)
 
 
 def _count(store: MetaStore) -> int:

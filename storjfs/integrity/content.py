@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from storjfs.integrity.findings import Finding
+from storjfs.integrity.missing import check_missing, gather_missing
 from storjfs.integrity.view import View
 
 _FILE: Final = 0o100000
@@ -18,7 +19,10 @@ RUN_END: Final = """(CASE
         + (e.run - (65508 - e.pos % 65536) - 1) % 65508 + 29
 END)"""
 
-_IMPOSSIBLE: Final = "(e.len <= 0 OR e.off < 0 OR e.skip < 0 OR e.skip + e.len > e.run OR e.pos < 0)"
+_IMPOSSIBLE: Final = (
+    "(e.len <= 0 OR e.off < 0 OR e.off > 9223372036854775807 - e.len OR e.skip < 0 OR e.skip + e.len > e.run "
+    "OR e.pos < 0)"
+)
 _CROSSING: Final = f"(e.off >> {_WINDOW_BITS} <> (e.off + e.len - 1) >> {_WINDOW_BITS})"
 _NEXT: Final = "(SELECT MIN(n.off) FROM extent n WHERE n.ino = e.ino AND n.off > e.off)"
 _HERE: Final = "(e.ino, e.off) >= (?, ?) AND (e.ino, e.off) < (?, ?)"
@@ -68,9 +72,16 @@ def check_content(view: View, *, segments: bool = True) -> Iterator[Finding]:
             yield from _sources(view, chunk)
             view.run(_ADD_UP, chunk)
     view.step("content", last, last)
-    yield from _sums(view)
     if segments:
-        sql = "SELECT DISTINCT r.seg FROM run r LEFT JOIN segment s ON s.seg = r.seg WHERE s.seg IS NULL"
+        gather_missing(view)
+        yield from check_missing(view)
+    yield from _sums(view, segments)
+    if segments:
+        # As long as files point to a segment whose row is lost, its runs are what it can be found again by.
+        sql = (
+            "SELECT DISTINCT r.seg FROM run r LEFT JOIN segment s ON s.seg = r.seg "
+            "WHERE s.seg IS NULL AND r.seg NOT IN (SELECT seg FROM pointed)"
+        )
         for (seg,) in view.rows(sql):
             yield Finding("run-no-segment", f"runs of segment {seg}, which does not exist", (seg,), seg=seg)
 
@@ -104,7 +115,7 @@ def _sources(view: View, chunk: tuple[int, int, int, int]) -> Iterator[Finding]:
         ino, off, length, seg, pos, run, skip, known, beyond, way, way_length, way_ino, way_off = row
         said = f"{view.path(ino)}, bytes {off} to {off + length}, in segment {seg}"
         if known is None:
-            yield Finding("extent-no-segment", said, (ino, off), ino, seg)
+            yield Finding("extent-no-segment", said, (ino, off, seg), ino, seg)
             continue
         if beyond:
             yield Finding("extent-beyond-segment", said, (ino, off), ino, seg)
@@ -116,11 +127,12 @@ def _sources(view: View, chunk: tuple[int, int, int, int]) -> Iterator[Finding]:
             yield Finding("extent-run-differs", said, (ino, off), ino, seg)
 
 
-def _sums(view: View) -> Iterator[Finding]:
-    sql = """
+def _sums(view: View, segments: bool) -> Iterator[Finding]:
+    but = "AND i.ino NOT IN (SELECT ino FROM lacking)" if segments else ""
+    sql = f"""
         SELECT i.ino, i.stored, (SELECT COALESCE(SUM(len), 0) FROM extent e WHERE e.ino = i.ino) FROM inode i
-        WHERE i.stored <> (SELECT COALESCE(SUM(len), 0) FROM extent e WHERE e.ino = i.ino)
+        WHERE i.stored <> (SELECT COALESCE(SUM(len), 0) FROM extent e WHERE e.ino = i.ino) {but}
     """
     for ino, stored, right in view.rows(sql):
         text = f"{view.path(ino)} has {right} bytes of content, its inode says {stored}"
-        yield Finding("stored-wrong", text, (ino, right), ino)
+        yield Finding("stored-wrong", text, (ino, right, stored), ino)

@@ -8,16 +8,17 @@ under way. What seems to be missing is asked for once more, and our row looked a
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final, Protocol
 
+from storjfs.coding.geometry import SEALED_PIECE
 from storjfs.errors import StorjfsError
 from storjfs.integrity.findings import KEPT, Finding, Findings
 from storjfs.protocol.ids import short
 from storjfs.protocol.messages import MAX_LISTED, HeldShard
-from storjfs.renter.errors import ServiceRefused
+from storjfs.renter.errors import AnswerSenseless, ServiceRefused
 
 _ROWS: Final = 2000
 _FIRST: Final = bytes(32)
 _LAST: Final = b"\xff" * 32
-_FEW: Final = 16
+_FEW: Final = 1
 """So many orphans of one farmer are never suspicious."""
 
 Read = Callable[[str, tuple[Any, ...]], list[Any]]
@@ -28,6 +29,8 @@ class Lister(Protocol):
     """Asks farmers; storjfs.renter.client.ShardClient does."""
 
     async def list_shards(self, contract: int, start: bytes, limit: int = ...) -> Sequence[HeldShard]: ...
+
+    def capacity(self, contract: int) -> int: ...
 
 
 class FarmerCheck:
@@ -45,6 +48,8 @@ class FarmerCheck:
             said = f"farmer {short(node_id)}, contract {number}"
             try:
                 await self._contract(number, said)
+            except AnswerSenseless as error:
+                self.findings.add(Finding("farmer-senseless", f"{said}: {error}", (number,)))
             except ServiceRefused as error:
                 if error.code == "unsupported":
                     self.findings.add(Finding("farmer-old", said, (number,)))
@@ -58,9 +63,13 @@ class FarmerCheck:
     async def _contract(self, number: int, said: str) -> None:
         orphans: list[Finding] = []
         known, unknown, start = 0, 0, _FIRST
+        left = self._lister.capacity(number)
         while True:
             page = await self._lister.list_shards(number, start, MAX_LISTED)
             there = {bytes(one.shard_id): one for one in page}
+            left -= sum(max(shard.length, SEALED_PIECE) for shard in page)
+            if left < 0:
+                raise AnswerSenseless("it lists more than its contract has room for")
             last = bytes(page[-1].shard_id) if len(page) == MAX_LISTED else _LAST
             missing, ours = self._compare(number, start, last, there, said)
             for shard_id, seg, idx in missing:
@@ -75,7 +84,7 @@ class FarmerCheck:
             if last == _LAST:
                 break
             start = _after(last)
-        if unknown > max(known, _FEW):
+        if unknown > max(known // 2, _FEW):
             text = f"{said}: {unknown} shards are not known, {known} are"
             self.findings.add(Finding("farmer-orphans-kept", text, (number,)))
         else:
@@ -94,6 +103,9 @@ class FarmerCheck:
                 if state in (1, 2) and (found.root, found.length) != (root, length):
                     text = f"{said}: shard {idx} of segment {seg}"
                     self.findings.add(Finding("farmer-differs", text, (shard_id, seg, idx), seg=seg))
+                elif state == 3 and (found.root, found.length) == (root, length) and self._lacks(seg, idx):
+                    text = f"{said}: shard {idx} of segment {seg}"
+                    self.findings.add(Finding("farmer-found", text, (shard_id, seg, idx), seg=seg))
             elif state in (1, 2):
                 missing.append((shard_id, seg, idx))
         return missing, ours
@@ -108,6 +120,16 @@ class FarmerCheck:
             if len(rows) < _ROWS or rows[-1][0] == _LAST:
                 return
             start = _after(rows[-1][0])
+
+    def _lacks(self, seg: int, idx: int) -> bool:
+        """Whether the segment has fewer shards than it takes to read it, and none for this place."""
+        rows = self._read(
+            "SELECT 1 FROM segment s WHERE s.seg = ?1 AND s.k > (SELECT COUNT(DISTINCT h.idx) FROM shard h "
+            "WHERE h.seg = ?1 AND h.state IN (1, 2)) AND NOT EXISTS (SELECT 1 FROM shard h "
+            "WHERE h.seg = ?1 AND h.idx = ?2 AND h.state IN (1, 2))",
+            (seg, idx),
+        )
+        return bool(rows)
 
     async def _confirm_missing(self, number: int, shard_id: bytes, seg: int, idx: int, said: str) -> None:
         again = await self._lister.list_shards(number, shard_id, 1)

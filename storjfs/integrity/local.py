@@ -9,6 +9,7 @@ import apsw
 
 from storjfs.integrity.findings import Finding
 from storjfs.integrity.view import View
+from storjfs.store import missing_indexes
 
 _MOST_SAID: Final = 20
 _NAME: Final = 32
@@ -21,12 +22,15 @@ def check_database(view: View) -> Iterator[Finding]:
         for (said,) in view.rows(f"PRAGMA main.integrity_check({_MOST_SAID})"):
             if said != "ok":
                 yield Finding("database-damaged", str(said))
+        for name in missing_indexes(view.connection):
+            yield Finding("database-damaged", f"the index {name} is not there")
     except (apsw.CorruptError, apsw.NotADBError, apsw.IOError) as error:
         yield Finding("database-damaged", str(error))
 
 
 def check_journal(view: View, folder: Path) -> Iterator[Finding]:
-    """Whether each segment that is not with farmers yet has its file, and each file its segment."""
+    """Whether each segment that is not with farmers yet has its file, and each file its segment. Needs
+    `pointed`."""
     view.step("journal")
     sql = """
         SELECT s.seg, s.segment_id, s.size, s.live,
@@ -48,6 +52,9 @@ def check_journal(view: View, folder: Path) -> Iterator[Finding]:
 
 
 def _strays(view: View, folder: Path) -> Iterator[Finding]:
+    unknown = "SELECT 1 FROM pointed WHERE seg <> 0 AND seg NOT IN (SELECT seg FROM segment) LIMIT 1"
+    if view.one(unknown):
+        return  # one of them may be what files lack
     try:
         names = os.scandir(folder)
     except FileNotFoundError:

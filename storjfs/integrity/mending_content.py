@@ -71,7 +71,7 @@ def _run_of_nothing(tables: Tables, row: Row) -> None:
 
 
 def _stored(tables: Tables, row: Row) -> None:
-    ino, right = row
+    ino, right, _ = row
     tables.run("UPDATE inode SET stored = ? WHERE ino = ?", right, ino)
 
 

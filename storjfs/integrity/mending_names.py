@@ -4,6 +4,7 @@ import os
 from typing import Final
 
 from storjfs.integrity.tables import DIRECTORY, FILE, SYMLINK, TYPE, Row, Tables
+from storjfs.integrity.values import LIMIT
 from storjfs.store import ROOT_INODE
 
 _TYPES: Final = (0o140000, SYMLINK, FILE, 0o060000, DIRECTORY, 0o020000, 0o010000)
@@ -14,7 +15,8 @@ def _counter(tables: Tables, row: Row) -> None:
     key, right = row
     tables.run(
         "INSERT INTO counters VALUES (?, ?) "
-        "ON CONFLICT (key) DO UPDATE SET value = MAX(value, excluded.value)",
+        "ON CONFLICT (key) DO UPDATE SET value = excluded.value "
+        f"WHERE value NOT BETWEEN excluded.value AND {LIMIT}",
         key,
         right,
     )
@@ -26,7 +28,8 @@ def _root(tables: Tables, row: Row) -> None:
         tables.run("UPDATE inode SET uid = ?, gid = ? WHERE ino = 1", os.getuid(), os.getgid())
     else:
         tables.run(
-            "UPDATE inode SET mode = ?, size = 0, parent = 1, target = NULL WHERE ino = 1", DIRECTORY | 0o755
+            "UPDATE inode SET mode = ? | (mode & 4095), size = 0, parent = 1, target = NULL WHERE ino = 1",
+            DIRECTORY,
         )
 
 
@@ -138,7 +141,7 @@ def _xattrs(tables: Tables, row: Row) -> None:
 
 
 def _links(tables: Tables, row: Row) -> None:
-    ino, right = row
+    ino, right, _ = row
     tables.run("UPDATE inode SET nlink = ? WHERE ino = ?", right, ino)
 
 

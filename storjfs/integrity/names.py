@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from storjfs.integrity.findings import Finding
+from storjfs.integrity.values import LIMIT
 from storjfs.integrity.view import View, readable
 from storjfs.store import ROOT_INODE
 
@@ -38,21 +39,24 @@ def check_names(view: View) -> Iterator[Finding]:
 
 
 def _root(view: View) -> Iterator[Finding]:
-    if view.one("SELECT mode & 61440 FROM inode WHERE ino = 1") != _DIRECTORY:
-        yield Finding("root-missing", "inode 1 is no directory", ino=ROOT_INODE)
+    if view.one("SELECT mode & 61440 FROM inode WHERE ino = 1 AND parent = 1") != _DIRECTORY:
+        yield Finding("root-missing", "inode 1 is no directory that is its own parent", ino=ROOT_INODE)
 
 
 def _counters(view: View) -> Iterator[Finding]:
-    inodes = "SELECT MAX(ino) AS used FROM inode UNION ALL SELECT MAX(ino) FROM extent"
+    inodes = (
+        f"SELECT MAX(ino) AS used FROM inode WHERE ino <= {LIMIT} "
+        f"UNION ALL SELECT MAX(ino) FROM extent WHERE ino <= {LIMIT}"
+    )
     yield from check_counter(view, "next_ino", f"SELECT MAX(used) FROM ({inodes})")
-    yield from check_counter(view, "next_dentry", "SELECT MAX(id) FROM dentry")
+    yield from check_counter(view, "next_dentry", f"SELECT MAX(id) FROM dentry WHERE id <= {LIMIT}")
 
 
 def check_counter(view: View, key: str, used: str) -> Iterator[Finding]:
     """Whether the counter is above all that the query `used` finds in use."""
     highest = view.one(used) or 0
     value = view.one("SELECT value FROM counters WHERE key = ?", (key,))
-    if not isinstance(value, int) or value <= highest:
+    if not isinstance(value, int) or value <= highest or value > LIMIT:
         yield Finding("counter-behind", f"{key} is {value}; {highest} is in use", (key, highest + 1))
 
 
@@ -101,15 +105,17 @@ def _inodes(view: View) -> Iterator[Finding]:
     rows = view.rows(
         f"""
         SELECT i.ino, i.nlink, COALESCE(n.names, 0), {_TYPE.format("i")},
-               EXISTS (SELECT 1 FROM orphan o WHERE o.ino = i.ino)
+               EXISTS (SELECT 1 FROM extent e WHERE e.ino = i.ino)
+                   OR EXISTS (SELECT 1 FROM dentry d WHERE d.parent = i.ino)
         FROM inode i LEFT JOIN named n ON n.ino = i.ino
         WHERE i.ino <> 1 AND ((n.ino IS NULL AND (i.nlink <> 0 OR i.ino NOT IN (SELECT ino FROM orphan)))
            OR (n.ino IS NOT NULL AND {_TYPE.format("i")} <> {_DIRECTORY} AND i.nlink <> n.names)
            OR ({_TYPE.format("i")} = {_DIRECTORY} AND n.names > 1))
         """
     )
-    for ino, nlink, names, kind, _ in rows:
-        if not names and nlink:
+    for ino, nlink, names, kind, holds in rows:
+        # What holds something is kept: a name may be lost as well as a note of its removal.
+        if not names and (nlink or holds):
             yield Finding(
                 "inode-unnamed", f"inode {ino} has a count of {nlink}, and no name", (ino, kind), ino
             )
@@ -119,7 +125,7 @@ def _inodes(view: View) -> Iterator[Finding]:
             yield Finding("directory-many-names", f"{view.path(ino)} has {names} names", (ino,), ino)
         else:
             text = f"{view.path(ino)} has a count of {nlink}, and {names} names"
-            yield Finding("links-wrong", text, (ino, names), ino)
+            yield Finding("links-wrong", text, (ino, names, nlink), ino)
     kinds = ", ".join(map(str, _TYPES))
     rows = view.rows(
         f"""
@@ -156,7 +162,7 @@ def _directories(view: View) -> Iterator[Finding]:
     )
     for ino, nlink, right in rows:
         text = f"{view.path(ino)} has a count of {nlink} instead of {right}"
-        yield Finding("directory-links-wrong", text, (ino, right), ino)
+        yield Finding("directory-links-wrong", text, (ino, right, nlink), ino)
     # The lowest of those that lie in one another stands for the loop.
     rows = view.rows(
         f"""

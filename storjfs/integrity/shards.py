@@ -3,22 +3,32 @@
 from collections.abc import Iterator
 from typing import Final
 
+import msgspec
+
 from storjfs.errors import StorjfsError
+from storjfs.integrity.content import RUN_END
 from storjfs.integrity.findings import Finding
 from storjfs.integrity.names import check_counter
+from storjfs.integrity.values import LIMIT
 from storjfs.integrity.view import View
 from storjfs.protocol.ids import short
 from storjfs.protocol.terms import Contract
 from storjfs.renter.book import STATE_NUMBERS
 from storjfs.renter.repair_policy import Health, health
 
-_SEGMENT_MAX: Final = 32 << 20
+SEGMENT_MAX: Final = 32 << 20
 _SHARD_STATES: Final = "(0, 1, 2, 3)"
 _HELD: Final = "(1, 2)"
 
 # Of storjfs.coding.geometry: segment_capacity, and sealed_length of shard_length; tested against them.
 CAPACITY: Final = "(MIN(MAX(1, s.k) * 4194304, 33554432) / (MAX(1, s.k) * 65536) * (MAX(1, s.k) * 65536))"
 SHARD_LENGTH: Final = "(MAX(1, (s.size + s.k * 65536 - 1) / (s.k * 65536)) * 65552)"
+
+# Where the last run of a segment ends, by the way back.
+RUNS_END: Final = (
+    f"(SELECT COALESCE(MAX({RUN_END}), 0) FROM (SELECT r.pos AS pos, r.length AS run FROM run r "
+    f"WHERE r.seg = s.seg AND r.pos BETWEEN 0 AND {SEGMENT_MAX} AND r.length BETWEEN 1 AND {SEGMENT_MAX}) e)"
+)
 
 _HELD_COUNT: Final = f"(SELECT COUNT(DISTINCT h.idx) FROM shard h WHERE h.seg = s.seg AND h.state IN {_HELD})"
 _ROW_COUNT: Final = (
@@ -39,26 +49,29 @@ SUMS: Final = ("segments_stored_bytes", "segments_small", "segments_garbage")
 def check_segments(view: View) -> Iterator[Finding]:
     """Findings about segments. Needs `pointed`."""
     view.step("segments", 0, 4)
-    used = "SELECT MAX(seg) AS used FROM segment UNION ALL SELECT MAX(seg) FROM run"
+    used = (
+        f"SELECT MAX(seg) AS used FROM segment WHERE seg <= {LIMIT} "
+        f"UNION ALL SELECT MAX(seg) FROM run WHERE seg <= {LIMIT}"
+    )
     yield from check_counter(view, "next_seg", f"SELECT MAX(used) FROM ({used})")
     sql = f"""
         SELECT s.seg FROM segment s WHERE s.state NOT IN (0, 1, 2, 3) OR s.algorithm NOT IN (1, 2)
-           OR length(s.segment_id) <> 16 OR s.size NOT BETWEEN 0 AND {_SEGMENT_MAX}
-           OR s.k < 0 OR s.n < s.k OR s.n > 256 OR (s.state = 2 AND s.k = 0)
+           OR length(s.segment_id) <> 16 OR s.size NOT BETWEEN 0 AND {SEGMENT_MAX}
+           OR s.k < 0 OR s.n < s.k OR s.n > 256 OR (s.state = 2 AND s.k = 0) OR s.size < {RUNS_END}
     """
     for (seg,) in view.rows(sql):
         yield Finding("segment-invalid", f"segment {seg}", (seg,), seg=seg)
     sql = """
         SELECT s.seg, s.state, s.live, COALESCE(p.live, 0) FROM segment s LEFT JOIN pointed p ON p.seg = s.seg
-        WHERE s.live <> COALESCE(p.live, 0) OR (s.state = 3 AND p.live > 0)
-           OR (s.state = 2 AND COALESCE(p.live, 0) = 0)
+        WHERE (s.live <> COALESCE(p.live, 0) OR (s.state = 3 AND p.live > 0)
+           OR (s.state = 2 AND COALESCE(p.live, 0) = 0)) AND s.seg NOT IN (SELECT seg FROM doubted)
     """
     for seg, state, live, right in view.rows(sql):
         if state == 3 and right:
             yield Finding("segment-doomed", f"{right} bytes of files lie in segment {seg}", (seg,), seg=seg)
         if live != right:
             text = f"segment {seg} has {right} live bytes, its row says {live}"
-            yield Finding("live-wrong", text, (seg, right), seg=seg)
+            yield Finding("live-wrong", text, (seg, right, live), seg=seg)
         elif state == 2 and not right:
             yield Finding("segment-dead", f"segment {seg}", (seg,), seg=seg)
     sql = """
@@ -67,7 +80,7 @@ def check_segments(view: View) -> Iterator[Finding]:
     """
     for seg, plain, right in view.rows(sql):
         text = f"segment {seg} has {right} bytes of plaintext, its row says {plain}"
-        yield Finding("plain-wrong", text, (seg, right), seg=seg)
+        yield Finding("plain-wrong", text, (seg, right, plain), seg=seg)
     view.step("segments", 1, 4)
     sql = f"""
         SELECT s.seg, s.k, s.n, {_HELD_COUNT}, {_ROW_COUNT} FROM segment s
@@ -105,7 +118,7 @@ def _tallies(view: View) -> Iterator[Finding]:
     for key, right in right_tallies(view).items():
         said = counters.get(key, 0)
         if said != right:
-            yield Finding("tally-wrong", f"{key} is {said} instead of {right}", (key, right))
+            yield Finding("tally-wrong", f"{key} is {said} instead of {right}", (key, right, said))
 
 
 def check_shards(view: View, *, contracts: bool = True) -> Iterator[Finding]:
@@ -130,7 +143,9 @@ def check_shards(view: View, *, contracts: bool = True) -> Iterator[Finding]:
     for shard_id, seg, idx, state, contract, segment, found, senseless, unlike in view.rows(sql):
         said = f"shard {idx} of segment {seg} ({short(shard_id)})"
         if segment is None:
-            yield Finding("shard-no-segment", said, (shard_id, contract), seg=seg)
+            # What files point to may be found again; until then nothing of it is thrown away.
+            if not view.one("SELECT 1 FROM pointed WHERE seg = ?", (seg,)):
+                yield Finding("shard-no-segment", said, (shard_id, contract), seg=seg)
         elif senseless or unlike:
             yield Finding("shard-invalid", said, (shard_id, seg, bool(senseless)), seg=seg)
         elif state != 3 and (found is None or contract == 0):
@@ -155,14 +170,15 @@ def _contracts(view: View) -> Iterator[Finding]:
         text = f"shard {short(shard_id)}, contract {contract}"
         yield Finding("doomed-no-contract", text, (shard_id,))
     view.step("shards", 2, 3)
-    rows = view.rows("SELECT contract, contract_id, node_id, state, terms FROM contract ORDER BY contract")
-    for number, contract_id, node_id, state, stored in rows:
+    sql = "SELECT contract, contract_id, node_id, state, terms, addresses FROM contract ORDER BY contract"
+    for number, contract_id, node_id, state, stored, addresses in view.rows(sql):
         try:
-            contract = Contract.from_bytes(stored)
+            msgspec.msgpack.decode(addresses, type=list[str])
+            contract = Contract.from_bytes(bytes(stored))
             terms = contract.open()
             wrong = (contract.contract_id, terms.farmer) != (contract_id, node_id)
             reason = "its id or farmer is not that of its terms" if wrong else ""
-        except StorjfsError as error:
+        except (StorjfsError, TypeError, ValueError) as error:
             reason = str(error)
         if state not in STATE_NUMBERS.values():
             reason = f"its state is {state}"

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from storjfs.store import ROOT_INODE, open_meta
+import apsw
+
+from storjfs.store import ROOT_INODE, StoreError, missing_indexes, open_meta
 
 LOST_AND_FOUND: Final = b"lost+found"
 DIRECTORY: Final = 0o040000
@@ -29,15 +31,33 @@ class Tables:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """All of it or nothing, and durable after it."""
-        self.run("BEGIN IMMEDIATE")
+        """All of it or nothing, and durable after it. Raises StoreError where it cannot be written."""
         try:
+            self.run("BEGIN IMMEDIATE")
             yield
             self.run("COMMIT")
-        except BaseException:
-            if not self._connection.get_autocommit():
-                self.run("ROLLBACK")
+        except BaseException as error:
+            with contextlib.suppress(apsw.Error):  # it only repeats what `error` says
+                if not self._connection.get_autocommit():
+                    self.run("ROLLBACK")
+            if isinstance(error, apsw.FullError | apsw.IOError | apsw.ReadOnlyError):
+                raise StoreError(
+                    f"what is wrong cannot be mended: {error}",
+                    hint="Each mend is done as a whole or not at all. Free space on the disk that holds the "
+                    "volume, or see to that disk, and run storjfs fsck --repair again.",
+                ) from error
             raise
+
+    def reindex(self) -> None:
+        """Make all indexes anew, those that are gone included, as far as rows allow it."""
+        for sql in ["REINDEX", *missing_indexes(self._connection).values()]:
+            with contextlib.suppress(apsw.Error):
+                self.run(sql)
+
+    @property
+    def changes(self) -> int:
+        """Rows changed since it was opened."""
+        return self._connection.total_changes()
 
     def run(self, sql: str, *args: Any) -> None:
         self._connection.execute(sql, args).fetchall()
@@ -55,6 +75,15 @@ class Tables:
         value = int(self.one("SELECT value FROM counters WHERE key = ?", key))
         self.run("UPDATE counters SET value = ? WHERE key = ?", value + 1, key)
         return value
+
+    def take_out(self, shard_id: bytes) -> None:
+        """The shard is not needed: no row any more, and its farmer is to delete it."""
+        self.run(
+            "INSERT OR IGNORE INTO doomed SELECT shard_id, contract FROM shard "
+            "WHERE shard_id = ? AND contract <> 0",
+            shard_id,
+        )
+        self.run("DELETE FROM shard WHERE shard_id = ?", shard_id)
 
     # --- inodes and names ---
 

@@ -36,26 +36,26 @@ class TooMuchWritten(StorjfsError):
 
 
 class View:
-    """One connection of its own; belongs to one thread at a time, but `stop` and `progress`.
+    """One connection that changes nothing; belongs to one thread at a time, but `stop` and `progress`.
 
     `progress` is (what is looked at, how much of it is done, of how much) for another thread to read.
     """
 
     def __init__(self, path: Path, key: bytes | None) -> None:
         self._log = path.with_name(path.name + "-wal")
-        self._connection = open_meta(path, key, CACHE_KIB)
+        self.connection = open_meta(path, key, CACHE_KIB, read_only=True)
         self._stopped = False
         self._log_before = 0
         self.progress: tuple[str, int, int] = ("", 0, 0)
         for pragma in ("temp_store=FILE", f"temp.cache_size=-{CACHE_KIB}"):
-            self._connection.execute(f"PRAGMA {pragma}").fetchall()
-        self._connection.set_progress_handler(self._must_stop, STEPS)
+            self.connection.execute(f"PRAGMA {pragma}").fetchall()
+        self.connection.set_progress_handler(self._must_stop, STEPS)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connection.close(True)
+        self.connection.close(True)
 
     def stop(self) -> None:
         """Have whoever works with it end with Stopped soon. Callable from any thread."""
@@ -76,20 +76,20 @@ class View:
         finally:
             # Whatever went on: temporary tables go with it, nothing else was changed.
             with contextlib.suppress(apsw.Error):
-                if not self._connection.get_autocommit():
-                    self._connection.execute("ROLLBACK").fetchall()
+                if not self.connection.get_autocommit():
+                    self.connection.execute("ROLLBACK").fetchall()
 
     def rows(self, sql: str, args: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         """Rows of a query, as they come."""
-        yield from self._connection.execute(sql, args)
+        yield from self.connection.execute(sql, args)
 
     def run(self, sql: str, args: tuple[Any, ...] = ()) -> None:
         """A statement without rows."""
-        self._connection.execute(sql, args).fetchall()
+        self.connection.execute(sql, args).fetchall()
 
     def one(self, sql: str, args: tuple[Any, ...] = ()) -> Any:
         """The first value of the first row, None without rows."""
-        for row in self._connection.execute(sql, args):
+        for row in self.connection.execute(sql, args):
             return row[0]
         return None
 

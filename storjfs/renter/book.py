@@ -4,15 +4,19 @@ A participant of meta.db's group commit. Its view in memory is the truth of this
 `change` or `add` is durable before the call returns, so whatever is sent afterwards survives a crash here.
 """
 
+import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
+from storjfs.errors import StorjfsError
 from storjfs.protocol.contracts import ACCEPTS_SHARDS, SERVES_SHARDS, Event, State, next_state
 from storjfs.protocol.ids import ContractId, NodeId
 from storjfs.protocol.terms import Address, Contract, Terms
 from storjfs.store import MetaStore, Statement
+
+_LOG = logging.getLogger(__name__)
 
 STATE_NUMBERS: dict[State, int] = {
     State.OFFERED: 0,
@@ -59,6 +63,23 @@ class Entry:
         return self.state in ACCEPTS_SHARDS
 
 
+def _entry_of(
+    number: int, contract_id: bytes, node_id: bytes, state: int, signed: bytes, addresses: bytes
+) -> Entry:
+    """The entry of a row. Raises StorjfsError, KeyError, ValueError or TypeError where it makes no sense."""
+    contract = Contract.from_bytes(signed)
+    found = tuple(Address.parse(text) for text in msgspec.msgpack.decode(addresses, type=list[str]))
+    return Entry(
+        number,
+        ContractId(contract_id),
+        NodeId(node_id),
+        _STATES[state],
+        contract,
+        contract.terms(),
+        found,
+    )
+
+
 class ContractBook:
     """All contracts of the volume, those that have ended included.
 
@@ -71,17 +92,14 @@ class ContractBook:
         self._entries: dict[int, Entry] = {}
         self._changed: dict[int, Entry] = {}
         sql = "SELECT contract, contract_id, node_id, state, terms, addresses FROM contract"
-        for number, contract_id, node_id, state, signed, addresses in store.read(sql):
-            contract = Contract.from_bytes(signed)
-            self._entries[number] = Entry(
-                number,
-                ContractId(contract_id),
-                NodeId(node_id),
-                _STATES[state],
-                contract,
-                contract.terms(),
-                tuple(Address.parse(text) for text in msgspec.msgpack.decode(addresses, type=list[str])),
-            )
+        self._highest = 0
+        for row in store.read(sql):
+            self._highest = max(self._highest, row[0])
+            try:
+                self._entries[row[0]] = _entry_of(*row)
+            except (StorjfsError, KeyError, ValueError, TypeError) as error:
+                # Of damaged metadata. One farmer's shards are missed then, which is what the others are for.
+                _LOG.error("contract %d cannot be read, its farmer is not used: %s", row[0], error)
         store.join(self)
 
     # --- looking up ---
@@ -114,7 +132,7 @@ class ContractBook:
         if known is not None:
             return known
         terms = contract.open()
-        number = max(self._entries, default=0) + 1
+        number = self._highest = max(self._entries.keys() | {self._highest}) + 1
         entry = Entry(number, contract.contract_id, terms.farmer, state, contract, terms, tuple(addresses))
         self._crash_point(f"contract: before {state}")
         self._touch(entry)

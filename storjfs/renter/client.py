@@ -1,5 +1,6 @@
 """Shards to and from farmers: put, get, delete, each checked, counted and paid for."""
 
+import itertools
 import logging
 import random
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -17,6 +18,7 @@ from storjfs.protocol.receipts import MAX_DELETE, DeleteOrder, Receipt, open_rec
 from storjfs.renter.book import OVER, ContractBook, Entry
 from storjfs.renter.cashier import Cashier
 from storjfs.renter.errors import (
+    AnswerSenseless,
     FarmerUnavailable,
     ReceiptInvalid,
     ServiceRefused,
@@ -212,12 +214,21 @@ class ShardClient:
     ) -> tuple[HeldShard, ...]:
         """The first `limit` shards from id `start` on that the farmer says it holds under the contract.
 
-        Raises ServiceRefused with the reason "unsupported" where its version cannot say.
+        Raises ServiceRefused with the reason "unsupported" where its version cannot say, AnswerSenseless
+        where they are not in order, or others than were asked for.
         """
         entry = self._entry(contract)
         request = ListShards(entry.contract_id, ShardId(start), limit)
         answer = await self._ask(entry, lambda peer: peer.request(request))
+        ids = [bytes(shard.shard_id) for shard in answer.shards]
+        ordered = all(before < after for before, after in itertools.pairwise(ids))
+        if len(ids) > limit or not ordered or (ids and ids[0] < start):
+            raise AnswerSenseless("its list of shards is out of order")
         return answer.shards
+
+    def capacity(self, contract: int) -> int:
+        """Bytes that the farmer keeps under a contract at most."""
+        return self._entry(contract).terms.capacity
 
     def was_deleted(self, shard_id: bytes) -> bool:
         """Whether we have lately told the farmer to delete it: then its absence proves nothing."""

@@ -29,6 +29,10 @@ class ServiceRefused(RenterError):
         self.code = code
 
 
+class AnswerSenseless(RenterError):
+    """The farmer's answer contradicts the question or itself; nothing follows from it."""
+
+
 class ReceiptInvalid(RenterError):
     """The farmer's receipt does not say what was sent; the shard does not count as stored."""
 

@@ -74,7 +74,9 @@ class Catalogue:
         self.hurt: Callable[[Segment], None] = lambda segment: None
         """Called for a stored segment that lost a shard."""
         counters = dict(store.read("SELECT key, value FROM counters"))
-        self._next = int(counters.get("next_seg", 1))
+        ((segment,), (run,)) = store.read("SELECT MAX(seg) FROM segment UNION ALL SELECT MAX(seg) FROM run")
+        # A number given out twice would replace a segment by another: damage to the counter must not matter.
+        self._next = max(int(counters.get("next_seg", 1)), (segment or 0) + 1, (run or 0) + 1)
         self._tally = {kind: int(counters.get(key, 0)) for kind, key in _TALLY_KEYS.items()}
         self.stored_bytes = int(counters.get(_STORED_BYTES, 0))
         self.small = int(counters.get(_SMALL, 0))
@@ -298,6 +300,15 @@ class Catalogue:
                 found.append(Segment(row, self._content_key) if known is None else known)
         return found
 
+    def misses_segments(self) -> bool:
+        """Whether runs lead to segments without a row, as only in damaged metadata. Looks at each segment."""
+        rows = self._store.read(
+            "WITH RECURSIVE there(seg) AS (SELECT MIN(seg) FROM run UNION ALL "
+            "SELECT (SELECT MIN(seg) FROM run WHERE seg > there.seg) FROM there WHERE seg IS NOT NULL) "
+            "SELECT 1 FROM there WHERE seg NOT IN (SELECT seg FROM segment) LIMIT 1"
+        )
+        return bool(rows)
+
     def lately_changed(self) -> list[Segment]:
         """Closed and stored segments that changed since the last call, as far as still in memory."""
         lately, self._lately = self._lately, set()
@@ -430,6 +441,30 @@ class Catalogue:
 
     def waiting_bytes(self) -> int:
         return sum(segment.size for segment in self.unsent.values())
+
+    def amend_counter(self, key: str, delta: int) -> bool:
+        """A counter, by its name in the database, is wrong by `delta`; False where it is not one of these."""
+        kinds = {name: kind for kind, name in _TALLY_KEYS.items()}
+        if key in kinds:
+            self._tally[kinds[key]] += delta
+        elif key == _STORED_BYTES:
+            self.stored_bytes += delta
+        elif key == _SMALL:
+            self.small += delta
+        elif key == _GARBAGE:
+            self.garbage += delta
+        else:
+            return False
+        self._counters_changed = True
+        self._store.changed()
+        return True
+
+    def skip_to(self, number: int) -> bool:
+        """Give out no segment number below `number` any more."""
+        self._next = max(self._next, number)
+        self._counters_changed = True
+        self._store.changed()
+        return True
 
     def _health_if_stored(self, segment: Segment) -> Health | None:
         return self.health_of(segment) if segment.state is State.STORED else None

@@ -119,7 +119,7 @@ class Repair:
             await trio.lowlevel.checkpoint()
         return rescued[:MOST_IN_SIGHT] + [one.seg for one in repair_order(found.values())]
 
-    def _note_missing(self, segment: Segment) -> None:
+    def note_missing(self, segment: Segment) -> None:
         """Have a row for each index, so that a segment that lacks shards is found again, however long the
         policy lets it wait: a cut-off upload leaves an index without one."""
         covered = {shard.idx for shard in self._catalogue.shards(segment)}
@@ -139,7 +139,7 @@ class Repair:
         for shard in list(self._catalogue.shards(segment)):
             if shard.state is ShardState.UPLOADING:
                 self._catalogue.remove_shard(segment, shard)
-        self._note_missing(segment)
+        self.note_missing(segment)
         shards = self._catalogue.held(segment)
         contained = sum(self._contained(shard.contract) for shard in shards.values())
         state = SegmentHealth(seg, segment.k, segment.n, len(shards), contained)

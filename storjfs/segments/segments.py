@@ -14,6 +14,7 @@ from storjfs.coding.geometry import sealed_length, segment_capacity, shard_lengt
 from storjfs.errors import StorjfsError
 from storjfs.keys import VolumeKeys
 from storjfs.renter.repair_policy import Health
+from storjfs.segments.amending import Amender
 from storjfs.segments.cache import Cache
 from storjfs.segments.catalogue import Catalogue
 from storjfs.segments.deletion import Deleter
@@ -137,6 +138,8 @@ class Segments:
             contained=placement.contained,
             problem=partial(self._problem, "repair"),
         )
+        self.amend = Amender(store, catalogue, self._repair)
+        """Puts right what a check of the committed state found."""
         self._victims = Victims(catalogue, is_small)
 
         catalogue.barrier = self._sealer.barrier
@@ -182,10 +185,23 @@ class Segments:
                 self._lost_locally(segment)
             else:
                 self._deleter.emptied(segment)
-        for segment_id in cache.strays():
-            row = self._store.read("SELECT state FROM segment WHERE segment_id = ?", (segment_id,))
-            cache.settle_stray(segment_id, stored=bool(row) and row[0][0] == State.STORED)
+        self._settle_strays(cache.strays())
         self._deleter.load()
+
+    def _settle_strays(self, strays: Sequence[bytes]) -> None:
+        """Sort the journal's files that belong to no unsent segment.
+
+        Where damaged metadata lack a segment, what belongs to nothing may be its only copy, and is left.
+        """
+        keep = bool(strays) and self._catalogue.misses_segments()
+        if keep:
+            text = "the metadata lack a segment that files lie in; unmount and run storjfs fsck --repair"
+            _LOG.error("%s", text)
+            self._problem("lost", -1, text)
+        for segment_id in strays:
+            row = self._store.read("SELECT state FROM segment WHERE segment_id = ?", (segment_id,))
+            if row or not keep:
+                self._cache.settle_stray(segment_id, stored=bool(row) and row[0][0] == State.STORED)
 
     def _lost_locally(self, segment: Segment) -> None:
         """An unsent segment without its file: what is not at farmers is gone. Said loudly, survived."""
@@ -386,8 +402,13 @@ class Segments:
         return self._deleter.confirmed - before, left
 
     async def remove_strays(self) -> tuple[int, int]:
-        """Remove local files that belong to no segment; returns how many, and their bytes."""
+        """Remove local files that belong to no segment; returns how many, and their bytes.
+
+        None of damaged metadata: one of them may be what is lacking.
+        """
         files = size = 0
+        if self._catalogue.misses_segments():
+            return files, size
         for segment_id in [*self._cache.cached(), *self._cache.strays()]:
             await trio.lowlevel.checkpoint()
             if self._store.read("SELECT 1 FROM segment WHERE segment_id = ?", (segment_id,)):

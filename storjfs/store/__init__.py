@@ -5,7 +5,7 @@ what its participants changed, commits it in groups on one thread and answers re
 """
 
 from storjfs.store.database import StoreError, open_database
-from storjfs.store.meta import MetaStore, Participant, Statement, open_meta
+from storjfs.store.meta import MetaStore, Participant, Statement, missing_indexes, open_meta
 from storjfs.store.schema import META_SCHEMA, META_VERSION, ROOT_INODE
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Participant",
     "Statement",
     "StoreError",
+    "missing_indexes",
     "open_database",
     "open_meta",
 ]

@@ -63,10 +63,41 @@ def open_database(
         _bring_up_to_date(connection, path, schema, version, migrations or {})
     except apsw.NotADBError as error:
         connection.close()
-        raise StoreError(
-            f"the database {path} does not open with this key, or is damaged",
-            hint="Check that the volume and its recovery phrase or passphrase belong together.",
-        ) from error
+        raise _does_not_open(path) from error
+    except apsw.Error as error:
+        connection.close()
+        raise StoreError(f"cannot use the database {path}: {error}") from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_to_read(path: Path, key: bytes | None, *, version: int, cache_kib: int) -> apsw.Connection:
+    """Open an existing database so that nothing of it is changed, not even its log copied.
+
+    Where nobody has it open SQLite leaves a file of its own (-shm) beside it. Raises StoreError as
+    `open_database` does, and for a missing one or one made by an older version.
+    """
+    try:
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    except apsw.Error as error:
+        raise StoreError(f"cannot open the database {path}: {error}") from error
+    try:
+        connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+        _unlock(connection, key)
+        run_script(connection, f"PRAGMA cache_size=-{cache_kib}")
+        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
+        found = _version_of(connection)
+        _refuse_newer(path, found, version)
+        if found < version:
+            raise StoreError(
+                f"the database {path} has format {found}; format {version} is needed",
+                hint="Mount the volume once, or let storjfs fsck --repair do it.",
+            )
+    except apsw.NotADBError as error:
+        connection.close()
+        raise _does_not_open(path) from error
     except apsw.Error as error:
         connection.close()
         raise StoreError(f"cannot use the database {path}: {error}") from error
@@ -82,13 +113,24 @@ def run_script(connection: apsw.Connection, script: str) -> None:
         pass
 
 
-def _configure(connection: apsw.Connection, key: bytes | None, autocheckpoint: int, cache_kib: int) -> None:
-    connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+def _does_not_open(path: Path) -> StoreError:
+    return StoreError(
+        f"the database {path} does not open with this key, or is damaged",
+        hint="Check that the volume and its recovery phrase or passphrase belong together.",
+    )
+
+
+def _unlock(connection: apsw.Connection, key: bytes | None) -> None:
     if key is not None:
         if len(key) != 32:
             raise ValueError("a database key has 32 bytes")
         run_script(connection, f"PRAGMA cipher='{CIPHER}'")
         run_script(connection, f"PRAGMA key='raw:{key.hex()}'")
+
+
+def _configure(connection: apsw.Connection, key: bytes | None, autocheckpoint: int, cache_kib: int) -> None:
+    connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+    _unlock(connection, key)
     run_script(connection, f"PRAGMA page_size={PAGE_SIZE}")
     run_script(connection, "PRAGMA journal_mode=WAL")
     run_script(connection, "PRAGMA synchronous=FULL")
@@ -141,17 +183,21 @@ def _version_of(connection: apsw.Connection) -> int:
     return value
 
 
+def _refuse_newer(path: Path, found: int, version: int) -> None:
+    if found > version:
+        raise StoreError(
+            f"the database {path} has format {found}; this program knows formats up to {version}",
+            hint="Use the newer version of storjfs that wrote it.",
+        )
+
+
 def _bring_up_to_date(
     connection: apsw.Connection, path: Path, schema: str, version: int, migrations: Mapping[int, str]
 ) -> None:
     found = _version_of(connection)
     if found == version:
         return
-    if found > version:
-        raise StoreError(
-            f"the database {path} has format {found}; this program knows formats up to {version}",
-            hint="Use the newer version of storjfs that wrote it.",
-        )
+    _refuse_newer(path, found, version)
     with connection:
         # Another process may have been quicker between the look above and this transaction.
         found = _version_of(connection)

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import logging
 import queue
+import re
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import apsw
 import trio
 
 from storjfs.store.batch import Values, run_rows
-from storjfs.store.database import BUSY_TIMEOUT_MS, StoreError, open_database, sync_failed
+from storjfs.store.database import BUSY_TIMEOUT_MS, StoreError, open_database, open_to_read, sync_failed
 from storjfs.store.schema import META_MIGRATIONS, META_SCHEMA, META_VERSION
 
 _LOG = logging.getLogger(__name__)
@@ -23,20 +24,54 @@ Statement = tuple[str, Sequence[Values]]
 MAX_AGE = 5.0  # seconds from the first change of a group until it closes by itself
 MAX_CHANGES = 6_000  # changes after which a group closes by itself: freezing them holds the loop
 WAL_PAGES = 6_000  # pages of log (24 MiB) after which it is copied into the database
+_TABLES = set(re.findall(r"^CREATE TABLE (\w+)", META_SCHEMA, re.MULTILINE))
 FINISH_PAGES = 400  # what of a checkpoint may be left to the writer thread
 
 
-def open_meta(path: Path, key: bytes | None, cache_kib: int = 4096) -> apsw.Connection:
-    """A connection to the meta.db at `path`, made or brought up to date if need be; see `open_database`."""
-    return open_database(
-        path,
-        key,
-        META_SCHEMA,
-        version=META_VERSION,
-        migrations=META_MIGRATIONS,
-        autocheckpoint=0,
-        cache_kib=cache_kib,
-    )
+def open_meta(
+    path: Path, key: bytes | None, cache_kib: int = 4096, *, read_only: bool = False
+) -> apsw.Connection:
+    """A connection to the meta.db at `path`, made or brought up to date if need be; see `open_database`.
+
+    `read_only`: nothing of it is changed; see `open_to_read`. Raises StoreError, also where a table is gone.
+    """
+    if read_only:
+        connection = open_to_read(path, key, version=META_VERSION, cache_kib=cache_kib)
+    else:
+        connection = open_database(
+            path,
+            key,
+            META_SCHEMA,
+            version=META_VERSION,
+            migrations=META_MIGRATIONS,
+            autocheckpoint=0,
+            cache_kib=cache_kib,
+        )
+    try:
+        gone = _TABLES - _names_of(connection, "table")
+    except apsw.Error as error:
+        connection.close()
+        raise StoreError(f"cannot use the database {path}: {error}") from error
+    if gone:
+        connection.close()
+        raise StoreError(
+            f"the database {path} is damaged: it lacks the table {min(gone)}",
+            hint="Nothing was changed. What farmers hold is still there; restore the database from a backup.",
+        )
+    return connection
+
+
+def missing_indexes(connection: apsw.Connection) -> dict[str, str]:
+    """The statements that make the indexes which are not there, by their names."""
+    there = _names_of(connection, "index")
+    made = re.findall(r"^CREATE (?:UNIQUE )?INDEX (\w+) .*?;", META_SCHEMA, re.MULTILINE)
+    statements = re.findall(r"^CREATE (?:UNIQUE )?INDEX .*?;", META_SCHEMA, re.MULTILINE)
+    return {name: sql for name, sql in zip(made, statements, strict=True) if name not in there}
+
+
+def _names_of(connection: apsw.Connection, kind: str) -> set[str]:
+    rows = connection.execute("SELECT name FROM main.sqlite_schema WHERE type = ?", (kind,)).fetchall()
+    return {str(name) for (name,) in rows}
 
 
 class Participant(Protocol):

@@ -17,6 +17,7 @@ from storjfs.volume.errors import (
 from storjfs.volume.life import (
     change_passphrase,
     create_volume,
+    has_metadata,
     is_sealed,
     read_settings,
     reset_passphrase,
@@ -61,6 +62,7 @@ __all__ = [
     "change_passphrase",
     "create_volume",
     "default_cache_size",
+    "has_metadata",
     "is_sealed",
     "lock_volume",
     "parse_credits",

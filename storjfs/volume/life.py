@@ -70,6 +70,29 @@ def unlock_volume(volume: VolumePaths | str, passphrase: PassphraseSource | None
     return keys
 
 
+def has_metadata(paths: VolumePaths) -> bool:
+    """Whether the volume was ever mounted on this machine.
+
+    Raises VolumeDamaged where it was and its metadata is gone: a new, empty database in its place would have
+    unsent data thrown away as belonging to nothing.
+    """
+    try:
+        size: int | None = paths.meta_db.stat().st_size
+    except FileNotFoundError:
+        size = None
+    if size:
+        return True
+    unsent = paths.journal_dir.is_dir() and any(paths.journal_dir.iterdir())
+    if not unsent and not paths.pay_db.exists():
+        return False
+    raise VolumeDamaged(
+        f"the metadata of the volume {paths.name} {'are gone' if size is None else 'were emptied'}: "
+        f"{paths.meta_db}",
+        hint="Nothing was changed; what farmers and the journal hold is still there. Restore that file, and "
+        "those beside it whose names begin with its name, from a backup.",
+    )
+
+
 def change_passphrase(
     paths: VolumePaths,
     old: PassphraseSource | None,

@@ -1,7 +1,7 @@
 """What farmers hold is compared with what the books say, with real farmers in one process."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,11 @@ import pytest
 import trio.testing
 
 from storjfs.integrity import FarmerCheck, Findings, farmers
-from storjfs.protocol.messages import ListShards
+from storjfs.protocol.ids import Digest, ShardId
+from storjfs.protocol.messages import HeldShard, ListShards, ShardList
 from storjfs.renter import Renter
+from storjfs.renter.client import ShardClient
+from storjfs.renter.errors import AnswerSenseless
 from tests.renter.world import Catalogue, World, a_world, quick_settings
 
 SELDOM = quick_settings(audit_period=10_000)
@@ -69,7 +72,7 @@ async def test_orphans_and_missing_shards_are_found_whatever_the_pages(
 async def test_a_farmer_that_keeps_mostly_unknown_shards_is_left_alone(life: Life) -> None:
     _, renter, catalogue = life
     (contract, _), *_ = await catalogue.store_segment(renter)
-    for _ in range(17):
+    for _ in range(2):
         await renter.put(contract, os.urandom(32), os.urandom(100))
     assert (await compare(renter, catalogue)).counts == {"farmer-orphans-kept": 1}
 
@@ -83,3 +86,69 @@ async def test_farmers_that_cannot_say_or_do_not_answer_are_notes(life: Life) ->
     found = await compare(renter, catalogue)
     assert found.counts == {"farmer-old": 1, "farmer-silent": 1}
     assert found.problems() == {}
+
+
+class Liar:
+    """Answers as the renter's client, but lists what a test wants."""
+
+    def __init__(self, client: ShardClient, pages: Callable[[bytes], list[HeldShard]]) -> None:
+        self._client = client
+        self._pages = pages
+        self.capacity = client.capacity
+        self.asked = 0
+
+    async def list_shards(self, contract: int, start: bytes, limit: int = 2048) -> Sequence[HeldShard]:
+        self.asked += 1
+        return self._pages(start)[:limit]
+
+
+async def test_a_farmer_whose_list_never_ends_is_stopped_where_its_contract_ends(life: Life) -> None:
+    _, renter, catalogue = life
+    await catalogue.store_segment(renter)
+    entry = next(iter(renter.book))
+
+    def endless(start: bytes) -> list[HeldShard]:
+        first = int.from_bytes(start, "big") + 1
+        ids = ((first + number).to_bytes(32, "big") for number in range(2048))
+        return [HeldShard(ShardId(shard_id), Digest(bytes(32)), 65_552) for shard_id in ids]
+
+    liar = Liar(renter.client, endless)
+    found = await FarmerCheck(catalogue.store.read, liar).run([(entry.number, entry.node_id)], nobody)
+    assert found.counts == {"farmer-senseless": 1}
+    assert liar.asked <= entry.terms.capacity // (2048 * 65_552) + 1
+
+
+@pytest.mark.parametrize("order", ["backwards", "the same again", "before the first"])
+async def test_a_list_out_of_order_is_refused(life: Life, order: str) -> None:
+    world, renter, catalogue = life
+    await catalogue.store_segment(renter)
+    ids = [bytes([number]) * 32 for number in (3, 2, 1)]
+    if order == "the same again":
+        ids = [ids[0], ids[0]]
+    elif order == "before the first":
+        ids = [bytes(32)]
+    listed = ShardList(tuple(HeldShard(ShardId(one), Digest(bytes(32)), 100) for one in ids))
+
+    async def lie(peer: object, request: object) -> ShardList:
+        return listed
+
+    for site in world.sites.values():
+        site.farmer.service._answers[ListShards] = lie
+    start = b"\x01" * 32 if order == "before the first" else bytes(32)
+    with pytest.raises(AnswerSenseless, match="out of order"):
+        await renter.client.list_shards(next(iter(renter.book)).number, start)
+
+
+async def test_a_shard_noted_as_lost_is_found_again_where_its_segment_lacks_it(life: Life) -> None:
+    _, renter, catalogue = life
+    placed = [one for _ in range(2) for one in await catalogue.store_segment(renter)]
+    k = renter.code()[0]
+    ((enough, short),) = catalogue.store.read("SELECT MIN(seg), MAX(seg) FROM segment")
+    sql = "UPDATE shard SET state = 3 WHERE seg = ? AND idx >= ?"
+    catalogue.store.write(sql, [(short, k - 1), (enough, k)])
+    await catalogue.store.sync()
+    found = await compare(renter, catalogue)
+    lost = renter.code()[1] - k + 1
+    assert found.counts == {"farmer-found": lost}
+    assert {finding.seg for finding in found} == {short}
+    assert len(placed) == 2 * renter.code()[1]

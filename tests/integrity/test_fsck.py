@@ -5,6 +5,7 @@ import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import apsw
 import pytest
 import trio
 
@@ -14,7 +15,8 @@ from storjfs.integrity import KINDS, Severity, Stopped, View, check
 from storjfs.integrity import view as view_module
 from storjfs.integrity.content import RUN_END
 from storjfs.integrity.shards import CAPACITY, SHARD_LENGTH
-from storjfs.store import ROOT_INODE
+from storjfs.integrity.tables import Tables
+from storjfs.store import ROOT_INODE, StoreError
 from tests.integrity.volume import KEYS, MIB, Sample, make
 
 FILE = "SELECT ino FROM dentry WHERE parent = 1 AND name = x'{}'"
@@ -119,6 +121,63 @@ DAMAGES = [
             f"n.ino = {ASKEW} AND n.off = {MIB}) WHERE ino = {ASKEW} AND off + len = {MIB}",
             f"DELETE FROM extent WHERE ino = {ASKEW} AND off = {MIB}"], {"extent-crosses-window"}),
     one("extent-invalid", f"UPDATE extent SET skip = run WHERE ino = {OTHER}", lost={"other"}, mended=False),
+    Damage("an offset beyond all files", [f"UPDATE extent SET off = 9223372036854775807 WHERE ino = {OTHER}"],
+           {"extent-invalid"}),
+    Damage("an offset before the file", [f"UPDATE extent SET off = -16 WHERE ino = {OTHER}"],
+           {"value-impossible", "extent-invalid"}),
+    Damage("a huge length", [f"UPDATE extent SET len = 9223372036854775807 WHERE ino = {OTHER}"],
+           {"value-impossible", "extent-invalid"}, lost={"other"}, mended=False),
+    Damage("a length that is text", [f"UPDATE extent SET len = 'x' WHERE ino = {OTHER}"],
+           {"value-impossible"}, lost={"other"}, mended=False),
+    Damage("a position beyond all", [f"UPDATE extent SET pos = 9223372036854775807 WHERE ino = {OTHER}"],
+           {"value-impossible", "extent-beyond-segment"}, lost={"other"}, mended=False),
+    Damage("a size that is text", [f"UPDATE inode SET size = 'abc' WHERE ino = {SMALL}"],
+           {"value-impossible", "inode-invalid"}),
+    Damage("a size that is no whole number", [f"UPDATE inode SET size = 11.5 WHERE ino = {SMALL}"],
+           {"value-impossible"}),
+    Damage("a time that is text", [f"UPDATE inode SET mtime = 'yesterday' WHERE ino = {SMALL}"],
+           {"value-impossible"}),
+    Damage("a mode that is text", [f"UPDATE inode SET mode = 'abc' WHERE ino = {SMALL}"],
+           {"value-impossible", "inode-invalid", "extent-not-a-file"}),
+    Damage("a directory's mode too large", [f"UPDATE inode SET mode = 1 << 40 WHERE ino = {OLD}"],
+           {"value-impossible", "inode-invalid", "entry-nowhere", "links-wrong", "directory-links-wrong"}),
+    Damage("a name that is text", [f"UPDATE dentry SET name = 'small' WHERE ino = {SMALL} AND parent = 1"],
+           {"value-impossible", "entry-bad-name"}),
+    Damage("a name that leads to text", [f"UPDATE dentry SET ino = 'zz' WHERE ino = {LARGE}"],
+           {"value-impossible"}, moved={"large": "lost+found/#{large}"}),
+    Damage("a name's number", [f"UPDATE dentry SET id = 9223372036854775807 WHERE ino = {OTHER}"],
+           {"value-impossible"}),
+    Damage("an attribute that is text", ["UPDATE xattr SET name = 'user.colour', value = 'red'"],
+           {"value-impossible"}),
+    Damage("an inode's number below 1", [
+            f"UPDATE extent SET ino = -5 WHERE ino = {OTHER}",
+            f"UPDATE dentry SET ino = -5 WHERE ino = {OTHER}"],
+           {"value-impossible", "extent-no-file", "entry-dangling", "inode-unnamed", "stored-wrong",
+            "extent-run-differs"}, mended=False),
+    Damage("a counter that is text", ["UPDATE counters SET value = 'abc' WHERE key = 'next_ino'"],
+           {"value-impossible", "counter-behind"}),
+    Damage("a counter at its end", ["UPDATE counters SET value = 9223372036854775807 WHERE key = 'next_ino'"],
+           {"value-impossible", "counter-behind"}),
+    Damage("extent-missing", ["DELETE FROM extent"], {"extent-missing"}),
+    Damage("some of a file's parts gone", [f"DELETE FROM extent WHERE ino = {LARGE} AND off >= {MIB}"],
+           {"extent-missing"}),
+    Damage("an unlinked inode with content", [f"UPDATE inode SET nlink = 0 WHERE ino = {LARGE}",
+            f"DELETE FROM dentry WHERE ino = {LARGE}"], {"inode-unnamed"},
+           moved={"large": "lost+found/#{large}"}),
+    Damage("an unlinked directory with entries", [f"UPDATE inode SET nlink = 0 WHERE ino = {OLD}",
+            f"DELETE FROM dentry WHERE ino = {OLD}"], {"inode-unnamed", "directory-links-wrong"},
+           moved={"docs/old/draft": "lost+found/#{docs/old}/draft",
+                  "docs/old/deep/note": "lost+found/#{docs/old}/deep/note"}),
+    Damage("the root's parent", [f"UPDATE inode SET parent = {DOCS} WHERE ino = 1"], {"root-missing"}),
+    Damage("an unsent segment's row gone", [f"DELETE FROM segment WHERE seg = {OPEN}"],
+           {"extent-no-segment"}),
+    Damage("a stored segment's row gone", [f"DELETE FROM segment WHERE seg = {STORED}"],
+           {"extent-no-segment", "tally-wrong"}),
+    Damage("a segment's size too small", [f"UPDATE segment SET size = 0 WHERE seg = {STORED}"],
+           {"segment-invalid", "extent-beyond-segment", "shard-invalid", "tally-wrong"}),
+    Damage("a segment's size too large", [f"UPDATE segment SET size = 1 << 50 WHERE seg = {STORED}"],
+           {"value-impossible", "segment-invalid", "shard-invalid", "tally-wrong"}),
+    Damage("all contracts gone", ["DELETE FROM contract"], {"shard-no-contract"}, mended=False),
     Damage("extent-no-segment", [f"UPDATE extent SET seg = 555 WHERE ino = {OTHER}",
             "UPDATE counters SET value = 600 WHERE key = 'next_seg'"],
            {"extent-no-segment", "live-wrong"}, lost={"other"}, mended=False),
@@ -189,12 +248,14 @@ async def test_damage_is_found_and_mended_and_nothing_else_is_hurt(sample: Sampl
     done = sample.mend()
     assert done.found.codes == damage.codes
     left = {code for code in done.left.codes if KINDS[code].severity is not Severity.NOTE}
+    assert sample.check().counts == done.left.counts
     if damage.mended:
         assert left == set()
-        assert sample.check().codes == done.left.codes
     else:
         assert left
-        assert all(KINDS[code].stage is None for code in left)
+    again = sample.mend()
+    assert again.mended == {}
+    assert again.left.counts == done.left.counts
     await read_everything(sample, damage)
 
 
@@ -331,5 +392,71 @@ def test_the_reference_names_every_kind() -> None:
         if line.startswith("| `")
     ]
     assert [row for row in rows if row[0].strip("`") in KINDS] == [
-        [f"`{kind.code}`", str(kind.severity), kind.meaning, kind.repair] for kind in KINDS.values()
+        [f"`{kind.code}`", str(kind.severity), kind.meaning, kind.repair, "yes" if kind.live else ""]
+        for kind in KINDS.values()
     ]
+
+
+INTERRUPTED = [
+    "inode row of a directory gone",
+    "extent-missing",
+    "an unsent segment's row gone",
+    "a stored segment's row gone",
+    "a segment's size too small",
+    "directory-loop",
+    "extent-overlap",
+]
+
+
+@pytest.mark.parametrize("name", INTERRUPTED)
+async def test_a_repair_cut_off_anywhere_is_gone_on_with_and_comes_to_the_same(
+    sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (damage,) = [one for one in DAMAGES if one.name == name]
+    sample.damage(*damage.statements)
+    run, statements = Tables.run, 0
+    left = 1 << 30
+
+    def count(self: Tables, sql: str, *args: object) -> None:
+        nonlocal statements, left
+        if sql not in ("BEGIN IMMEDIATE", "ROLLBACK"):
+            statements, left = statements + 1, left - 1
+            if left < 0:
+                raise CutOffError
+        run(self, sql, *args)
+
+    monkeypatch.setattr(Tables, "run", count)
+    whole = sample.copy_to(tmp_path / "whole")
+    expected = whole.mend().left.counts
+    for cut in range(0, statements, max(statements // 12, 1)):
+        one = sample.copy_to(tmp_path / f"cut{cut}")
+        left = cut
+        with pytest.raises(CutOffError):
+            one.mend()
+        left = 1 << 30
+        assert one.mend().left.counts == expected, cut
+        await read_everything(one, damage)
+
+
+class CutOffError(Exception):
+    """Stands for the end of the process."""
+
+
+def test_a_full_disk_is_an_error_and_no_finding(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample.damage(f"UPDATE inode SET nlink = 7 WHERE ino = {SMALL}")
+    with View(sample.meta_db, KEYS.metadata_key) as view:
+        view.run("PRAGMA temp.max_page_count=1")
+        with pytest.raises(StoreError, match="no space"):
+            check(view, journal=sample.journal)
+    before = sample.rows("SELECT * FROM inode ORDER BY ino")
+
+    def full(self: Tables, sql: str, *args: object) -> None:
+        if sql == "COMMIT":
+            raise apsw.FullError("database or disk is full")
+        run(self, sql, *args)
+
+    run = Tables.run
+    monkeypatch.setattr(Tables, "run", full)
+    with pytest.raises(StoreError, match="cannot be mended"):
+        sample.mend()
+    assert sample.rows("SELECT * FROM inode ORDER BY ino") == before

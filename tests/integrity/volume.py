@@ -12,7 +12,7 @@ import apsw
 import trio
 
 from storjfs.filesystem import Capacity, Filesystem
-from storjfs.integrity import Examination, Findings, View, check, mend
+from storjfs.integrity import Examination, Findings, LocalFiles, View, check, mend
 from storjfs.keys import VolumeKeys
 from storjfs.protocol.contracts import State
 from storjfs.protocol.terms import Proposal
@@ -69,7 +69,8 @@ class Sample:
             return check(view, journal=self.journal)
 
     def mend(self) -> Examination:
-        return mend(self.meta_db, KEYS.metadata_key, self.check(), self.check)
+        local = LocalFiles(KEYS, self.journal, self.folder / "cache")
+        return mend(self.meta_db, KEYS.metadata_key, self.check(), self.check, local=local)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Filesystem]:
