@@ -1,10 +1,11 @@
 """SQLite at the edge: encrypted databases and the group commit of meta.db.
 
-`open_database` opens any of the project's databases; `MetaStore` is the only writer of meta.db: it gathers
-what its participants changed, commits it in groups on one thread and answers reads from another connection.
+`open_database` opens any of the project's databases (`connect` and `configure` are its parts, for a file that
+says by itself what it is); `MetaStore` is the only writer of meta.db: it gathers what its participants
+changed, commits it in groups on one thread and answers reads from another connection.
 """
 
-from storjfs.store.database import StoreError, open_database
+from storjfs.store.database import StoreError, configure, connect, open_database
 from storjfs.store.meta import MetaStore, Participant, Statement, open_meta
 from storjfs.store.schema import META_SCHEMA, META_VERSION, ROOT_INODE
 
@@ -16,6 +17,8 @@ __all__ = [
     "Participant",
     "Statement",
     "StoreError",
+    "configure",
+    "connect",
     "open_database",
     "open_meta",
 ]
