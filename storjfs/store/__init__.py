@@ -6,12 +6,13 @@ changed, commits it in groups on one thread and answers reads from another conne
 """
 
 from storjfs.store.database import StoreError, configure, connect, open_database
-from storjfs.store.meta import MetaStore, Participant, Statement, open_meta
+from storjfs.store.meta import MODEST, MetaStore, Participant, Statement, open_meta
 from storjfs.store.schema import META_SCHEMA, META_VERSION, ROOT_INODE
 
 __all__ = [
     "META_SCHEMA",
     "META_VERSION",
+    "MODEST",
     "ROOT_INODE",
     "MetaStore",
     "Participant",

@@ -22,6 +22,7 @@ Statement = tuple[str, Sequence[Values]]
 
 MAX_AGE = 5.0  # seconds from the first change of a group until it closes by itself
 MAX_CHANGES = 6_000  # changes after which a group closes by itself: freezing them holds the loop
+MODEST = MAX_CHANGES // 2  # how far background work fills a group while another is on its way
 WAL_PAGES = 6_000  # pages of log (24 MiB) after which it is copied into the database
 FINISH_PAGES = 400  # what of a checkpoint may be left to the writer thread
 
@@ -158,13 +159,14 @@ class MetaStore:
         if self._changes > MAX_CHANGES:
             self._close_group()
 
-    async def room(self) -> None:
+    async def room(self, *, most: int = MAX_CHANGES) -> None:
         """Return when more changes may be made: at once, unless the group that gathers is full already while
         the one before it is still on its way to the disk. Bounds memory, and what a freeze has to do.
 
+        `most`: changes at which it counts as full; fewer for work that must not keep programs waiting.
         Does not wait while the last commit has failed; see `failure`.
         """
-        while self._changes > MAX_CHANGES and self._flying is not None and self.failure is None:
+        while self._changes > most and self._flying is not None and self.failure is None:
             await self._landed.wait()
 
     def write(self, sql: str, rows: Sequence[Values]) -> None:
