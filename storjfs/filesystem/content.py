@@ -3,7 +3,9 @@
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from itertools import islice
+
+import trio
 
 from storjfs.errors import FilesystemError
 from storjfs.filesystem.attributes import Attributes
@@ -18,6 +20,8 @@ READ_AHEAD_MAX = 16 << 20
 # Concurrent requests of one sequential reader reach us out of order by about this much.
 READ_JITTER = 1 << 20
 RETRIES = 3
+AT_ONCE = 64  # parts that are read without letting others run, about a millisecond
+AHEAD_MOST = 512  # parts that a read-ahead asks for
 
 
 class FileHandle:
@@ -171,7 +175,7 @@ class Content(Names):
             return b""
         self._accessed(inode)
         if file.next - READ_JITTER <= offset <= file.next + READ_JITTER:
-            self._read_ahead(file, offset, end)
+            await self._read_ahead(file, offset, end)
         else:
             file.ahead, file.span = end, READ_AHEAD_FIRST
         file.next = end
@@ -196,7 +200,9 @@ class Content(Names):
         pieces: list[Bytes | None] = []
         missing: list[tuple[int, Part]] = []
         at = start
-        for off, part in parts:
+        for number, (off, part) in enumerate(parts, 1):
+            if not number % AT_ONCE:
+                await trio.lowlevel.checkpoint()
             if off > at:
                 pieces.append(bytes(off - at))
             found = self._segments.read_now(*part)
@@ -213,7 +219,7 @@ class Content(Names):
                 pieces[position] = await self._segments.read(*part)
         return b"".join(pieces)  # type: ignore[arg-type]
 
-    def _read_ahead(self, file: FileHandle, offset: int, end: int) -> None:
+    async def _read_ahead(self, file: FileHandle, offset: int, end: int) -> None:
         """Have the segments room fetch what a sequential reader will want, once half of the last read-ahead
         is used up; twice as far each time."""
         size = file.inode.size
@@ -222,10 +228,12 @@ class Content(Names):
         start = max(file.ahead, end)
         until = min(end + file.span, size)
         if start < until:
-            self._segments.prefetch(list(self._parts(file.inode, start, until)))
             file.ahead = until
+            parts = list(islice(self._extents.parts(file.inode, start, until), AHEAD_MOST))
+            if len(parts) == AHEAD_MOST:  # a file in many pieces: the rest with the next reads
+                file.ahead = parts[-1][0] + parts[-1][1].length
+            for first in range(0, len(parts), AT_ONCE):
+                if first:
+                    await trio.lowlevel.checkpoint()
+                self._segments.prefetch([part for _, part in parts[first : first + AT_ONCE]])
         file.span = min(file.span * 2, READ_AHEAD_MAX)
-
-    def _parts(self, inode: Inode, start: int, end: int) -> Iterator[Part]:
-        for _, part in self._extents.parts(inode, start, end):
-            yield part

@@ -7,6 +7,8 @@ another of its name takes over the id, so a listing under way shows each name at
 import bisect
 from collections.abc import Sequence
 
+import trio
+
 from storjfs.filesystem.generations import leave
 from storjfs.filesystem.inodes import COLUMNS, Inode, InodeTable
 from storjfs.store import MetaStore, Statement
@@ -122,6 +124,15 @@ class DentryTable:
                 listing.stale = True
         self._store.changed()
 
+    async def emptied(self, parent: int) -> bool:
+        """As `is_empty`, in bounded steps where thousands of names were just removed. Until the next await it
+        stays true."""
+        found, after = self.batch(parent, 0, Listing.BATCH)
+        while after is not None:
+            await trio.lowlevel.checkpoint()
+            found, after = self.batch(parent, after, Listing.BATCH)
+        return not found
+
     def is_empty(self, parent: int) -> bool:
         names = self._overlay.get(parent, {})
         if any(entry[0] for entry in names.values()):
@@ -140,25 +151,26 @@ class DentryTable:
         if not watchers:
             del self._watchers[listing.ino]
 
-    def batch(self, parent: int, after: int, limit: int) -> list[Listed]:
-        """The next entries by id, at least one if there are any; loads their inodes and names as well."""
+    def batch(self, parent: int, after: int, limit: int) -> tuple[list[Listed], int | None]:
+        """The next entries by id; loads their inodes and names as well.
+
+        None, though there may be some further on, where all that were looked at are removed in the overlay:
+        then the id after which to go on comes with it. Entries that are added meanwhile have higher ones.
+        """
         names = self._overlay.get(parent)
-        while True:
-            rows = self._store.read(_LIST, (parent, after, limit))
-            found: list[Listed] = []
-            for name, number, *row in rows:
-                if names is None or name not in names:
-                    found.append((number, name, row[0]))
-                    self._inodes.adopt(tuple(row))
-                    key = (parent, name)
-                    if key not in self._young:
-                        self._remember(key, (row[0], number))
-            last = len(rows) < limit
-            if names:
-                found = self._merged(parent, found, after, None if last else rows[-1][1], limit)
-            if found or last:
-                return found
-            after = rows[-1][1]  # every one of these was removed in the overlay
+        rows = self._store.read(_LIST, (parent, after, limit))
+        found: list[Listed] = []
+        for name, number, *row in rows:
+            if names is None or name not in names:
+                found.append((number, name, row[0]))
+                self._inodes.adopt(tuple(row))
+                key = (parent, name)
+                if key not in self._young:
+                    self._remember(key, (row[0], number))
+        last = len(rows) < limit
+        if names:
+            found = self._merged(parent, found, after, None if last else rows[-1][1], limit)
+        return found, None if found or last else rows[-1][1]
 
     def _merged(
         self, parent: int, found: list[Listed], after: int, until: int | None, limit: int
@@ -230,13 +242,17 @@ class Listing:
         self.after = 0  # the cookie before the buffer's first entry
         self.stale = False
 
-    def take(self, table: DentryTable, cookie: int, limit: int) -> Sequence[Listed]:
+    async def take(self, table: DentryTable, cookie: int, limit: int) -> Sequence[Listed]:
         """Up to `limit` entries whose ids are above `cookie`; none at the end."""
         if not self.stale and self.after <= cookie:
             at = bisect.bisect_right(self.buffer, cookie, key=_id)
             if at < len(self.buffer):
                 return self.buffer[at : at + limit]
-        self.buffer = table.batch(self.ino, cookie, self.BATCH)
-        self.after = cookie
-        self.stale = False
+        after: int | None = cookie
+        while after is not None:
+            self.stale = False
+            self.buffer, further = table.batch(self.ino, after, self.BATCH)
+            self.after, after = cookie, further
+            if after is not None:
+                await trio.lowlevel.checkpoint()
         return self.buffer[:limit]

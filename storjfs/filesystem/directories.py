@@ -40,7 +40,8 @@ class Directories(Content):
         get = self._inodes.get
         if not cookie:
             self._accessed(listing.inode)
-        return [(name, get(ino), number) for number, name, ino in listing.take(self._dentries, cookie, limit)]
+        entries = await listing.take(self._dentries, cookie, limit)
+        return [(name, get(ino), number) for number, name, ino in entries]
 
     async def fsyncdir(self, handle: int) -> None:
         """Return when all changes of names until now survive a power loss."""

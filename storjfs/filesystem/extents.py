@@ -10,7 +10,7 @@ from storjfs.segments import Part, Run
 from storjfs.store import MetaStore, Statement
 
 CACHED = 128_000  # extents of one generation, about 30 MB: those of half a GiB of scattered pages
-WINDOW_WEIGHT = 3  # what an empty window weighs, in extents
+WINDOW_WEIGHT = 6  # what an empty window weighs, in extents
 FRAGMENTED = 64  # extents in a window from which it is worth defragmenting
 MOST_CUT = 1000  # extents that one cut drops, about 2 ms
 INDEX_BITS = 63 - WINDOW_BITS  # all that off_t reaches

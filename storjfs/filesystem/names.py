@@ -151,12 +151,15 @@ class Names(Reaper):
             raise FilesystemError(errno.EINVAL)
         if name == b"..":
             raise FilesystemError(errno.ENOTEMPTY)
-        directory = self._directory(parent)
         inode = self._child(parent, name)
         if not stat.S_ISDIR(inode.mode):
             raise FilesystemError(errno.ENOTDIR)
-        if not self._dentries.is_empty(inode.ino):
+        looked_at = inode.ino
+        if not await self._dentries.emptied(looked_at):
             raise FilesystemError(errno.ENOTEMPTY)
+        directory, inode = self._directory(parent), self._child(parent, name)
+        if inode.ino != looked_at:
+            raise FilesystemError(errno.ENOENT)  # it was replaced meanwhile
         self._check_removable()
         now = self._clock()
         self._dentries.remove(parent, name)

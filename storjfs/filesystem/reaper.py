@@ -13,6 +13,7 @@ from storjfs.errors import FilesystemError
 from storjfs.filesystem.core import SIZE_MAX, Core
 from storjfs.filesystem.inodes import Inode
 from storjfs.filesystem.windows import WINDOW
+from storjfs.store import MODEST
 
 FORGOTTEN_AT_ONCE = 16  # inodes reaped without letting others run, when the kernel forgets many
 AT_ONCE = 64 * WINDOW  # bytes of a file whose extents are dropped without letting others run
@@ -107,7 +108,7 @@ class Reaper(Core):
     async def _cut_tail(self, inode: Inode) -> None:
         """Return when nothing is left beyond the file's size, so that it may grow. Several may do this."""
         while inode.ino in self._to_cut:
-            await self._store.room()
+            await self._store.room(most=MODEST)
             if (start := self._to_cut.get(inode.ino)) is None:
                 return
             after = self._cut_piece(inode, start)
@@ -142,7 +143,7 @@ class Reaper(Core):
     async def _reap(self, inode: Inode) -> None:
         at: int | None = 0
         while at is not None:
-            await self._store.room()
+            await self._store.room(most=MODEST)
             at = self._cut_piece(inode, at)
             await trio.lowlevel.checkpoint()
             if inode.gone:

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import Final
 
 import trio
 
@@ -44,6 +45,8 @@ log = logging.getLogger(__name__)
 
 MarkLost = Callable[[int, int, bytes], None]
 """`mark_lost(seg, idx, shard_id)`: the catalogue's; idempotent, takes note and does not wait."""
+AT_ONCE: Final = 8
+"""Shards of a batch, each somewhere else in the metadata, that are looked up without letting others run."""
 
 _OVER = frozenset({ErrorCode.UNKNOWN_CONTRACT, ErrorCode.CONTRACT_OVER, ErrorCode.NOT_YOURS})
 HELD_STATES = "(1, 2)"
@@ -105,7 +108,9 @@ class Audits:
     async def begin(self, entry: Entry, shard_ids: Sequence[bytes]) -> Challenge | None:
         """Store a challenge for those of the shards that are still held under the contract."""
         shards = []
-        for shard_id in shard_ids:
+        for number, shard_id in enumerate(shard_ids, 1):
+            if not number % AT_ONCE:
+                await trio.lowlevel.checkpoint()
             for root, length in self._store.read(_ROOT_OF, (shard_id, entry.number)):
                 if len(root) == 32 and not self._client.was_deleted(shard_id):
                     shards.append(ShardChallenge(ShardId(shard_id), Digest(root), length))
@@ -185,7 +190,7 @@ class Audits:
         """Pay what passed, mark what failed, forget the challenge; the top says what a crash leaves."""
         lengths = {shard.shard_id: shard.length for shard in request.shards}
         passed = [verdict for verdict in verdicts if verdict.passed]
-        failed = [(one, place) for one in verdicts if not one.passed and (place := self._place(one.shard_id))]
+        failed = await self._failed(verdicts)
         try:
             await self._cashier.pay_batch(
                 entry, terms, challenge.nonce, sum(lengths[one.shard_id] for one in passed)
@@ -196,7 +201,9 @@ class Audits:
         self._crash_point("audit: paid")
         now = self._now()
         outcomes = []
-        for verdict, (seg, idx) in failed:
+        for number, (verdict, (seg, idx)) in enumerate(failed, 1):
+            if not number % AT_ONCE:
+                await trio.lowlevel.checkpoint()
             log.warning(
                 "farmer %s failed an audit of shard %s: %s",
                 short(entry.node_id), short(verdict.shard_id), verdict.reason,
@@ -213,6 +220,16 @@ class Audits:
         await self._cashier.pay.forget_settled(challenge.nonce)
         lost = [bytes(verdict.shard_id) for verdict, _ in failed]
         return BatchResult(Answer.ANSWERED, len(passed), len(failed), lost=lost)
+
+    async def _failed(self, verdicts: Sequence[Verdict]) -> list[tuple[Verdict, tuple[int, int]]]:
+        """Those that count, and where these shards belong."""
+        failed = []
+        for number, verdict in enumerate((one for one in verdicts if not one.passed), 1):
+            if not number % AT_ONCE:
+                await trio.lowlevel.checkpoint()
+            if (place := self._place(verdict.shard_id)) is not None:
+                failed.append((verdict, place))
+        return failed
 
     def _place(self, shard_id: bytes) -> tuple[int, int] | None:
         """Where the shard belongs, None if we no longer want it: then its absence is no fault."""

@@ -1,8 +1,10 @@
 """Double entry in one SQLite file: accounts, transfers, the file itself. What lanes are, `ledger` adds."""
 
+import fcntl
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +23,9 @@ from storjfs.settlement.interface import (
     SettlementError,
 )
 from storjfs.settlement.money import CREDIT, AmountError, Currency, Units, checked_amount
+from storjfs.store import StoreError, configure, connect
 
-BUSY_TIMEOUT_MS = 30_000
+PATIENCE = 30.0  # seconds for which other processes may have the file
 _ISSUE_DOMAIN = b"storjfs/1 ledger issue\0"
 
 
@@ -41,20 +44,48 @@ class Books:
         self._clock = clock
         self._lock = threading.Lock()
         try:
-            self._connection = _connect(self.path)
-        except apsw.Error as error:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._turn = _Turn(self.path.with_name(self.path.name + ".turn"))
+        except OSError as error:
             raise SettlementError(f"cannot open the ledger {self.path}: {error}") from error
+        try:
+            self._connection = self._connected()
+        except BaseException:
+            self._turn.close()
+            raise
         try:
             with self._writing():
                 self._ledger_id, self.operator = self._founded()
         except BaseException:
-            self._connection.close()
+            self._close()
             raise
+
+    def _connected(self) -> apsw.Connection:
+        try:
+            with self._turn.taken(fcntl.LOCK_EX):
+                connection = connect(self.path)
+                try:
+                    configure(connection, None)
+                except BaseException:
+                    connection.close()
+                    raise
+        except (apsw.Error, StoreError) as error:
+            raise SettlementError(f"cannot open the ledger {self.path}: {error}") from error
+        return connection
 
     def close_file(self) -> None:
         """Close the database. The object cannot be used any further."""
         with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        try:
+            with self._turn.taken(fcntl.LOCK_EX):
+                self._connection.close()  # the last one to close copies the log
+        except SettlementError:
+            self._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             self._connection.close()
+        self._turn.close()
 
     @property
     def name(self) -> str:
@@ -115,7 +146,7 @@ class Books:
 
     def check(self) -> list[str]:
         """What is wrong with the books, in words; empty if nothing is. Reads everything, in one snapshot."""
-        with self._lock:
+        with self._reading():
             self._run("BEGIN")
             try:
                 return [text for text, query in schema.INVARIANTS if self._run(query)]
@@ -183,13 +214,18 @@ class Books:
         return self._connection.execute(sql, values).fetchall()
 
     def _read(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        with self._lock:
+        with self._reading():
             return self._run(sql, *values)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        with self._lock, self._turn.taken(fcntl.LOCK_SH):
+            yield
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """One transaction: all of it durable on leaving, or none of it if the block raises."""
-        with self._lock:
+        with self._lock, self._turn.taken(fcntl.LOCK_EX):
             try:
                 self._run("BEGIN IMMEDIATE")
                 try:
@@ -199,7 +235,7 @@ class Books:
                     if self._connection.in_transaction:
                         self._run("ROLLBACK")
                     raise
-            except apsw.Error as error:
+            except (apsw.Error, StoreError) as error:
                 raise SettlementError(f"the ledger {self.path} cannot be written: {error}") from error
 
     def _founded(self) -> tuple[bytes, PublicKey]:
@@ -238,18 +274,40 @@ class Books:
         return key
 
 
-def _connect(path: Path) -> apsw.Connection:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-    connection = apsw.Connection(str(path))
-    try:
-        connection.set_busy_timeout(BUSY_TIMEOUT_MS)
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-            connection.execute(f"PRAGMA {pragma}").fetchall()
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+class _Turn:
+    """Whose turn it is with the file, among all processes: one writer, or any number of readers.
+
+    SQLite would let readers go on beside a writer. But then the log is copied into the database in several
+    passes, and where the last one's sync fails, pages of the others may be lost though no later pass copies
+    them again. One process can refuse to go on after that (storjfs.store), several do not know of each other.
+    With nobody else there each pass copies all of the log, whatever became of the one before.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    @contextmanager
+    def taken(self, how: int) -> Iterator[None]:
+        """`how`: LOCK_SH or LOCK_EX, as of flock(2). Raises SettlementError where it does not come."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(self._file, how | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise SettlementError(
+                        "another process keeps the ledger to itself; nothing was changed",
+                        hint="Is one of its processes stopped? It must go on, or be ended.",
+                    ) from None
+                time.sleep(0.001)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
 
 
 def _write_seed(path: Path, seed: bytes) -> None:

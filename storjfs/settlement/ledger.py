@@ -91,11 +91,11 @@ class Ledger(Books):
             return self._lane(lane_id)
 
     def lane(self, lane_id: LaneId) -> Lane:
-        with self._lock:
+        with self._reading():
             return self._lane(lane_id)
 
     def lanes(self, account: PublicKey) -> list[Lane]:
-        with self._lock:
+        with self._reading():
             rows = self._run(
                 "SELECT lane FROM lane WHERE (SELECT account FROM account WHERE kind = 'person' AND key = ?) "
                 "IN (payer, payee, source) ORDER BY number",

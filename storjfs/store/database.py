@@ -1,7 +1,9 @@
 """Opening a database: encryption, durability, schema version."""
 
+import contextlib
 import errno
 import os
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -51,15 +53,9 @@ def open_database(
     Raises StoreError for a wrong key, a damaged file, or a database made by a newer version. The connection
     may be handed to another thread but not used by two at a time.
     """
-    existed = path.exists()
-    if not existed:
-        os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    connection = connect(path)
     try:
-        connection = apsw.Connection(str(path))
-    except apsw.Error as error:
-        raise StoreError(f"cannot open the database {path}: {error}") from error
-    try:
-        _configure(connection, key, autocheckpoint, cache_kib)
+        configure(connection, key, autocheckpoint, cache_kib)
         _bring_up_to_date(connection, path, schema, version, migrations or {})
     except apsw.NotADBError as error:
         connection.close()
@@ -107,6 +103,21 @@ def open_to_read(path: Path, key: bytes | None, *, version: int, cache_kib: int)
     return connection
 
 
+def connect(path: Path) -> apsw.Connection:
+    """A connection to the file at `path`, made with mode 0600 if missing, to be configured.
+
+    Raises StoreError.
+    """
+    try:
+        # Made without opening it: closing any descriptor of a file drops all locks that the process has on it
+        # (fcntl_locking(2)), among them those of other connections.
+        with contextlib.suppress(FileExistsError):
+            os.mknod(path, stat.S_IFREG | 0o600)
+        return apsw.Connection(str(path))
+    except (OSError, apsw.Error) as error:
+        raise StoreError(f"cannot open the database {path}: {error}") from error
+
+
 def run_script(connection: apsw.Connection, script: str) -> None:
     """Run every statement of `script`: the later ones of one execute() run only as it is drained."""
     for _ in connection.execute(script):
@@ -128,7 +139,10 @@ def _unlock(connection: apsw.Connection, key: bytes | None) -> None:
         run_script(connection, f"PRAGMA key='raw:{key.hex()}'")
 
 
-def _configure(connection: apsw.Connection, key: bytes | None, autocheckpoint: int, cache_kib: int) -> None:
+def configure(
+    connection: apsw.Connection, key: bytes | None, autocheckpoint: int = 1000, cache_kib: int = 4096
+) -> None:
+    """How every database here is kept; the parameters are those of `open_database`. Raises apsw.Error."""
     connection.set_busy_timeout(BUSY_TIMEOUT_MS)
     _unlock(connection, key)
     run_script(connection, f"PRAGMA page_size={PAGE_SIZE}")

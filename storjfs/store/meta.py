@@ -23,6 +23,7 @@ Statement = tuple[str, Sequence[Values]]
 
 MAX_AGE = 5.0  # seconds from the first change of a group until it closes by itself
 MAX_CHANGES = 6_000  # changes after which a group closes by itself: freezing them holds the loop
+MODEST = MAX_CHANGES // 2  # how far background work fills a group while another is on its way
 WAL_PAGES = 6_000  # pages of log (24 MiB) after which it is copied into the database
 _TABLES = set(re.findall(r"^CREATE TABLE (\w+)", META_SCHEMA, re.MULTILINE))
 FINISH_PAGES = 400  # what of a checkpoint may be left to the writer thread
@@ -198,18 +199,21 @@ class MetaStore:
         if self._changes > MAX_CHANGES:
             self._full.set()
 
-    async def room(self) -> None:
+    async def room(self, *, most: int = MAX_CHANGES) -> None:
         """Return when more changes may be made: at once, unless the group that gathers is full already while
         the one before it is still on its way to the disk. Bounds memory, and what a freeze has to do.
 
-        Call it between two requests, not within one: a full group closes here. Does not wait while the last
+        Call it between two requests, not within one: a full group closes here. `most`: changes at which it
+        counts as full; fewer for work that must not keep programs waiting. Does not wait while the last
         commit has failed; see `failure`.
         """
-        while self._changes > MAX_CHANGES and self.failure is None:
-            if self._flying is None:
+        while self._changes > most and self.failure is None:
+            if self._flying is not None:
+                await self._landed.wait()
+            elif self._changes > MAX_CHANGES:
                 self._close_group()
             else:
-                await self._landed.wait()
+                break
 
     def write(self, sql: str, rows: Sequence[Values]) -> None:
         """Add a statement to the current group, after those of its participants."""

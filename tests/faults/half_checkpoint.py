@@ -1,7 +1,7 @@
 """What runs under the recorder: `python -m tests.faults.half_checkpoint WHICH FOLDER RECORD CONTROL`.
 
-The log of a database is copied in two passes, commits in between, and the sync of the second fails, once.
-Marks: `durable <n>` when row n is committed; `refused for good` when a commit failed.
+The log of a database is copied in two passes (the ledger's in one), commits in between, and the sync of the
+last fails, once. Marks: `durable <n>` when row n is committed; `refused for good` when a commit failed.
 """
 
 import errno
@@ -10,7 +10,9 @@ from pathlib import Path
 
 import trio
 
+from storjfs.protocol.ids import PublicKey
 from storjfs.renter.durable import DurableDatabase
+from storjfs.settlement import Ledger, SettlementError
 from storjfs.store import MetaStore, StoreError
 from tests.faults.recording import Control, Kind, Marks
 from tests.faults.volume import KEYS
@@ -92,6 +94,35 @@ async def durable(folder: Path, mark: Marks, control: Control) -> None:
     database.close()
 
 
+async def ledger(folder: Path, mark: Marks, control: Control) -> None:
+    """The ledger, whose log two users copy after commits: one's sync fails, the other goes on."""
+    first, second = Ledger(folder / "ledger.db"), Ledger(folder / "ledger.db")
+    committed = 0
+
+    def commit(ledger: Ledger) -> None:
+        nonlocal committed
+        ledger.issue(PublicKey(bytes(32)), 1, memo=f"{committed + 1:04d}" * 25_000)
+        committed += 1
+        mark(f"durable {committed}")
+
+    def pages() -> int:
+        return (folder / "ledger.db-wal").stat().st_size // 4120
+
+    while pages() < 980:
+        commit(first)
+    control.fail(errno.EIO, {Kind.SYNC}, 3, 3)  # after the log's, at the commit and before it is copied
+    commit(first)
+    assert control.heal()[1] == 1
+    try:
+        commit(first)
+    except SettlementError:
+        mark("refused for good")
+    for _ in range(60):
+        commit(second)
+    second.close_file()
+    first.close_file()
+
+
 if __name__ == "__main__":
-    which = {"meta": meta, "durable": durable}[sys.argv[1]]
+    which = {"meta": meta, "durable": durable, "ledger": ledger}[sys.argv[1]]
     trio.run(which, Path(sys.argv[2]), Marks(Path(sys.argv[3])), Control(Path(sys.argv[4])))

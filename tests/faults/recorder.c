@@ -463,3 +463,22 @@ int mkdirat(int at, const char *path, mode_t mode)
 }
 
 int mkdir(const char *path, mode_t mode) { return mkdirat(AT_FDCWD, path, mode); }
+
+int mknodat(int at, const char *path, mode_t mode, dev_t device)
+{
+    REAL(int, "mknodat", int, const char *, mode_t, dev_t);
+    char buffer[2 * PATH_MAX];
+    const char *name = full(at, path, buffer);
+    if (!wanted(name))
+        return real(at, path, mode, device);
+    pthread_mutex_lock(&lock);
+    struct stat made;
+    int error = fault(CREATE), done = error == 0 ? real(at, path, mode, device) : -1, kept = error == 0 ? errno : error;
+    if (done == 0)
+        put(CREATE, 0, stat(name, &made) == 0 ? (uint64_t)made.st_ino : 0, 0, 0, name, NULL, NULL, 0);
+    pthread_mutex_unlock(&lock);
+    errno = kept;
+    return done;
+}
+
+int mknod(const char *path, mode_t mode, dev_t device) { return mknodat(AT_FDCWD, path, mode, device); }

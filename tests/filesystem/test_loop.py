@@ -1,7 +1,9 @@
 """Nothing that a program asks for holds the loop for long, however large the thing is."""
 
+import errno
 import stat
-from collections.abc import Awaitable, Iterator
+import threading
+from collections.abc import Awaitable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,10 +11,12 @@ import pytest
 import trio
 import trio.testing
 
+from storjfs.daemon.watch import watching
 from storjfs.filesystem.windows import WINDOW
-from storjfs.store import ROOT_INODE, meta, open_meta
-from tests.filesystem.volumes import KEY, Volume, check_accounts, volume
-from tests.watching import Gauge, limit, longest_step
+from storjfs.segments import Part
+from storjfs.store import MODEST, ROOT_INODE, meta, open_meta
+from tests.filesystem.volumes import KEY, Volume, check_accounts, fails, volume
+from tests.watching import LIMIT, Gauge, limit, longest_step
 
 T = TypeVar("T")
 PAGE = 4096
@@ -136,6 +140,56 @@ async def test_a_file_of_very_many_extents_goes(tmp_path: Path, way: str) -> Non
         assert v.store.read("SELECT count(*) FROM extent") == [(left,)]
 
 
+async def test_what_goes_in_the_background_leaves_room_for_programs(tmp_path: Path) -> None:
+    fragmented(tmp_path, 100)
+    async with volume(tmp_path, background=True) as v:
+        with_lives(v)
+        held = threading.Event()
+
+        def wait() -> None:
+            held.wait()
+
+        v.segments.wait = wait  # nothing is committed meanwhile
+        try:
+            with trio.fail_after(60):
+                await v.fs.unlink(ROOT_INODE, b"f%d" % FILES[0])
+                v.fs.forget([(FILES[0], 1)])
+                while v.store._flying is None or v.store._changes <= MODEST:
+                    await trio.lowlevel.checkpoint()
+                await trio.testing.wait_all_tasks_blocked()
+                for number in range(100):
+                    await v.fs.mknod(ROOT_INODE, b"new%d" % number, stat.S_IFREG, 0, 0, 0)
+        finally:
+            held.set()
+        await reaped(v)
+
+
+async def test_a_file_of_very_many_extents_is_read(tmp_path: Path) -> None:
+    """In steps of few extents; what each of them costs depends on the segments room."""
+    windows = 100
+    fragmented(tmp_path, windows)
+    async with volume(tmp_path) as v:
+        gauge = Gauge(v.store)
+        v.segments.data = {seg: bytearray(4096 * PAGE) for seg in range(1, 2 + windows * PER_WINDOW // 4096)}
+        asked: list[int] = []
+        prefetch = v.segments.prefetch
+
+        def note(parts: Sequence[Part]) -> None:
+            asked.append(len(parts))
+            prefetch(parts)
+
+        v.segments.prefetch = note  # type: ignore[method-assign]
+        handle = await v.fs.open(FILES[0], 0)
+        with watching(LIMIT) as watch:
+            for index in range(windows):
+                assert len(await step(v.fs.read(handle, index * WINDOW, WINDOW))) == WINDOW
+        assert watch.steps >= windows * PER_WINDOW // 64
+        assert max(asked) <= 64
+        assert sum(asked) > (windows - 2) * PER_WINDOW, "all of it was read ahead"
+        assert gauge.most < STEPS
+        await v.fs.release(handle)
+
+
 async def test_a_sparse_file_as_large_as_can_be_is_cut(tmp_path: Path) -> None:
     places = [0, 5 * WINDOW, HUGE // 2, HUGE - PAGE]
     prepare(
@@ -241,3 +295,50 @@ async def test_writers_wait_while_a_slow_disk_takes_a_full_group(tmp_path: Path)
             v.segments.wait = None
             leave.set()
         assert made == 4 * meta.MAX_CHANGES > waiting_at
+
+
+async def test_a_directory_whose_names_were_just_removed(tmp_path: Path) -> None:
+    """As with `rm -r`: the database still has thousands of names that are gone."""
+    count = 2 * meta.MAX_CHANGES + 100  # a group on its way, the next one, and some
+    directory, file = 10, 1000
+    prepare(tmp_path, {file: 0}, iter(()))
+    db = open_meta(tmp_path / "meta.db", KEY)
+    with db:
+        db.execute("INSERT INTO inode VALUES (?, 16877, 0, 0, 2, 0, 0, 0, 0, 0, 1, 0, 0, NULL)", (directory,))
+        db.execute("INSERT INTO dentry VALUES (1, CAST('d' AS BLOB), ?, 10)", (directory,))
+        db.executemany(
+            "INSERT INTO dentry VALUES (?, ?, ?, ?)",
+            ((directory, b"f%06d" % number, file, 100 + number) for number in range(count)),
+        )
+        db.execute("UPDATE inode SET nlink = 3 WHERE ino = 1")
+        db.execute("UPDATE inode SET nlink = ? WHERE ino = ?", (count, file))
+    db.close()
+    async with volume(tmp_path) as v:
+        gauge = Gauge(v.store)
+        held = threading.Event()
+        gone = 0
+
+        def wait() -> None:
+            held.wait()
+
+        v.segments.wait = wait  # nothing is committed meanwhile
+
+        async def look(number: int) -> None:
+            handle = await step(v.fs.opendir(directory))
+            found = await step(v.fs.readdir(handle, 0, 1))
+            await step(v.fs.releasedir(handle))
+            assert [name for name, _, _ in found] == [b"f%06d" % gone]
+            with fails(errno.ENOTEMPTY):
+                await step(v.fs.rmdir(ROOT_INODE, b"d"))
+
+        try:
+            while v.store._changes < meta.MAX_CHANGES - 10 or v.store._flying is None:
+                await step(v.fs.unlink(directory, b"f%06d" % gone))
+                gone += 1
+            assert await longest_step(look) < limit()
+        finally:
+            held.set()
+        assert gauge.most < STEPS
+        for number in range(gone, count):
+            await v.fs.unlink(directory, b"f%06d" % number)
+        await v.fs.rmdir(ROOT_INODE, b"d")

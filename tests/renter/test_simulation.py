@@ -1,13 +1,16 @@
 """Renter and real farmers in one process: contracts, audits and pay, with farmers that fail in every way."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
 from storjfs.coding.merkle import shard_root
+from storjfs.daemon.watch import watching
 from storjfs.protocol.contracts import Event, State
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.terms import Offer
@@ -15,6 +18,7 @@ from storjfs.renter import FarmerUnavailable, Renter, ServiceRefused, ShardMissi
 from storjfs.renter.cashier import deposit_step
 from storjfs.renter.schedule import Due
 from storjfs.store import StoreError
+from storjfs.store.batch import Values
 from tests.renter.world import Site, World, a_world, quick_settings
 
 SELDOM = quick_settings(audit_period=10_000)
@@ -104,6 +108,33 @@ async def test_a_farmer_that_lost_its_disk_fails_is_not_paid_and_its_shards_are_
         assert row.failed > 0
         assert row.last_result == "failed"
         assert contract not in renter.choose(5, 1 << 16)
+
+
+async def test_a_batch_that_fails_as_a_whole_is_worked_off_in_small_steps(
+    tmp_path: Path, fast_clock: trio.testing.MockClock
+) -> None:
+    async with a_world(tmp_path, fast_clock, 6) as world, world.life(SELDOM) as (renter, catalogue):
+        for _ in range(30):
+            await catalogue.store_segment(renter, 1 << 12)
+        for site in world.sites.values():
+            site.lose_everything()
+        per_step: Counter[tuple[str, int]] = Counter()
+        with watching(1.0) as watch:
+            read, mark_lost = catalogue.store.read, renter.mark_lost
+
+            def reading(sql: str, args: Values = ()) -> list[Any]:
+                per_step["reads", watch.steps] += 1
+                return read(sql, args)
+
+            def marking(seg: int, idx: int, shard_id: bytes) -> None:
+                per_step["marks", watch.steps] += 1
+                mark_lost(seg, idx, shard_id)
+
+            catalogue.store.read = reading  # type: ignore[method-assign]
+            renter.mark_lost = marking
+            summary = await renter.audit_now()
+        assert summary.failed >= 100
+        assert max(per_step.values()) <= 8
 
 
 async def test_rot_is_found_and_pinned_to_its_farmer(

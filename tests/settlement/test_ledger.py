@@ -314,3 +314,30 @@ def test_several_processes_make_and_use_one_ledger(tmp_path: Path) -> None:
     assert ledger.balance(PublicKey(b"t" * 32)) == 60
     assert [ledger.balance(PublicKey(bytes([n] * 32))) for n in range(1, 4)] == [180] * 3
     ledger.close_file()
+
+
+def test_nobody_writes_while_another_reads(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the log would be copied in several passes, which a failed sync of the last does not forgive."""
+    monkeypatch.setattr("storjfs.settlement.books.PATIENCE", 0.0)
+    other = Ledger(tmp_path / "ledger.db")
+    with other._reading():
+        assert ledger.balance(PAYER.public) == 1000
+        with pytest.raises(SettlementError, match="nothing was changed"):
+            ledger.transfer(PAYER.public, FARMER.public, 1)
+    with other._writing(), pytest.raises(SettlementError, match="to itself"):
+        ledger.balance(PAYER.public)
+    ledger.transfer(PAYER.public, FARMER.public, 1)
+    other.close_file()
+
+
+def test_opening_it_again_leaves_the_locks_of_those_who_use_it(ledger: Ledger, tmp_path: Path) -> None:
+    """Another process that closes the file could think itself the last one, and remove the log."""
+    path = tmp_path / "ledger.db"
+    again = Ledger(path)
+    shared = "510, 0x40000002"  # the bytes that SQLite locks while a file is in use
+    code = f"import fcntl; fcntl.lockf(open({str(path)!r}, 'r+b'), fcntl.LOCK_EX | fcntl.LOCK_NB, {shared})"
+    tried = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "BlockingIOError" in tried.stderr
+    again.close_file()
