@@ -68,7 +68,7 @@ class Compactor(Properties):
             try:
                 moved += await self._move_out(seg)
             except FilesystemError as error:
-                if error.errno == errno.ENOSPC:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
                     break
                 self._unreadable[seg] = now
         if moved:

@@ -2,20 +2,26 @@
 
 `open_database` opens any of the project's databases; `MetaStore` is the only writer of meta.db: it gathers
 what its participants changed, commits it in groups on one thread and answers reads from another connection.
+`Ballast` is space set aside for when the disk is full (decision record 9).
 """
 
-from storjfs.store.database import StoreError, open_database
+from storjfs.store.ballast import FULL, Ballast
+from storjfs.store.database import DiskFull, StoreError, found_full, open_database
 from storjfs.store.meta import MetaStore, Participant, Statement, open_meta
 from storjfs.store.schema import META_SCHEMA, META_VERSION, ROOT_INODE
 
 __all__ = [
+    "FULL",
     "META_SCHEMA",
     "META_VERSION",
     "ROOT_INODE",
+    "Ballast",
+    "DiskFull",
     "MetaStore",
     "Participant",
     "Statement",
     "StoreError",
+    "found_full",
     "open_database",
     "open_meta",
 ]
