@@ -340,17 +340,21 @@ class MetaStore:
                 self._checkpoints.put(True)
 
     def _commit(self, job: _Job) -> StoreError | None:
-        log_left = True
+        tried = relieved = False
         while True:
             error = self._attempt(job)
             if not isinstance(error, DiskFull):
+                if relieved and error is None:
+                    # While there is some room for what the database grows by: the next commits need none then.
+                    self._reuse_log()
                 return error
-            if log_left:
-                log_left = False
+            if not tried:
+                tried = True
                 if self._reuse_log():
                     continue
             if not self.relieve(error.errno):
                 return error
+            relieved = True
 
     def _reuse_log(self) -> bool:
         """Copy all of the log, whose blocks the next commit then writes anew; whether that can help."""
