@@ -48,6 +48,7 @@ OF_ERROR: dict[str, ExitCode] = {
     "MountpointBusy": ExitCode.BUSY,
     "NotFlushed": ExitCode.NOT_FLUSHED,
     "DiskFull": ExitCode.DISK_FULL,
+    "SettlementFull": ExitCode.DISK_FULL,
     "StoreError": ExitCode.DAMAGED,
     "VolumeDamaged": ExitCode.DAMAGED,
     "KeyFileDamaged": ExitCode.DAMAGED,

@@ -1,5 +1,6 @@
 """Double entry in one SQLite file: accounts, transfers, the file itself. What lanes are, `ledger` adds."""
 
+import errno
 import hashlib
 import os
 import threading
@@ -19,10 +20,12 @@ from storjfs.settlement.interface import (
     NotAllowed,
     OrderConflict,
     SettlementError,
+    SettlementFull,
 )
 from storjfs.settlement.money import CREDIT, AmountError, Currency, Units, checked_amount
 
 BUSY_TIMEOUT_MS = 30_000
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _ISSUE_DOMAIN = b"storjfs/1 ledger issue\0"
 
 
@@ -40,10 +43,7 @@ class Books:
         self.path = Path(path)
         self._clock = clock
         self._lock = threading.Lock()
-        try:
-            self._connection = _connect(self.path)
-        except apsw.Error as error:
-            raise SettlementError(f"cannot open the ledger {self.path}: {error}") from error
+        self._connection = _connect(self.path)
         try:
             with self._writing():
                 self._ledger_id, self.operator = self._founded()
@@ -200,6 +200,8 @@ class Books:
                         self._run("ROLLBACK")
                     raise
             except apsw.Error as error:
+                if _is_full(error, self._connection):
+                    raise _full(self.path, "written") from error
                 raise SettlementError(f"the ledger {self.path} cannot be written: {error}") from error
 
     def _founded(self) -> tuple[bytes, PublicKey]:
@@ -239,17 +241,43 @@ class Books:
 
 
 def _connect(path: Path) -> apsw.Connection:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        if error.errno in _FULL:
+            raise _full(path, "opened") from error
+        raise
     connection = apsw.Connection(str(path))
     try:
         connection.set_busy_timeout(BUSY_TIMEOUT_MS)
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
             connection.execute(f"PRAGMA {pragma}").fetchall()
+    except apsw.Error as error:
+        full = _is_full(error, connection)
+        connection.close()
+        if full:
+            raise _full(path, "opened") from error
+        raise SettlementError(f"cannot open the ledger {path}: {error}") from error
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _is_full(error: apsw.Error, connection: apsw.Connection) -> bool:
+    """Whether the disk or a quota is why something was not written; no failed sync counts."""
+    if getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_FSYNC:
+        return False
+    known = isinstance(error, apsw.IOError | apsw.CantOpenError) and connection.system_errno in _FULL
+    return known or isinstance(error, apsw.FullError)
+
+
+def _full(path: Path, what: str) -> SettlementFull:
+    return SettlementFull(
+        f"the ledger {path} cannot be {what}: the disk is full",
+        hint=f"Free 16 MiB on the disk that holds {path.parent}; nothing is lost.",
+    )
 
 
 def _write_seed(path: Path, seed: bytes) -> None:

@@ -345,7 +345,7 @@ class MetaStore:
             error = self._attempt(job)
             if not isinstance(error, DiskFull):
                 if relieved and error is None:
-                    # While there is some room for what the database grows by: the next commits need none then.
+                    # While there is room for what the database grows by: the next commits need none then.
                     self._reuse_log()
                 return error
             if not tried:

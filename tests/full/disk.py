@@ -94,7 +94,9 @@ def small_disk(folder: Path, kind: str, size: int) -> Iterator[SmallDisk]:
         yield SmallDisk(at)
     finally:
         # A process that was killed may need a moment to let go.
-        await_that(lambda: subprocess.run(["umount", str(at)], check=False).returncode == 0, "it is unmounted")
+        await_that(
+            lambda: subprocess.run(["umount", str(at)], check=False).returncode == 0, "it is unmounted"
+        )
 
 
 def refused(error: OSError) -> bool:
