@@ -111,6 +111,7 @@ class FullDisk:
                 + (f" {failure.hint}" if failure.hint else "")
             )
         space = self._segments.space
+        space.left(look=True)
         if self._used_up == errno.EDQUOT:
             said.append(
                 f"The quota for {self._paths.data_dir} is used up: nothing can be written to the drive until "

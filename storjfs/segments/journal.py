@@ -140,13 +140,14 @@ class Journal:
 
     # --- room ---
 
-    async def room(self, *, new: bool = False) -> None:
+    async def room(self, *, new: bool = False, moving: bool = False) -> None:
         """Return when more may be appended: at once, or when the sealer or the uploads have caught up.
 
         Raises NoRoom (ENOSPC, EDQUOT) where waiting would not help: the disk is nearly full, or all allowed
         local space holds unsent data and nothing gets through to the farmers for `patience` seconds. Then
         what is `new`, not open yet, is refused a little earlier, so that what programs have handed to the
-        kernel for files that are open still fits.
+        kernel for files that are open still fits; and `moving`, which frees more than it takes, goes on a
+        little longer.
         """
         cache, sealer, space = self._cache, self._sealer, self._space
         if new:
@@ -160,13 +161,13 @@ class Journal:
             or sealer.appended - sealer.sealed >= self._most_unsealed
             or space.used_up()
         ):
-            await self._room()
+            await self._room(moving=moving)
 
-    async def _room(self) -> None:
+    async def _room(self, *, moving: bool) -> None:
         sealer, cache = self._sealer, self._cache
         while True:
             if sealer.appended >= self._check_disk_at or self._space.used_up():
-                await self._look_at_disk()
+                await self._look_at_disk(moving=moving)
             over = not await cache.make_room(self._slack)
             if not over and sealer.unsealed < self._most_unsealed:
                 return
@@ -207,18 +208,20 @@ class Journal:
         self._progress.set()
         self._progress = trio.Event()
 
-    async def _look_at_disk(self, *, new: bool = False) -> None:
+    async def _look_at_disk(self, *, new: bool = False, moving: bool = False) -> None:
         """Raises NoRoom where too little is left of the disk, even without what is cached on it."""
         space = self._space
         short = space.reserve - space.left(look=True)
         if short > 0 and await self._cache.evict(short):
             space.left(look=True)
-        if not space.takes_more:
+        if not (space.takes_moves if moving else space.takes_more):
             # What was deleted of it is free only when it is closed.
             self.close_open()
             raise space.refusal()
         if new and not space.takes_new:
             raise space.refusal()
+        if moving and not space.takes_more:
+            return  # others are to look for themselves
         self._check_disk_at = self._sealer.appended + min(LOOK_AFTER, max(space.reserve // 8, PIECE))
 
 

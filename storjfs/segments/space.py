@@ -66,6 +66,11 @@ class DiskSpace:
         """Whether what is open may be written to."""
         return not self.used_up() and self.left() >= self.reserve // 2
 
+    @property
+    def takes_moves(self) -> bool:
+        """Whether what is live may be moved out of segments, so that the rest of them becomes free."""
+        return not self.used_up() and self.left() >= self.reserve // 8
+
     def refusal(self) -> NoRoom:
         """What a program, and a person, is told when something is not taken."""
         number = self.used_up()

@@ -52,7 +52,7 @@ class MemorySegments:
         self._store.changed()
         return runs
 
-    async def room(self, *, new: bool = False) -> None:
+    async def room(self, *, new: bool = False, moving: bool = False) -> None:
         if self.full:
             raise FilesystemError(self.full)
 
