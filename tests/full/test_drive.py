@@ -245,7 +245,7 @@ def test_killed_on_a_full_disk_without_anything_set_aside_it_says_what_to_do(
 
 
 def test_deleting_every_other_file_of_a_full_drive_makes_room(disk: SmallDisk, drive: Drive) -> None:
-    """No segment becomes empty by that: what is live has to be moved together first, on a disk that is full."""
+    """No segment becomes empty by that: what is live has to be moved together first, on a full disk."""
     names = []
     with contextlib.suppress(OSError):
         for number in range(100_000):
