@@ -23,6 +23,7 @@ class ExitCode(enum.IntEnum):
     NOT_FLUSHED = 11
     DAMAGED = 12
     HEALTH_UNKNOWN = 13
+    DISK_FULL = 14
     INTERRUPTED = 130
 
 
@@ -46,6 +47,8 @@ OF_ERROR: dict[str, ExitCode] = {
     "WouldOverwrite": ExitCode.EXISTS,
     "MountpointBusy": ExitCode.BUSY,
     "NotFlushed": ExitCode.NOT_FLUSHED,
+    "DiskFull": ExitCode.DISK_FULL,
+    "SettlementFull": ExitCode.DISK_FULL,
     "StoreError": ExitCode.DAMAGED,
     "VolumeDamaged": ExitCode.DAMAGED,
     "KeyFileDamaged": ExitCode.DAMAGED,

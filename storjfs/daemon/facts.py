@@ -59,6 +59,8 @@ def gather(
     addresses: Mapping[str, Sequence[str]],
     waiting_segments: int,
     running: bool,
+    disk_problems: Sequence[str] = (),
+    unwritten: bool = False,
 ) -> Facts:
     """`addresses`: by node id in hex. `running`: whether the renter has been through its first round, so that
     a farmer without a connection is one that does not answer."""
@@ -87,6 +89,8 @@ def gather(
         segment_problems=segments.problems,
         renter_problems=renter.problems,
         lost_files=trouble.lost_files,
+        disk_problems=disk_problems,
+        unwritten=unwritten,
     )
 
 

@@ -42,12 +42,15 @@ class FarmChild:
     The child ends when our end of a pipe closes, however we end. It gets no secrets: it is the other side.
     """
 
-    def __init__(self, folder: Path, count: int, ledger: Path, capacity: int, output: Path) -> None:
+    def __init__(
+        self, folder: Path, count: int, ledger: Path, capacity: int, keep_free: int, output: Path
+    ) -> None:
         self._arguments = [
             *("--dir", str(folder)),
             *("--count", str(count)),
             *("--ledger", str(ledger)),
             *("--capacity", str(capacity)),
+            *("--keep-free", str(keep_free)),
         ]
         self._output = output
         self.addresses: Mapping[bytes, tuple[Address, ...]] = {}

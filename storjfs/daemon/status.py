@@ -70,6 +70,9 @@ class Facts:
     renter_problems: Sequence[str] = ()
     lost_files: Sequence[str] | None = None
     segments_damaged: int = 0
+    disk_problems: Sequence[str] = ()
+    unwritten: bool = False
+    """Whether something that programs wrote is in memory only, and cannot be written to the disk."""
 
 
 def health_of(facts: Facts) -> str:
@@ -80,8 +83,11 @@ def health_of(facts: Facts) -> str:
     """
     if facts.segments_lost or facts.segments_at_risk or facts.segments_damaged or out_of_reach(facts):
         return "at_risk"
+    if facts.unwritten:
+        return "at_risk"
     if (
-        facts.segments_degraded
+        bool(facts.disk_problems)
+        or facts.segments_degraded
         or (facts.waiting and nobody_serves(facts))
         or any(row.condition != "good" and row.shards and not row.over for row in facts.contracts)
     ):
@@ -108,6 +114,7 @@ def problems_of(facts: Facts) -> list[str]:
         said.append(f"Segments that cannot be read, too many shards are gone: {facts.segments_lost}.")
     if facts.segments_damaged:
         said.append(f"Segments damaged on this machine, of which parts are lost: {facts.segments_damaged}.")
+    said += facts.disk_problems
     if facts.segments_at_risk:
         said.append(f"Segments with few spare shards left, rebuilt first: {facts.segments_at_risk}.")
     if facts.segments_degraded:

@@ -38,6 +38,7 @@ from storjfs.volume.files import make_private
 
 from . import facts
 from .farm_child import FarmChild
+from .full_disk import FullDisk
 from .request import MountRequest
 from .status import Facts
 
@@ -112,6 +113,7 @@ class Drive:
         keys: VolumeKeys,
         ledger: Ledger,
         options: MountOptions,
+        full_disk: FullDisk,
     ) -> None:
         self.paths = paths
         self.settings = settings
@@ -128,8 +130,11 @@ class Drive:
             cache_dir=paths.cache_dir,
             limit=cache_size,
             outage=math.inf if options.offline_wait else options.offline_timeout,
+            disk_reserve=settings.disk_reserve,
             faulty=self._faulty,
         )
+        self._full_disk = full_disk
+        full_disk.attach(self.store, self.segments)
         self.renter.mark_lost = self.segments.mark_lost
         self.renter.came = self.segments.farmers_changed
         policy = Policy(read_only=options.read_only, atime=options.atime, sync_network=options.sync_network)
@@ -211,6 +216,8 @@ class Drive:
             },
             waiting_segments=self._waiting_segments(),
             running=self._started,
+            disk_problems=self._full_disk.problems(),
+            unwritten=self._full_disk.at_risk,
         )
 
     async def _greet_farmers(self) -> None:
@@ -239,6 +246,7 @@ class Drive:
         async with trio.open_nursery() as below:
             await below.start(self.store.run)
             async with trio.open_nursery() as above:
+                await above.start(self._full_disk.run)
                 await above.start(self.segments.run)
                 await above.start(self.filesystem.run)
                 await self._start_renter(above, farm)
@@ -299,7 +307,11 @@ class Drive:
             return
         for entry in list(self.renter.book):
             if entry.serves and entry.node_id not in self._embedded:
-                await self.renter.farmer_removed(entry.node_id)
+                try:
+                    await self.renter.farmer_removed(entry.node_id)
+                except StorjfsError as error:
+                    # Its shards count as lost in memory at once; a full disk keeps that for a later commit.
+                    log.warning("farmer %s: %s", entry.node_id.hex()[:16], error)
 
     def _faulty(self, contract: int, shard_id: bytes, error: StorjfsError) -> None:
         log.warning("contract %d, shard %s: %s", contract, shard_id.hex()[:16], error)
@@ -316,6 +328,8 @@ async def open_drive(
     """
     settings = read_settings(paths)
     has_metadata(paths)
+    full_disk = FullDisk(paths, settings.disk_reserve)
+    await trio.to_thread.run_sync(full_disk.make_way)
     async with trio.open_nursery() as nursery:
         farm = None
         if isinstance(settings.farmers, EmbeddedFarm):
@@ -324,7 +338,8 @@ async def open_drive(
         source = None if request.passphrase is None else Passphrase(request.passphrase)
         keys = await trio.to_thread.run_sync(unlock_volume, paths, source)
         ledger = await trio.to_thread.run_sync(open_ledger, paths, settings, keys)
-        drive = Drive(paths, settings, request.cache_size or settings.cache_size, keys, ledger, options)
+        cache_size = request.cache_size or settings.cache_size
+        drive = Drive(paths, settings, cache_size, keys, ledger, options, full_disk)
         async with drive.running(farm):
             yield drive
         nursery.cancel_scope.cancel()
@@ -340,6 +355,7 @@ def embedded_farm(paths: VolumePaths, settings: VolumeSettings, count: int) -> F
         count,
         paths.ledger_db,
         min(settings.capacity, share),
+        settings.disk_reserve // 4,
         paths.state_dir / "farm.log",
     )
 

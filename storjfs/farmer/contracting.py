@@ -11,7 +11,7 @@ from storjfs.farmer.book import Book, ContractEntry
 from storjfs.farmer.keeping import Keeper
 from storjfs.farmer.payments import Payments
 from storjfs.farmer.settings import FarmerSettings
-from storjfs.farmer.shelf import KEEP_FREE, Shelf, reserve_for
+from storjfs.farmer.shelf import Shelf, reserve_for
 from storjfs.protocol.contracts import RESERVES_CAPACITY, SERVES_SHARDS, Event, State
 from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
 from storjfs.protocol.ids import ContractId, NodeId, lane_id, short
@@ -72,7 +72,7 @@ class Contracting:
         One part in `margin` of what the disk has free is left out of account.
         """
         limit = self._shelf.limit
-        free = self._shelf.disk.free(self._shelf.folder) - KEEP_FREE
+        free = self._shelf.disk.free(self._shelf.folder) - self._shelf.keep_free
         if margin:
             free -= free // margin
         reserved = self._book.reserved - (besides.reserved if besides is not None else 0)

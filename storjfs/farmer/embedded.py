@@ -19,9 +19,9 @@ import trio
 from storjfs.errors import StorjfsError
 from storjfs.farmer.farmer import Farmer
 from storjfs.farmer.identity import IdentityUnusable
-from storjfs.farmer.settings import FarmerSettings
+from storjfs.farmer.settings import KEEP_FREE, FarmerSettings
 from storjfs.settlement import Ledger
-from storjfs.store import StoreError
+from storjfs.store import DiskFull, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +31,13 @@ SWITCH_INTERVAL = 0.0005
 """Seconds a thread keeps Python's lock while others want it: hashing threads need it back 256 times a MiB."""
 
 
-def embedded_settings(ledger: Path, capacity: int, price: int, egress_price: int) -> FarmerSettings:
+def embedded_settings(
+    ledger: Path, capacity: int, price: int, egress_price: int, keep_free: int = KEEP_FREE
+) -> FarmerSettings:
     """What embedded farmers sell: as others do, but on any terms of length and audit period."""
     return FarmerSettings(
         capacity=capacity,
+        keep_free=keep_free,
         ledger=ledger,
         price=price,
         egress_price=egress_price,
@@ -55,6 +58,8 @@ def _open(folder: Path, settings: FarmerSettings, settlement: Ledger) -> list[Fa
     try:
         return [Farmer.open(folder, settings, settlement=settlement, wait=PREDECESSOR_SECONDS)]
     except (StoreError, IdentityUnusable) as error:
+        if isinstance(error, DiskFull):
+            raise  # not damaged: all of them are tried again
         log.error("the farmer in %s is left out: %s %s", folder, error, error.hint)
         return []
 
@@ -99,6 +104,7 @@ def raise_file_limit() -> None:
 @click.option("--count", type=click.IntRange(1, 256), default=6)
 @click.option("--ledger", type=click.Path(path_type=Path), required=True)
 @click.option("--capacity", type=int, required=True, help="Bytes each farmer may use.")
+@click.option("--keep-free", type=int, default=KEEP_FREE, help="Bytes of the disk that are never used.")
 @click.option("--price", type=int, default=5_000_000, help="Nanocredits per GiB and month.")
 @click.option("--egress-price", type=int, default=10_000_000, help="Nanocredits per GiB sent.")
 @click.option("--ready-fd", type=int)
@@ -109,6 +115,7 @@ def main(
     count: int,
     ledger: Path,
     capacity: int,
+    keep_free: int,
     price: int,
     egress_price: int,
     ready_fd: int | None,
@@ -119,7 +126,7 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     raise_file_limit()
     sys.setswitchinterval(SWITCH_INTERVAL)
-    settings = embedded_settings(ledger, capacity, price, egress_price)
+    settings = embedded_settings(ledger, capacity, price, egress_price, keep_free)
     farmers: list[Farmer] = []
     try:
         settlement = Ledger(ledger)

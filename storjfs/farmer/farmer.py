@@ -30,6 +30,7 @@ from storjfs.network.streams import serve
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.terms import Address
 from storjfs.settlement import Ledger, Settlement
+from storjfs.store import Ballast
 from storjfs.volume.files import make_private
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,9 @@ log = logging.getLogger(__name__)
 REVIEW_EVERY = 5.0
 LAST_WORDS = 10.0
 """Seconds at most for the last claims when a farmer stops."""
+BALLAST = 4 << 20
+"""Bytes set aside for the records: as long as their log becomes before it starts anew."""
+ROOM_TO_OPEN = 1 << 20
 LOCAL = Address("127.0.0.1", 1)
 
 
@@ -47,7 +51,8 @@ class FarmerRunning(StorjfsError):
 class Farmer:
     """A farmer. `serve` runs it; made by `open`.
 
-    In its folder, which one process at a time may use: `identity`, `lock`, `farmer.db` and `shelf/`.
+    In its folder, which one process at a time may use: `identity`, `lock`, `farmer.db`, `ballast` (space set
+    aside for a full disk) and `shelf/`.
     """
 
     def __init__(
@@ -66,9 +71,15 @@ class Farmer:
         self.settlement = settlement
         self.listening: tuple[Address, ...] = ()
         self._lock = lock
-        self.records = Records(folder / "farmer.db")
+        self._ballast = Ballast(folder / "ballast", BALLAST)
+        disk = disk or Disk()
+        if disk.free(folder) < ROOM_TO_OPEN:
+            self._ballast.give_up()
+        self.records = Records(folder / "farmer.db", lambda: self._ballast.give_up() > 0)
         self.book = Book(self.records, clock)
-        self.shelf = Shelf(folder / "shelf", settings.capacity, self.book.stored, disk)
+        self.shelf = Shelf(
+            folder / "shelf", settings.capacity, self.book.stored, disk, keep_free=settings.keep_free
+        )
         key = identity.signing
         self.payments = Payments(self.book, settlement, key.public)
         self.keeper = Keeper(self.book, self.payments, self.shelf, key)
@@ -166,6 +177,7 @@ class Farmer:
         claimed = trio.current_time()
         while True:
             try:
+                await self._set_aside()
                 await self.contracting.review()
                 await self.payments.fold_all()
                 if trio.current_time() - claimed >= self.settings.claim_every:
@@ -175,6 +187,13 @@ class Farmer:
             except Exception:
                 log.exception("the farmer's upkeep failed")
             await trio.sleep(REVIEW_EVERY)
+
+    async def _set_aside(self) -> None:
+        """Make the ballast where it is missing and there is room; without it no shard is taken in."""
+        missing = self._ballast.missing
+        if missing and self.shelf.disk.free(self.folder) >= self.settings.keep_free + missing:
+            await trio.to_thread.run_sync(self._ballast.make)
+        self.shelf.full = self._ballast.missing > 0
 
     async def _last_words(self) -> None:
         try:

@@ -2,8 +2,10 @@
 
 import hashlib
 from collections.abc import Iterable
+from functools import partial
 from typing import Final
 
+import apsw
 import trio
 
 from storjfs.coding import merkle
@@ -138,9 +140,7 @@ class Keeper:
         ]
         self._committing.add(shard_id)
         try:
-            await self._book.records.commit(
-                statements, before=self._shelf.sync_arriving, after=lambda: self._shelf.place(shard_id)
-            )
+            await self._index(arrival, statements)
             entry.shards += 1
             entry.used += length
             entry.footprint += footprint(length)
@@ -149,6 +149,18 @@ class Keeper:
             self._committing.discard(shard_id)
             self._committed.unpark_all()
         return self._answer(entry, Held(shard_id, root, length), revision)
+
+    async def _index(self, arrival: Arrival, statements: list[Statement]) -> None:
+        """Commit its row and move it to its place; a shard whose row is not committed is removed."""
+        place = partial(self._shelf.place, arrival.shard_id)
+        try:
+            await self._book.records.commit(statements, before=self._shelf.sync_arriving, after=place)
+        except Exception as error:
+            if self._held(arrival.shard_id) is None:
+                await self._discard(arrival)
+            if isinstance(error, apsw.FullError):
+                raise RequestFailed(ErrorCode.NO_SPACE, "the farmer's disk is full") from error
+            raise
 
     async def _confirm(self, entry: ContractEntry, held: Held, source: ShardSource) -> PutAnswer:
         """A shard that is here already came again: the same receipt for the same bytes, else CONFLICT."""

@@ -10,9 +10,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import apsw
 import trio
 
-from storjfs.store import open_database
+from storjfs.store import found_full, open_database
 from storjfs.store.batch import Values, run_rows
 
 log = logging.getLogger(__name__)
@@ -108,9 +109,13 @@ class _Job:
 
 
 class Records:
-    """The database at `path`. Reads see what is committed; they and all calls belong to the loop's thread."""
+    """The database at `path`. Reads see what is committed; they and all calls belong to the loop's thread.
 
-    def __init__(self, path: Path) -> None:
+    `relieve()` is called in the worker thread when a commit finds no space; it is tried again if True.
+    """
+
+    def __init__(self, path: Path, relieve: Callable[[], bool] = lambda: False) -> None:
+        self._relieve = relieve
         self._writer = open_database(path, None, SCHEMA, version=VERSION)
         self._reader = open_database(path, None, SCHEMA, version=VERSION)
         self._waiting: list[_Job] = []
@@ -187,11 +192,12 @@ class Records:
             for step in dict.fromkeys(job.before for job in jobs if job.before is not None):
                 step()
             statements = [statement for job in jobs for statement in job.statements]
-            with self._transaction():
-                cursor = self._writer.cursor()
-                for sql, rows in groupby(statements, key=lambda statement: statement[0]):
-                    run_rows(cursor, sql, [row for _, row in rows])
-                cursor.close()
+            try:
+                self._write(statements)
+            except apsw.Error as error:
+                if not found_full(error, self._writer) or not self._relieve():
+                    raise
+                self._write(statements)
         # Whatever it was, those who wait must learn that nothing is durable.
         except Exception as error:
             for job in jobs:
@@ -204,6 +210,13 @@ class Records:
                 except Exception as error:
                     log.exception("a step after a commit failed")
                     job.error = error
+
+    def _write(self, statements: Sequence[Statement]) -> None:
+        with self._transaction():
+            cursor = self._writer.cursor()
+            for sql, rows in groupby(statements, key=lambda statement: statement[0]):
+                run_rows(cursor, sql, [row for _, row in rows])
+            cursor.close()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from storjfs.protocol.terms import Address
 from storjfs.volume.errors import SettingsError
@@ -23,6 +23,7 @@ FILE = "farmer.toml"
 FORMAT_VERSION = 1
 DAY = 86400
 DEFAULT_PORT = 7420
+KEEP_FREE: Final = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,8 @@ class FarmerSettings:
     """Bytes that shards and their leaf hashes may take on the disk."""
     ledger: Path
     """The ledger in which renters open their lanes."""
+    keep_free: int = KEEP_FREE
+    """Bytes of the disk that are never used, whatever the capacity allows."""
     listen: Address | None = None
     """Where to listen; None: on this machine only, on a free port."""
     announce: tuple[Address, ...] = ()
@@ -140,6 +143,7 @@ def _quoted(text: object) -> str:
 
 _READ: dict[str, Callable[[Any], Any]] = {
     "capacity": parse_size,
+    "keep_free": parse_size,
     "ledger": lambda value: Path(_text(value)),
     "listen": lambda value: parse_address(_text(value)),
     "announce": _addresses,
@@ -152,6 +156,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
 }
 _SHOW: dict[str, Callable[[Any], str]] = {
     "capacity": lambda value: _quoted(show_size(value)),
+    "keep_free": lambda value: _quoted(show_size(value)),
     "ledger": _quoted,
     "listen": _quoted,
     "announce": lambda value: "[" + ", ".join(map(_quoted, value)) + "]",
@@ -165,6 +170,7 @@ _SHOW: dict[str, Callable[[Any], str]] = {
 }
 _COMMENTS = {
     "capacity": "How much of this disk may be used.",
+    "keep_free": "How much of it stays free whatever is allowed above.",
     "price": "Credits per GiB and month.",
     "egress_price": "Credits per GiB sent to renters.",
     "listen": "Address and port to listen on; left out: this machine only, any free port.",

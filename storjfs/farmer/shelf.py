@@ -22,15 +22,15 @@ from storjfs.coding import merkle
 from storjfs.coding.buffers import Buffer
 from storjfs.errors import StorjfsError
 from storjfs.farmer.disk import ALIGNMENT, Disk, aligned_buffer
+from storjfs.farmer.settings import KEEP_FREE
 from storjfs.protocol.ids import Digest, ShardId, short
+from storjfs.store import FULL
 from storjfs.volume.files import make_private
 
 BATCH: Final = 1 << 20
 """How much of a shard is received before it is hashed and written; a multiple of leaf and ALIGNMENT."""
 FOOTER: Final = struct.Struct(">16sQ32sII")
 MAGIC: Final = b"storjfs shard 1\0"
-KEEP_FREE: Final = 64 << 20
-"""Bytes of the disk that are never used, whatever the limit allows."""
 
 
 class NoRoom(StorjfsError):
@@ -130,19 +130,32 @@ class Arrival:
 
 
 class Shelf:
-    """The shard files under `folder` and the room they take: at most `limit` bytes, arrivals included.
+    """The shard files under `folder` and the room they take: at most `limit` bytes, arrivals included, and
+    `keep_free` bytes of the disk stay free.
 
     The index itself is the owner's: it tells `stored` at start, and what it committed.
     """
 
-    def __init__(self, folder: Path, limit: int, stored: int = 0, disk: Disk | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        limit: int,
+        stored: int = 0,
+        disk: Disk | None = None,
+        *,
+        keep_free: int = KEEP_FREE,
+    ) -> None:
         self.folder = folder
         self.limit = limit
+        self.keep_free = keep_free
+        self.full = False
+        """Set by the owner while nothing is taken in, however much seems to be free."""
         self.stored = stored
         self.disk = disk or Disk()
         self.arrivals: dict[ShardId, Arrival] = {}
         self._arriving_bytes = 0
         self._arriving = folder / "arriving"
+        self._unplaced: set[ShardId] = set()
         make_private(self._arriving)
 
     @property
@@ -152,6 +165,9 @@ class Shelf:
 
     def path(self, shard_id: ShardId) -> Path:
         """Where the shard lies."""
+        return self.arriving_path(shard_id) if shard_id in self._unplaced else self._place_of(shard_id)
+
+    def _place_of(self, shard_id: ShardId) -> Path:
         name = shard_id.hex()
         return self.folder / name[:2] / name
 
@@ -168,7 +184,7 @@ class Shelf:
         needed = footprint(length)
         if self.taken + needed > self.limit:
             raise NoRoom("the farmer's limit is reached")
-        if self.disk.free(self._arriving) - self._arriving_bytes < needed + KEEP_FREE:
+        if self.full or self.disk.free(self._arriving) - self._arriving_bytes < needed + self.keep_free:
             raise NoRoom("the farmer's disk is full")
         arrival = self.arrivals[shard_id] = Arrival(self, shard_id, length)
         self._arriving_bytes += needed
@@ -189,8 +205,16 @@ class Shelf:
         self.disk.sync_folder(self._arriving)
 
     def place(self, shard_id: ShardId) -> None:
-        """Move an arrival to its place: after the commit of its row. Blocking."""
-        self.disk.rename(self.arriving_path(shard_id), self.path(shard_id))
+        """Move an arrival to its place: after the commit of its row. Blocking.
+
+        On a disk without room for the name it is used where it is, and moved by the next start.
+        """
+        try:
+            self.disk.rename(self.arriving_path(shard_id), self._place_of(shard_id))
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            self._unplaced.add(shard_id)
 
     def recover(self, known: Callable[[ShardId], bool]) -> None:
         """At start: finish the arrivals whose rows were committed, remove the others. Blocking."""
@@ -208,9 +232,11 @@ class Shelf:
 
         Idempotent, blocking.
         """
-        paths = [self.path(shard_id) for shard_id in shard_ids]
+        ids = list(shard_ids)
+        paths = [self.path(shard_id) for shard_id in ids]
         for path in paths:
             self.disk.remove(path)
+        self._unplaced.difference_update(ids)
         for folder in {path.parent for path in paths}:
             if folder.exists():
                 self.disk.sync_folder(folder)

@@ -68,7 +68,7 @@ class Compactor(Properties):
             try:
                 moved += await self._move_out(seg)
             except FilesystemError as error:
-                if error.errno == errno.ENOSPC:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
                     break
                 self._unreadable[seg] = now
         if moved:
@@ -158,7 +158,7 @@ class Compactor(Properties):
         start = together[0][0]
         end = together[-1][0] + together[-1][1]
         await self._store.room()
-        await self._segments.room()
+        await self._segments.room(moving=True)
         data = await self._content(inode, start, end)
         if inode.gone or not self._extents.matches(inode, together):
             return 0

@@ -83,11 +83,18 @@ class Content(Names):
         return self._open(inode), inode
 
     async def open(self, ino: int, flags: int) -> int:
-        """A handle. O_TRUNC empties the file here: the kernel sends no SETATTR for it."""
+        """A handle. O_TRUNC empties the file here: the kernel sends no SETATTR for it.
+
+        Raises ENOSPC where a file is opened for writing while nothing new is taken in, unless that empties
+        it, which frees space.
+        """
         inode = self._inodes.get(ino)
         if stat.S_ISDIR(inode.mode):
             raise FilesystemError(errno.EISDIR)
-        if flags & os.O_TRUNC or flags & os.O_ACCMODE != os.O_RDONLY:
+        if flags & os.O_TRUNC and stat.S_ISREG(inode.mode) and inode.size:
+            await self._store.room()
+            self._check_removable()
+        elif flags & os.O_TRUNC or flags & os.O_ACCMODE != os.O_RDONLY:
             await self._take_in()
         if flags & os.O_TRUNC and stat.S_ISREG(inode.mode):
             now = self._clock()

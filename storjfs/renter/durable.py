@@ -7,7 +7,7 @@ from typing import Any
 import apsw
 import trio
 
-from storjfs.store import StoreError, open_database
+from storjfs.store import DiskFull, StoreError, found_full, open_database
 
 Value = None | int | float | str | bytes
 Statement = tuple[str, Sequence[Value]]
@@ -21,6 +21,8 @@ class DurableDatabase:
 
     def __init__(self, path: Path, key: bytes | None, schema: str, *, version: int = 1) -> None:
         self._path = path
+        self.problem: StoreError | None = None
+        """Why the last `write` failed, None if it did not."""
         self._writer = open_database(path, key, schema, version=version)
         self._reader = open_database(path, key, schema, version=version)
         self._turn = trio.Lock()
@@ -43,11 +45,20 @@ class DurableDatabase:
             try:
                 await trio.to_thread.run_sync(self._commit, statements)
             except apsw.Error as error:
-                raise StoreError(
-                    f"{self._path} cannot be written: {error}",
-                    permanent=False,
-                    hint="Free space on the disk that holds the volume.",
-                ) from error
+                self.problem = self._told(error)
+                raise self.problem from error
+            self.problem = None
+
+    def _told(self, error: apsw.Error) -> StoreError:
+        full = found_full(error, self._writer)
+        if full:
+            hint = "Free space on the disk that holds it; what was to be written is tried again then."
+            return DiskFull(f"no space is left for {self._path}", full, hint)
+        return StoreError(
+            f"{self._path} cannot be written: {error}",
+            permanent=False,
+            hint="Check the disk that holds it.",
+        )
 
     def _commit(self, statements: Sequence[Statement]) -> None:
         cursor = self._writer.cursor()

@@ -4,6 +4,7 @@ Of this machine only: losing it costs scores and counts, no data and no money. T
 the exception to "may be lost": they are on disk before they are sent and are repeated byte for byte.
 """
 
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -12,6 +13,9 @@ from pathlib import Path
 
 from storjfs.protocol.signing import Signed
 from storjfs.renter.durable import DurableDatabase, Statement
+from storjfs.store import StoreError
+
+log = logging.getLogger(__name__)
 
 LOCAL_VERSION = 1
 KEPT_OUTCOMES = 10_000
@@ -175,9 +179,15 @@ class LocalRecords:
         self._db = DurableDatabase(path, key, LOCAL_SCHEMA, version=LOCAL_VERSION)
         rows = self._db.read(f"SELECT {_STANDING} FROM standing")
         self._standings = {row[0]: Standing(*row) for row in rows}
+        self._new_secret = os.urandom(32)
         self.challenges: dict[int, Challenge] = {}
         for contract, nonce, request, made in self._db.read("SELECT * FROM challenge"):
             self.challenges[contract] = Challenge(contract, nonce, Signed.from_bytes(request), made)
+
+    @property
+    def problem(self) -> StoreError | None:
+        """Why local.db was not written the last time, None if it was."""
+        return self._db.problem
 
     def close(self) -> None:
         """Close the file."""
@@ -195,13 +205,18 @@ class LocalRecords:
         await self._db.write(*[self._standing_row(self.standing(one)) for one in contracts])
 
     async def secret(self) -> bytes:
-        """32 random bytes of this machine, made once: what makes audit times unpredictable."""
+        """32 random bytes of this machine, made once: what makes audit times unpredictable.
+
+        One that cannot be kept (a full disk) serves until the end of the process.
+        """
         rows = self._db.read("SELECT value FROM record WHERE name = 'secret'")
         if rows:
             return bytes(rows[0][0])
-        secret = os.urandom(32)
-        await self._db.write(("INSERT INTO record VALUES ('secret', ?)", (secret,)))
-        return secret
+        try:
+            await self._db.write(("INSERT INTO record VALUES ('secret', ?)", (self._new_secret,)))
+        except StoreError as error:
+            log.warning("the times of audits are drawn anew at the next start: %s", error)
+        return self._new_secret
 
     def cursor(self, name: str) -> float | None:
         """How far in time a background task has come (seconds since 1970), None at the very beginning."""

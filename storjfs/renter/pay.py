@@ -24,6 +24,7 @@ from storjfs.protocol.terms import Proposal, Terms
 from storjfs.protocol.vouchers import EGRESS_CREDIT, Tally, Voucher, open_voucher, sign_voucher
 from storjfs.renter.durable import DurableDatabase, Statement
 from storjfs.renter.errors import LaneFrozen
+from storjfs.store import StoreError
 
 EGRESS_STEP = EGRESS_CREDIT // 4
 """After so many bytes a voucher for them is signed, long before the farmer's credit runs out."""
@@ -115,6 +116,11 @@ class PayBook:
             self.lanes[lane.lane_id] = lane
         for node_id, body in self._db.read("SELECT node_id, body FROM proposal"):
             self.proposals[NodeId(node_id)] = Proposal.from_bytes(body)
+
+    @property
+    def problem(self) -> StoreError | None:
+        """Why pay.db was not written the last time, None if it was."""
+        return self._db.problem
 
     def close(self) -> None:
         """Close the file."""

@@ -236,6 +236,10 @@ class Renter:
         problems += [f"nobody answers at {one.addresses[0]}" for one in self.farmers.known]
         if self.cashier.problem:
             problems.append(self.cashier.problem)
+        if self._pay.problem is not None:
+            problems.append(f"payments wait: {self._pay.problem}")
+        if self.records.problem is not None:
+            problems.append(f"audits wait: {self.records.problem}")
         rows = [self._row(entry) for entry in self.book]
         rows.sort(key=lambda row: (row.state in OVER, row.contract))
         return RenterReport(rows, problems, balance, self._pay.promised())

@@ -5,9 +5,9 @@ and put on farmers, what is stored stays as cache until evicted; reads take the 
 slow, corrupt and missing shards. `Segments` is the room's face.
 """
 
-from storjfs.segments.journal import NoRoom
 from storjfs.segments.rebuild import RebuildFailed
 from storjfs.segments.segments import Segments
+from storjfs.segments.space import DISK_RESERVE, DiskSpace, NoRoom
 from storjfs.segments.values import (
     Part,
     Placement,
@@ -19,6 +19,8 @@ from storjfs.segments.values import (
 )
 
 __all__ = [
+    "DISK_RESERVE",
+    "DiskSpace",
     "NoRoom",
     "Part",
     "Placement",

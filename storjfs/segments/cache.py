@@ -21,6 +21,7 @@ from storjfs.segments.files import LocalFile, piece_count, pieces_mask
 from storjfs.segments.folders import Folders, OtherDisk, remove
 from storjfs.segments.order import Order
 from storjfs.segments.records import Segment
+from storjfs.segments.space import DiskSpace
 
 _LOG = logging.getLogger(__name__)
 
@@ -39,8 +40,9 @@ class Cache:
     `unsent` counts what no eviction can free, `used` what eviction can; `limit` is for both together.
     """
 
-    def __init__(self, journal_dir: Path, cache_dir: Path, limit: int) -> None:
+    def __init__(self, journal_dir: Path, cache_dir: Path, limit: int, space: DiskSpace) -> None:
         self.limit = limit
+        self._space = space
         self.unsent = 0
         self._folders = Folders(journal_dir, cache_dir)
         self._descriptors = Descriptors()
@@ -258,6 +260,8 @@ class Cache:
 
         The file's descriptor stays open until `filled` is called, which has to follow in any case.
         """
+        if self._crowds_disk():
+            return None
         if self._eviction.works_on(segment.segment_id) or not await self.make_room(bytes_needed + FILE_COST):
             return None
         if self._eviction.works_on(segment.segment_id):
@@ -276,7 +280,12 @@ class Cache:
         if file is None or file.unsent or not self.opened(file):
             return None
         self._cached.reserve(file, bytes_needed)
+        self._space.taken(bytes_needed)
         return file
+
+    def _crowds_disk(self) -> bool:
+        """Whether the disk that holds unsent data has no room for copies."""
+        return not self._space.takes_new and self._space.shares_disk(self._folders.cache)
 
     def filled(self, file: LocalFile, first: int, count: int, reserved: int, *, written: bool) -> None:
         """`count` pieces were written (or not) after `writable` had reserved so many bytes for them."""
@@ -298,7 +307,10 @@ class Cache:
         return self.unsent + self.used + self._eviction.leaving + size <= self.limit
 
     async def evict(self, size: int) -> int:
-        """Give up at least `size` bytes of cached pieces, if there are so many; returns how many were."""
+        """The disk that holds unsent data lacks `size` bytes: give up as many of cached pieces that lie on
+        it, or all; returns how many were."""
+        if not self._space.shares_disk(self._folders.cache):
+            return 0
         until = self.used - size
         return await self._eviction.give_up(lambda: self.used - max(until, 0))
 

@@ -1,45 +1,32 @@
 """The write path's front: where an appended run goes, when a segment is full, when writers have to wait."""
 
-import errno
 import math
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 import trio
 
 from storjfs.coding.buffers import Buffer
 from storjfs.coding.frames import FrameCipher
-from storjfs.coding.geometry import place_run, run_end, segment_capacity
-from storjfs.errors import FilesystemError
+from storjfs.coding.geometry import PIECE, place_run, run_end, segment_capacity
 from storjfs.segments.cache import Cache
 from storjfs.segments.catalogue import Catalogue
 from storjfs.segments.files import LocalFile
 from storjfs.segments.records import Segment
 from storjfs.segments.sealer import LONGEST_RUN, Sealer
+from storjfs.segments.space import LOOK_AFTER, DiskSpace, NoRoom
 from storjfs.segments.values import Run
 
 MOST_UNSEALED: Final = 32 << 20
-"""Bytes of plaintext in memory from which on writers wait for the sealer."""
+"""Bytes of plaintext in memory from which on writers wait for the sealer; less with a small reserve, for what
+is set aside for a full disk has to take them."""
+LEAST_UNSEALED: Final = 2 << 20
 LONGEST_WRITE: Final = LONGEST_RUN + (128 << 10)
 """Of the limit, what one append may take: its frames, the gap before them, a new file."""
 MOST_EARLY: Final = 32 << 20
 """Kept for writes to what is open already when nothing new is let in any more."""
-DISK_RESERVE: Final = 256 << 20
-"""Free bytes of the disk that holds the journal below which nothing new is taken."""
 MOST_SLACK: Final = 8 << 20
 """Kept free below the limit for what those who already passed `room` append."""
-DISK_CHECK_EVERY: Final = 32 << 20
-"""Bytes appended between two looks at the free space."""
-
-
-class NoRoom(FilesystemError):
-    """ENOSPC: nothing more can be taken now. Nothing that was taken before is lost."""
-
-    def __init__(self, message: str, hint: str) -> None:
-        super().__init__(errno.ENOSPC, message)
-        self.hint = hint
 
 
 class Journal:
@@ -56,12 +43,12 @@ class Journal:
         catalogue: Catalogue,
         sealer: Sealer,
         cache: Cache,
+        space: DiskSpace,
         *,
         code: Callable[[], tuple[int, int]],
         closed: Callable[[Segment], None],
         stalled: Callable[[], float] = lambda: 0.0,
         patience: float = math.inf,
-        disk_reserve: int = DISK_RESERVE,
     ) -> None:
         self._catalogue = catalogue
         self._sealer = sealer
@@ -70,7 +57,7 @@ class Journal:
         self._closed = closed
         self._stalled = stalled
         self._patience = patience
-        self._disk_reserve = disk_reserve
+        self._space = space
         self._segment: Segment | None = None
         self._file: LocalFile | None = None
         self._cipher: FrameCipher | None = None
@@ -80,6 +67,9 @@ class Journal:
         self._check_disk_at = 0
         self._slack = max(min(cache.limit // 8, MOST_SLACK), LONGEST_WRITE)
         self._early = min(cache.limit // 8, MOST_EARLY)
+        self._most_unsealed = MOST_UNSEALED
+        if space.reserve:
+            self._most_unsealed = max(min(MOST_UNSEALED, space.reserve // 8), LEAST_UNSEALED)
         self.opened_at = -math.inf
         self._progress = trio.Event()
         self._writers_waiting = 0
@@ -150,33 +140,38 @@ class Journal:
 
     # --- room ---
 
-    async def room(self, *, new: bool = False) -> None:
+    async def room(self, *, new: bool = False, moving: bool = False) -> None:
         """Return when more may be appended: at once, or when the sealer or the uploads have caught up.
 
-        Raises NoRoom (ENOSPC) where waiting would not help: the disk is nearly full, or all allowed local
-        space holds unsent data and nothing gets through to the farmers for `patience` seconds. Then what is
-        `new`, not open yet, is refused a little earlier, so that what programs have handed to the kernel
-        for files that are open still fits.
+        Raises NoRoom (ENOSPC, EDQUOT) where waiting would not help: the disk is nearly full, or all allowed
+        local space holds unsent data and nothing gets through to the farmers for `patience` seconds. Then
+        what is `new`, not open yet, is refused a little earlier, so that what programs have handed to the
+        kernel for files that are open still fits; and `moving`, which frees more than it takes, goes on a
+        little longer.
         """
-        if new and self._stalled() > self._patience:
-            await self._room_for_new()
-        cache, sealer = self._cache, self._sealer
+        cache, sealer, space = self._cache, self._sealer, self._space
+        if new:
+            if self._stalled() > self._patience:
+                await self._room_for_new()
+            if not space.takes_new:
+                await self._look_at_disk(new=True)
         if (
             cache.unsent + cache.used + self._slack > cache.limit
             or sealer.appended >= self._check_disk_at
-            or sealer.appended - sealer.sealed >= MOST_UNSEALED
+            or sealer.appended - sealer.sealed >= self._most_unsealed
+            or space.used_up()
         ):
-            await self._room()
+            await self._room(moving=moving)
 
-    async def _room(self) -> None:
+    async def _room(self, *, moving: bool) -> None:
         sealer, cache = self._sealer, self._cache
         while True:
-            if sealer.appended >= self._check_disk_at:
-                await self._look_at_disk()
+            if sealer.appended >= self._check_disk_at or self._space.used_up():
+                await self._look_at_disk(moving=moving)
             over = not await cache.make_room(self._slack)
-            if not over and sealer.unsealed < MOST_UNSEALED:
+            if not over and sealer.unsealed < self._most_unsealed:
                 return
-            if sealer.error is not None and sealer.unsealed >= MOST_UNSEALED:
+            if sealer.error is not None and sealer.unsealed >= self._most_unsealed:
                 raise NoRoom(
                     f"unsent data cannot be written to {cache.journal_dir}: {sealer.error.strerror}",
                     "Free some space on the disk that holds the volume.",
@@ -213,17 +208,21 @@ class Journal:
         self._progress.set()
         self._progress = trio.Event()
 
-    async def _look_at_disk(self) -> None:
-        folder, reserve = self._cache.journal_dir, self._disk_reserve
-        free = free_bytes(folder)
-        if free < reserve and await self._cache.evict(reserve - free):
-            free = free_bytes(folder)
-        if free < reserve:
-            raise NoRoom(
-                f"the disk that holds {folder} is nearly full",
-                "Free some space on it; the drive takes writes again then.",
-            )
-        self._check_disk_at = self._sealer.appended + DISK_CHECK_EVERY
+    async def _look_at_disk(self, *, new: bool = False, moving: bool = False) -> None:
+        """Raises NoRoom where too little is left of the disk, even without what is cached on it."""
+        space = self._space
+        short = space.reserve - space.left(look=True)
+        if short > 0 and await self._cache.evict(short):
+            space.left(look=True)
+        if not (space.takes_moves if moving else space.takes_more):
+            # What was deleted of it is free only when it is closed.
+            self.close_open()
+            raise space.refusal()
+        if new and not space.takes_new:
+            raise space.refusal()
+        if moving and not space.takes_more:
+            return  # others are to look for themselves
+        self._check_disk_at = self._sealer.appended + min(LOOK_AFTER, max(space.reserve // 8, PIECE))
 
 
 def _taken() -> NoRoom:
@@ -231,9 +230,3 @@ def _taken() -> NoRoom:
         "all local space is taken by data that the farmers have not taken yet",
         "Check with storjfs status that enough farmers are online, or allow a larger cache.",
     )
-
-
-def free_bytes(folder: Path) -> int:
-    """What a program without privileges may still write to the filesystem of `folder`."""
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize

@@ -19,12 +19,13 @@ from storjfs.segments.cache import Cache
 from storjfs.segments.catalogue import Catalogue
 from storjfs.segments.deletion import Deleter
 from storjfs.segments.fetch import OUTAGE, Fetcher
-from storjfs.segments.journal import DISK_RESERVE, Journal
+from storjfs.segments.journal import Journal
 from storjfs.segments.reader import Reader
 from storjfs.segments.rebuild import Rebuilder
 from storjfs.segments.records import Segment, Shard
 from storjfs.segments.repair import Repair
 from storjfs.segments.sealer import Sealer
+from storjfs.segments.space import DISK_RESERVE, DiskSpace
 from storjfs.segments.uploader import Pace, Uploader
 from storjfs.segments.values import Part, Placement, Run, SegmentsReport, ShardState, State
 from storjfs.segments.victims import Victims
@@ -81,7 +82,8 @@ class Segments:
 
         self._catalogue = catalogue = Catalogue(store, keys)
         self._sealer = Sealer()
-        self._cache = Cache(journal_dir, cache_dir, limit)
+        self.space = DiskSpace(journal_dir, disk_reserve)
+        self._cache = Cache(journal_dir, cache_dir, limit, self.space)
         self._fetcher = Fetcher(
             catalogue,
             placement,
@@ -112,11 +114,11 @@ class Segments:
             catalogue,
             self._sealer,
             self._cache,
+            self.space,
             code=placement.code,
             closed=self._closed,
             stalled=self._uploader.stalled,
             patience=outage,
-            disk_reserve=disk_reserve,
         )
         self._deleter = Deleter(catalogue, self._cache, placement, small=is_small, gone=self._gone)
         rebuilder = Rebuilder(
@@ -400,6 +402,10 @@ class Segments:
         await self._store.sync()
         ((left,),) = self._store.read("SELECT COUNT(*) FROM doomed")
         return self._deleter.confirmed - before, left
+
+    async def relieve(self) -> bool:
+        """A commit finds no space: give up some of what is cached on that disk; False where nothing is."""
+        return await self._cache.evict(max(self.space.reserve // 4, 1)) > 0
 
     async def remove_strays(self) -> tuple[int, int]:
         """Remove local files that belong to no segment; returns how many, and their bytes.

@@ -15,6 +15,7 @@ from storjfs.settlement.interface import (
     OrderConflict,
     Settlement,
     SettlementError,
+    SettlementFull,
     UnknownLane,
 )
 from storjfs.settlement.ledger import Ledger
@@ -36,6 +37,7 @@ __all__ = [
     "OrderConflict",
     "Settlement",
     "SettlementError",
+    "SettlementFull",
     "Units",
     "UnknownLane",
 ]

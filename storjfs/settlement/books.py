@@ -21,9 +21,10 @@ from storjfs.settlement.interface import (
     NotAllowed,
     OrderConflict,
     SettlementError,
+    SettlementFull,
 )
 from storjfs.settlement.money import CREDIT, AmountError, Currency, Units, checked_amount
-from storjfs.store import StoreError, configure, connect
+from storjfs.store import FULL, DiskFull, StoreError, configure, connect, found_full
 
 PATIENCE = 30.0  # seconds for which other processes may have the file
 _ISSUE_DOMAIN = b"storjfs/1 ledger issue\0"
@@ -47,6 +48,8 @@ class Books:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._turn = _Turn(self.path.with_name(self.path.name + ".turn"))
         except OSError as error:
+            if error.errno in FULL:
+                raise _full(self.path, "opened") from error
             raise SettlementError(f"cannot open the ledger {self.path}: {error}") from error
         try:
             self._connection = self._connected()
@@ -66,9 +69,14 @@ class Books:
                 connection = connect(self.path)
                 try:
                     configure(connection, None)
-                except BaseException:
+                except BaseException as error:
+                    full = found_full(error, connection)
                     connection.close()
+                    if full:
+                        raise _full(self.path, "opened") from error
                     raise
+        except DiskFull as error:
+            raise _full(self.path, "opened") from error
         except (apsw.Error, StoreError) as error:
             raise SettlementError(f"cannot open the ledger {self.path}: {error}") from error
         return connection
@@ -236,6 +244,8 @@ class Books:
                         self._run("ROLLBACK")
                     raise
             except (apsw.Error, StoreError) as error:
+                if found_full(error, self._connection):
+                    raise _full(self.path, "written") from error
                 raise SettlementError(f"the ledger {self.path} cannot be written: {error}") from error
 
     def _founded(self) -> tuple[bytes, PublicKey]:
@@ -308,6 +318,13 @@ class _Turn:
             yield
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
+
+
+def _full(path: Path, what: str) -> SettlementFull:
+    return SettlementFull(
+        f"the ledger {path} cannot be {what}: the disk is full",
+        hint=f"Free 16 MiB on the disk that holds {path.parent}; nothing is lost.",
+    )
 
 
 def _write_seed(path: Path, seed: bytes) -> None:

@@ -14,6 +14,10 @@ class SettlementError(StorjfsError):
     """The settlement refused, and nothing was changed."""
 
 
+class SettlementFull(SettlementError):
+    """The disk that the accounts lie on is full, or a quota used up: the same may be asked again later."""
+
+
 class InsufficientBalance(SettlementError):
     """The account holds less than what the transfer or deposit needs."""
 

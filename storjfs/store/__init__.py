@@ -2,24 +2,30 @@
 
 `open_database` opens any of the project's databases (`connect` and `configure` are its parts, for a file that
 says by itself what it is); `MetaStore` is the only writer of meta.db: it gathers what its participants
-changed, commits it in groups on one thread and answers reads from another connection.
+changed, commits it in groups on one thread and answers reads from another connection. `Ballast` is space set
+aside for when the disk is full (decision record 9).
 """
 
-from storjfs.store.database import StoreError, configure, connect, open_database
+from storjfs.store.ballast import FULL, Ballast
+from storjfs.store.database import DiskFull, StoreError, configure, connect, found_full, open_database
 from storjfs.store.meta import MODEST, MetaStore, Participant, Statement, missing_indexes, open_meta
 from storjfs.store.schema import META_SCHEMA, META_VERSION, ROOT_INODE
 
 __all__ = [
+    "FULL",
     "META_SCHEMA",
     "META_VERSION",
     "MODEST",
     "ROOT_INODE",
+    "Ballast",
+    "DiskFull",
     "MetaStore",
     "Participant",
     "Statement",
     "StoreError",
     "configure",
     "connect",
+    "found_full",
     "missing_indexes",
     "open_database",
     "open_meta",

@@ -6,16 +6,28 @@ import os
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 import apsw
 
 from storjfs.errors import StorjfsError
+from storjfs.store.ballast import FULL
 
 # AEGIS-256 authenticates each page and costs least per commit of the ciphers of SQLite3 Multiple Ciphers
 # (64 rows, synchronous=FULL: 1.7 ms; none 1.8, ChaCha20 2.2, AES-256-CBC 2.3, SQLCipher 3.2, Ascon 2.8).
 CIPHER = "aegis"
 PAGE_SIZE = 4096
 BUSY_TIMEOUT_MS = 20_000
+_NOT_WRITTEN: Final = frozenset(
+    {
+        apsw.SQLITE_IOERR_WRITE,
+        apsw.SQLITE_IOERR_TRUNCATE,
+        apsw.SQLITE_IOERR_SHMOPEN,
+        apsw.SQLITE_IOERR_SHMSIZE,
+        apsw.SQLITE_IOERR_SHMMAP,
+    }
+)
+"""Errors after which the file is as it was, and the same may be tried again."""
 
 
 class StoreError(StorjfsError):
@@ -31,6 +43,16 @@ class StoreError(StorjfsError):
         super().__init__(message, hint=hint)
         self.errno = errno
         self.permanent = permanent
+
+
+class DiskFull(StoreError):
+    """The disk, or what a quota leaves of it, has no room for what had to be written.
+
+    Nothing was changed, and it may be tried again once there is room.
+    """
+
+    def __init__(self, message: str, number: int, hint: str) -> None:
+        super().__init__(message, errno=number, permanent=False, hint=hint)
 
 
 def open_database(
@@ -50,8 +72,9 @@ def open_database(
     `migrations[v]` leads from version v to v + 1. WAL mode, `synchronous=FULL`; `autocheckpoint` in pages, 0
     for never.
 
-    Raises StoreError for a wrong key, a damaged file, or a database made by a newer version. The connection
-    may be handed to another thread but not used by two at a time.
+    Raises StoreError for a wrong key, a damaged file, or a database made by a newer version; DiskFull where
+    there is no room even to open it, for its log needs an index beside it. The connection may be handed to
+    another thread but not used by two at a time.
     """
     connection = connect(path)
     try:
@@ -61,7 +84,10 @@ def open_database(
         connection.close()
         raise _does_not_open(path) from error
     except apsw.Error as error:
+        full = found_full(error, connection)
         connection.close()
+        if full:
+            raise _no_room_to_open(path, full) from error
         raise StoreError(f"cannot use the database {path}: {error}") from error
     except BaseException:
         connection.close()
@@ -106,7 +132,7 @@ def open_to_read(path: Path, key: bytes | None, *, version: int, cache_kib: int)
 def connect(path: Path) -> apsw.Connection:
     """A connection to the file at `path`, made with mode 0600 if missing, to be configured.
 
-    Raises StoreError.
+    Raises StoreError; DiskFull where there is no room to make it.
     """
     try:
         # Made without opening it: closing any descriptor of a file drops all locks that the process has on it
@@ -115,6 +141,8 @@ def connect(path: Path) -> apsw.Connection:
             os.mknod(path, stat.S_IFREG | 0o600)
         return apsw.Connection(str(path))
     except (OSError, apsw.Error) as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise _no_room_to_open(path, error.errno) from error
         raise StoreError(f"cannot open the database {path}: {error}") from error
 
 
@@ -189,6 +217,31 @@ def _checkpoints(limit: int) -> Callable[[apsw.Connection, str, int], int]:
 def sync_failed(error: apsw.Error) -> bool:
     """Whether an fsync failed: what it should have written may be lost, and the next one will not say so."""
     return bool(getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_FSYNC)
+
+
+def found_full(error: BaseException, connection: apsw.Connection) -> int:
+    """ENOSPC or EDQUOT where that is why something was not written, with `connection` or without it; else 0.
+
+    A failed sync is never meant: what it should have written may be lost (`sync_failed`).
+    """
+    if isinstance(error, OSError):
+        return error.errno if error.errno in FULL else 0
+    if isinstance(error, apsw.FullError):
+        return errno.ENOSPC
+    if isinstance(error, apsw.CantOpenError) or getattr(error, "extendedresult", 0) in _NOT_WRITTEN:
+        # SQLite has a result of its own for ENOSPC on a file; EDQUOT, and its log's index, are I/O errors.
+        number = connection.system_errno
+        return number if number in FULL else 0
+    return 0
+
+
+def _no_room_to_open(path: Path, number: int) -> DiskFull:
+    what = "the quota is used up" if number == errno.EDQUOT else "the disk is full"
+    return DiskFull(
+        f"{path.name} cannot be opened: {what}",
+        number,
+        f"Free 16 MiB on the disk that holds {path.parent}, and try again; nothing is lost.",
+    )
 
 
 def _version_of(connection: apsw.Connection) -> int:

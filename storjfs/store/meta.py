@@ -1,7 +1,6 @@
 """The group commit of meta.db (decision record 1): one writer thread, fed by the loop."""
 
 import contextlib
-import errno
 import logging
 import queue
 import re
@@ -14,7 +13,15 @@ import apsw
 import trio
 
 from storjfs.store.batch import Values, run_rows
-from storjfs.store.database import BUSY_TIMEOUT_MS, StoreError, open_database, open_to_read, sync_failed
+from storjfs.store.database import (
+    BUSY_TIMEOUT_MS,
+    DiskFull,
+    StoreError,
+    found_full,
+    open_database,
+    open_to_read,
+    sync_failed,
+)
 from storjfs.store.schema import META_MIGRATIONS, META_SCHEMA, META_VERSION
 
 _LOG = logging.getLogger(__name__)
@@ -125,6 +132,9 @@ class MetaStore:
     `group` numbers the group that gathers changes now; it counts from 1 in each process. `failure` is the
     error of the last commit, None while all is well; while it is set, changing anything further only grows
     what cannot be written.
+
+    `relieve(errno)` is called on the commit thread, and may block, when a commit finds no space: it is tried
+    again each time that this returns True.
     """
 
     def __init__(self, path: Path, key: bytes | None) -> None:
@@ -135,6 +145,7 @@ class MetaStore:
         self._read_cursor = self._reader.cursor()
         self.group = 1
         self.failure: StoreError | None = None
+        self.relieve: Callable[[int], bool] = lambda number: False
         self._participants: list[Participant] = []
         self._loose: list[Statement] = []
         self._changes = 0
@@ -381,6 +392,34 @@ class MetaStore:
                 self._checkpoints.put(True)
 
     def _commit(self, job: _Job) -> StoreError | None:
+        tried = relieved = False
+        while True:
+            error = self._attempt(job)
+            if not isinstance(error, DiskFull):
+                if relieved and error is None:
+                    # While there is room for what the database grows by: the next commits need none then.
+                    self._reuse_log()
+                return error
+            if not tried:
+                tried = True
+                if self._reuse_log():
+                    continue
+            if not self.relieve(error.errno):
+                return error
+            relieved = True
+
+    def _reuse_log(self) -> bool:
+        """Copy all of the log, whose blocks the next commit then writes anew; whether that can help."""
+        if not self._wal_pages or self._distrusted is not None:
+            return False
+        try:
+            total, copied = self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        except apsw.Error as error:
+            self._checkpoint_failed(error)
+            return False
+        return 0 < total == copied
+
+    def _attempt(self, job: _Job) -> StoreError | None:
         cursor = self._writer.cursor()
         try:
             if self._distrusted is not None:
@@ -394,10 +433,11 @@ class MetaStore:
                 cursor.execute("COMMIT")
         # Whatever went wrong, the waiters must learn it: fsync may not claim success.
         except Exception as error:
+            full = found_full(error, self._writer)
             with contextlib.suppress(apsw.Error):  # it only repeats what `error` says
                 if not self._writer.get_autocommit():
                     self._writer.execute("ROLLBACK")
-            return _commit_error(error)
+            return _commit_error(error, full)
         finally:
             cursor.close()
         return None
@@ -448,16 +488,15 @@ class MetaStore:
             self._distrusted = error
 
 
-def _commit_error(error: Exception) -> StoreError:
+def _commit_error(error: Exception, full: int) -> StoreError:
     """What waiters are told. A full disk may be emptied; after any other error nothing on it can be trusted:
     an fsync that failed once may succeed the next time without having written anything."""
-    number = error.errno if isinstance(error, OSError) else None
-    if isinstance(error, apsw.FullError) or number in (errno.ENOSPC, errno.EDQUOT):
-        result = StoreError(
+    result: StoreError
+    if full:
+        result = DiskFull(
             "no space left for the volume's metadata and unsent data",
-            errno=number or errno.ENOSPC,
-            permanent=False,
-            hint="Free space on the disk that holds the volume; what was written is kept in memory.",
+            full,
+            "Free space on the disk that holds the volume; what was written is kept in memory.",
         )
     else:
         result = StoreError(

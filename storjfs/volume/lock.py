@@ -1,6 +1,7 @@
 """One process at a time uses a volume: flock(2) on a file in its data directory."""
 
 import contextlib
+import errno
 import fcntl
 import os
 from types import TracebackType
@@ -25,9 +26,14 @@ class VolumeLock:
         self.sign()
 
     def sign(self) -> None:
-        """Write this process's id into the file, for those who wait to see."""
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        """Write this process's id into the file, for those who wait to see. A full disk may lack the room."""
+        signature = f"{os.getpid()}\n".encode()
+        try:
+            os.pwrite(self._fd, signature, 0)
+            os.ftruncate(self._fd, len(signature))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
 
     def close(self) -> None:
         """Give the right up. Idempotent."""

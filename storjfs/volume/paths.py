@@ -68,6 +68,11 @@ class VolumePaths:
         return self.data_dir / "meta.db"
 
     @property
+    def ballast(self) -> Path:
+        """Space set aside, given up when the disk is full so that deletions can be committed."""
+        return self.data_dir / "ballast"
+
+    @property
     def pay_db(self) -> Path:
         """Lanes and vouchers; never rolled back."""
         return self.data_dir / "pay.db"

@@ -26,6 +26,7 @@ DAY = 86400
 
 _LARGEST_DEFAULT_CACHE = 10 * GIB
 SMALLEST_CACHE = 256 * MIB
+SMALLEST_RESERVE = 32 * MIB
 MOST_SHARES = 256  # zfec computes in GF(2^8)
 _HOST = re.compile(r"[A-Za-z0-9._:%-]+")
 
@@ -76,6 +77,8 @@ class VolumeSettings:
     code: tuple[int, int] | None = None
     """(k, n), or None: by the number of usable farmers."""
     cache_size: int = _LARGEST_DEFAULT_CACHE
+    disk_reserve: int = 256 * MIB
+    """Free space of the disk below which nothing new is written; a quarter of it again is set aside."""
     capacity: int = 64 * GIB
     """What to contract with each farmer, in sealed bytes; less where a farmer offers less."""
     audit_period: int = DAY
@@ -102,6 +105,10 @@ class VolumeSettings:
                 f"a code of {k}/{n} is impossible: k must be under n, n at most 256",
             )
         _check(self.cache_size >= SMALLEST_CACHE, f"cache_size must be at least {show_size(SMALLEST_CACHE)}")
+        _check(
+            self.disk_reserve >= SMALLEST_RESERVE,
+            f"disk_reserve must be at least {show_size(SMALLEST_RESERVE)}",
+        )
         _check(self.capacity >= GIB, "capacity must be at least 1 GiB")
         _check(1 <= self.audit_period <= 8 * 7 * DAY, "audit_period must lie between 1 s and 8 weeks")
         _check(self.term >= 2 * self.audit_period, "term must be at least two audit periods")
@@ -140,6 +147,7 @@ class VolumeSettings:
             version=FORMAT_VERSION,
             volume_id=self.volume_id.hex(),
             cache_size=show_size(self.cache_size),
+            disk_reserve=show_size(self.disk_reserve),
             code="auto" if self.code is None else f"{self.code[0]}/{self.code[1]}",
             capacity=show_size(self.capacity),
             audit_period=show_duration(self.audit_period),
@@ -180,6 +188,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "volume_id": _parse_volume_id,
     "code": parse_code,
     "cache_size": parse_size,
+    "disk_reserve": parse_size,
     "capacity": parse_size,
     "audit_period": parse_duration,
     "term": parse_duration,
@@ -231,6 +240,10 @@ volume_id = "{volume_id}"
 
 # Local disk space for data that the farmers hold too, so that reading it again is fast.
 cache_size = "{cache_size}"
+
+# Below so much free space on this disk nothing new is written; a quarter of it besides is set aside, so that
+# deleting goes on when the disk is full. A smaller one is for small disks.
+disk_reserve = "{disk_reserve}"
 
 # The erasure code: "auto" chooses by the number of farmers, "3/5" means that any 3 of 5 shards suffice.
 code = "{code}"

@@ -38,7 +38,7 @@ class GatedSegments(MemorySegments):
         await self._through("read")
         return await super().read(seg, pos, run, skip, length)
 
-    async def room(self, *, new: bool = False) -> None:
+    async def room(self, *, new: bool = False, moving: bool = False) -> None:
         await self._through("room")
 
     async def flush(self) -> None:

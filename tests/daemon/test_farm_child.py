@@ -28,7 +28,7 @@ def children() -> set[int]:
 
 
 async def test_a_farm_that_dies_is_started_again_and_ends_with_us(tmp_path: Path) -> None:
-    farm = FarmChild(tmp_path, 2, tmp_path / "ledger.db", 1 << 30, tmp_path / "farm.log")
+    farm = FarmChild(tmp_path, 2, tmp_path / "ledger.db", 1 << 30, 1 << 26, tmp_path / "farm.log")
     send, receive = trio.open_memory_channel[Mapping[bytes, Any]](10)
     before = children()
     with trio.fail_after(PATIENCE):
@@ -47,7 +47,7 @@ async def test_a_farm_that_dies_is_started_again_and_ends_with_us(tmp_path: Path
 
 
 async def test_who_listens_late_is_told_at_once(tmp_path: Path) -> None:
-    farm = FarmChild(tmp_path, 1, tmp_path / "ledger.db", 1 << 30, tmp_path / "farm.log")
+    farm = FarmChild(tmp_path, 1, tmp_path / "ledger.db", 1 << 30, 1 << 26, tmp_path / "farm.log")
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(farm.run)
@@ -60,7 +60,7 @@ async def test_who_listens_late_is_told_at_once(tmp_path: Path) -> None:
 
 async def test_a_farm_that_cannot_start_is_no_reason_to_wait(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    farm = FarmChild(tmp_path / "file", 1, tmp_path / "ledger.db", 1 << 30, tmp_path / "farm.log")
+    farm = FarmChild(tmp_path / "file", 1, tmp_path / "ledger.db", 1 << 30, 1 << 26, tmp_path / "farm.log")
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(farm.run)

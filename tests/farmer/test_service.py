@@ -12,7 +12,7 @@ import trio
 from storjfs.coding.merkle import shard_root
 from storjfs.farmer.disk import Disk
 from storjfs.farmer.farmer import Farmer, FarmerRunning
-from storjfs.farmer.shelf import KEEP_FREE
+from storjfs.farmer.settings import KEEP_FREE
 from storjfs.protocol.contracts import State
 from storjfs.protocol.failures import ErrorCode, RequestFailed
 from storjfs.protocol.ids import ShardId

@@ -82,7 +82,8 @@ class Failing:
         seen, failed = self._control.heal()
         self._mark(f"seen {seen} {failed}")
         # Where something failed for lack of space, it now goes on by itself.
-        await self._fsync(volume, must=self._case.error == errno.ENOSPC and Kind.SYNC not in self._case.kinds)
+        full = self._case.error in (errno.ENOSPC, errno.EDQUOT)
+        await self._fsync(volume, must=full and Kind.SYNC not in self._case.kinds)
 
     async def _carry_out(self, volume: Volume, first: int, last: int) -> None:
         for index in range(first, last):

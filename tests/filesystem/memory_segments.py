@@ -55,7 +55,7 @@ class MemorySegments:
     def moved(self, sources: Collection[int], runs: Sequence[Run]) -> None:
         pass
 
-    async def room(self, *, new: bool = False) -> None:
+    async def room(self, *, new: bool = False, moving: bool = False) -> None:
         if self.full:
             raise FilesystemError(self.full)
 

@@ -104,10 +104,10 @@ async def test_writers_are_told_when_nothing_gets_through(
 
 async def test_a_full_disk_refuses_new_data_early(volume: Volume) -> None:
     async with volume.running() as segments:
-        segments._journal._disk_reserve = 1 << 62
+        segments.space.reserve = 1 << 62
         with pytest.raises(NoRoom):
             await segments.room()
-        segments._journal._disk_reserve = 0
+        segments.space.reserve = 0
         await segments.room()
 
 
