@@ -157,9 +157,10 @@ class Compactor(Properties):
         """Append the bytes of adjacent extents of one window anew; 0 if they changed meanwhile."""
         start = together[0][0]
         end = together[-1][0] + together[-1][1]
-        await self._store.room()
-        await self._segments.room()
         data = await self._content(inode, start, end)
+        await self._store.room()
+        # Last: what there was room for before the read may be taken by now.
+        await self._segments.room()
         if inode.gone or not self._extents.matches(inode, together):
             return 0
         self._extents.put(inode, start, self._segments.append(inode.ino, start, bytes(data)))

@@ -55,6 +55,11 @@ class Cache:
         return self._cached.used
 
     @property
+    def taken(self) -> int:
+        """What the disk may be spending on all of it now: with what was given up, but is not off the disk yet."""
+        return self.unsent + self._cached.used + self._eviction.leaving
+
+    @property
     def journal_dir(self) -> Path:
         """Where unsent data lies."""
         return self._folders.journal
@@ -295,7 +300,7 @@ class Cache:
         return self._fits(size)
 
     def _fits(self, size: int) -> bool:
-        return self.unsent + self.used + self._eviction.leaving + size <= self.limit
+        return self.taken + size <= self.limit
 
     async def evict(self, size: int) -> int:
         """Give up at least `size` bytes of cached pieces, if there are so many; returns how many were."""

@@ -162,7 +162,7 @@ class Journal:
             await self._room_for_new()
         cache, sealer = self._cache, self._sealer
         if (
-            cache.unsent + cache.used + self._slack > cache.limit
+            cache.taken + self._slack > cache.limit
             or sealer.appended >= self._check_disk_at
             or sealer.appended - sealer.sealed >= MOST_UNSEALED
         ):

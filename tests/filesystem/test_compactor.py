@@ -57,6 +57,21 @@ async def test_compaction_touches_no_time_and_no_other_byte(
         check_accounts(v.store, v.segments)
 
 
+async def test_there_is_room_for_what_is_moved_at_the_moment_it_is_appended(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with volume(tmp_path, capacity=40_000, slow=True) as v:
+        for n in range(60):
+            await v.write_file(b"%d" % n, os.urandom(5000))
+        await v.store.sync()
+        for n in range(60):
+            if n % 3:
+                await v.remove(b"%d" % n)
+        await v.store.sync()
+        assert await v.fs.compact() > 0
+        assert v.segments.late == 0
+
+
 async def test_what_is_written_while_it_is_moved_wins(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
