@@ -35,6 +35,9 @@ RESTING = 3600.0  # seconds until a segment that could not be read is tried agai
 
 class Compactor(Properties):
     def _prepare_compactor(self) -> None:
+        self._working = trio.CancelScope()
+        self._ended = trio.Event()
+        self._ended.set()
         self._unreadable: dict[int, float] = {}
         self._writes_seen = 0
         self._looked = -math.inf
@@ -46,13 +49,23 @@ class Compactor(Properties):
         """Bytes written anew to join fragments since the start."""
 
     async def _compact_forever(self) -> None:
-        """The background task."""
-        while True:
-            await trio.sleep(PERIOD)
-            if self._store.failure is not None:
-                continue
-            await self.compact()
-            await self._defragment_settled()
+        """The background task, until `rest`."""
+        self._ended = trio.Event()
+        try:
+            with self._working:
+                while True:
+                    await trio.sleep(PERIOD)
+                    if self._store.failure is not None:
+                        continue
+                    await self.compact()
+                    await self._defragment_settled()
+        finally:
+            self._ended.set()
+
+    async def rest(self) -> None:
+        """Return when nothing is moved in the background any more, for good: what is flushed then is all."""
+        self._working.cancel()
+        await self._ended.wait()
 
     async def compact(self) -> int:
         """Move what is live out of every segment that is worth it; returns the bytes moved.

@@ -56,7 +56,7 @@ class Cache:
 
     @property
     def taken(self) -> int:
-        """What the disk may be spending on all of it now: with what was given up, but is not off the disk yet."""
+        """What the disk may be spending on all of it now, what was given up but is perhaps still there included."""
         return self.unsent + self._cached.used + self._eviction.leaving
 
     @property

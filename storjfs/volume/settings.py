@@ -25,7 +25,9 @@ GIB = 1 << 30
 DAY = 86400
 
 _LARGEST_DEFAULT_CACHE = 10 * GIB
-SMALLEST_CACHE = 256 * MIB
+_SMALLEST_DEFAULT_CACHE = 256 * MIB
+SMALLEST_CACHE = 16 * MIB
+"""A full segment of the embedded farmers' code (12 MiB) on its way, and the quarter kept for writes."""
 MOST_SHARES = 256  # zfec computes in GF(2^8)
 _HOST = re.compile(r"[A-Za-z0-9._:%-]+")
 
@@ -101,7 +103,7 @@ class VolumeSettings:
                 1 <= k < n <= MOST_SHARES,
                 f"a code of {k}/{n} is impossible: k must be under n, n at most 256",
             )
-        _check(self.cache_size >= SMALLEST_CACHE, f"cache_size must be at least {show_size(SMALLEST_CACHE)}")
+        check_cache_size(self.cache_size)
         _check(self.capacity >= GIB, "capacity must be at least 1 GiB")
         _check(1 <= self.audit_period <= 8 * 7 * DAY, "audit_period must lie between 1 s and 8 weeks")
         _check(self.term >= 2 * self.audit_period, "term must be at least two audit periods")
@@ -156,7 +158,17 @@ def default_cache_size(directory: Path) -> int:
     while not directory.exists():
         directory = directory.parent
     tenth = shutil.disk_usage(directory).free // 10 // MIB * MIB
-    return max(SMALLEST_CACHE, min(_LARGEST_DEFAULT_CACHE, tenth))
+    return max(_SMALLEST_DEFAULT_CACHE, min(_LARGEST_DEFAULT_CACHE, tenth))
+
+
+def check_cache_size(size: int) -> int:
+    """`size` in bytes, if a drive can work with it. Raises SettingsError."""
+    if size < SMALLEST_CACHE:
+        raise SettingsError(
+            f"a cache_size of {show_size(size)} is too small: what waits for farmers has to fit into it too",
+            hint=f"Give at least {show_size(SMALLEST_CACHE)}, better {show_size(_SMALLEST_DEFAULT_CACHE)}.",
+        )
+    return size
 
 
 def parse_code(text: str) -> tuple[int, int] | None:
@@ -229,7 +241,7 @@ version = {version}
 # Which volume these settings belong to; do not change it.
 volume_id = "{volume_id}"
 
-# Local disk space for data that the farmers hold too, so that reading it again is fast.
+# Local disk space for file data: what waits for the farmers, and copies of what they hold, for fast reading.
 cache_size = "{cache_size}"
 
 # The erasure code: "auto" chooses by the number of farmers, "3/5" means that any 3 of 5 shards suffice.

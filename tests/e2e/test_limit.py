@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .drive import PATIENCE, Drive
+from .drive import PATIENCE, Drive, await_that
 from .usage import usage_of
 
 MIB = 1 << 20
@@ -50,4 +50,38 @@ def test_the_limit_holds_under_load_and_across_restarts(drive: Drive) -> None:
         assert usage.samples > 100
         assert limit // 3 < usage.most <= limit
         drive.umount()
+    assert drive.examine() == {}
+
+
+def test_a_smaller_limit_is_kept_as_soon_as_unsent_data_allows_it(drive: Drive) -> None:
+    """What was unsent stays, and nothing is added to it until farmers have taken it."""
+    drive.init()
+    drive.mount()
+    content = {number: os.urandom(9 * MIB) for number in range(6)}
+    farm = drive.farm_pid()
+    os.kill(farm, signal.SIGSTOP)
+    for number, data in content.items():
+        with open(drive.at / f"file{number}", "wb") as file:
+            file.write(data)
+            os.fsync(file.fileno())
+    unsent = usage_of(drive).look()
+    assert unsent > 50 * MIB
+    drive.kill()
+    os.kill(farm, signal.SIGKILL)
+    limit = 16 * MIB
+    drive.mount("--cache-size", str(limit))
+    with usage_of(drive).watched() as usage:
+        programs = loads(drive, 20)
+        await_that(lambda: usage.look() <= limit, "the farmers have taken what was unsent")
+        at_most = usage.most
+        usage.most = 0
+        finish(drive, programs)
+        drive.run("flush")
+    assert at_most <= unsent
+    assert usage.most <= limit
+    drive.umount()
+    drive.mount("--cache-size", str(limit))
+    for number, data in content.items():
+        assert (drive.at / f"file{number}").read_bytes() == data
+    drive.umount()
     assert drive.examine() == {}

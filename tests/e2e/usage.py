@@ -13,7 +13,7 @@ Sizes = dict[tuple[int, int], int]
 
 
 class Usage:
-    """The disk usage of some folders, and of what a process keeps open of them though it has no name any more.
+    """The disk usage of some folders, and of what a process keeps open of them that has no name any more.
 
     A look takes a moment, in which one file may go and another come. So each takes two, and counts for every
     file the smaller of both: what was there at the moment between them was no less than that.

@@ -15,8 +15,8 @@ class MemorySegments:
     """Segments of `capacity` bytes.
 
     `slow`: read_now finds nothing, so that reads must wait. `full`: the errno that room() raises, 0 for none.
-    Segments without a live byte vanish when that is committed. `late` counts appends that waited for something
-    after there had been room for them.
+    Segments without a live byte vanish when that is committed. `late` counts appends that waited for
+    something after there had been room for them.
     """
 
     def __init__(self, store: MetaStore, capacity: int = 1 << 20, *, slow: bool = False) -> None:
