@@ -56,7 +56,7 @@ class Cache:
 
     @property
     def taken(self) -> int:
-        """What the disk may be spending on all of it now, what was given up but is perhaps still there included."""
+        """What the disk may spend on all of it now; what was given up counts until it is off the disk."""
         return self.unsent + self._cached.used + self._eviction.leaving
 
     @property

@@ -1,8 +1,10 @@
 """What the local files of a mounted volume really take of the disk, looked at again and again."""
 
 import contextlib
+import math
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +26,8 @@ class Usage:
         self._pid = pid
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
-        self.samples = 0
-        self.most = 0
+        self.samples: list[tuple[float, int]] = []
+        """When each look began (time.monotonic), and what it saw."""
 
     def look(self) -> int:
         """Bytes on disk now."""
@@ -52,8 +54,12 @@ class Usage:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            self.most = max(self.most, self.look())
-            self.samples += 1
+            began = time.monotonic()
+            self.samples.append((began, self.look()))
+
+    def most(self, since: float = 0.0, until: float = math.inf) -> int:
+        """The largest of the samples that began in this time."""
+        return max(seen for began, seen in self.samples if since <= began < until)
 
     @contextlib.contextmanager
     def watched(self) -> Iterator["Usage"]:
