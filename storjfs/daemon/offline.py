@@ -98,5 +98,5 @@ def _segments(paths: VolumePaths, store: MetaStore) -> SegmentsReport:
     ((to_delete,),) = store.read("SELECT COUNT(*) FROM doomed")
     cached = 0
     if paths.cache_dir.is_dir():
-        cached = sum(entry.stat().st_blocks * 512 for entry in paths.cache_dir.rglob("*") if entry.is_file())
+        cached = sum(entry.lstat().st_blocks * 512 for entry in paths.cache_dir.iterdir())
     return SegmentsReport(stored, waiting, cached, full, degraded, at_risk, lost, to_delete, (), ())

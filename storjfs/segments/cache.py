@@ -109,7 +109,7 @@ class Cache:
             else:
                 self._cached.found_late(segment_id, size)
                 return
-        path.unlink(missing_ok=True)
+        remove(path)
 
     def cached(self) -> list[bytes]:
         """Segment ids of the cached files."""
@@ -166,7 +166,7 @@ class Cache:
             del self._by_seg[file.base >> 25]
 
     def opened(self, file: LocalFile) -> bool:
-        """Make sure that `file` has a descriptor; if it cannot, False, and it is forgotten if cached."""
+        """Make sure that `file` has a descriptor; if it cannot, False, and it is given up if cached."""
         return file.fd >= 0 or self._cached.opened(file)
 
     def complete(self, segment: Segment) -> LocalFile | None:
@@ -274,6 +274,7 @@ class Cache:
                 self._folders.with_cache(partial(file.open, create=True))
             except OSError as error:
                 _LOG.info("nothing is cached: %s", error)
+                remove(file.path)
                 return None
             self._descriptors.note(file)
             self._attach(segment, file)
