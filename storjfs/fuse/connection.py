@@ -33,8 +33,16 @@ DONT_MASK = 1 << 6
 WANTED = HANDLE_KILLPRIV_V2 | CACHE_SYMLINKS | DONT_MASK
 UNWANTED = AUTO_INVAL_DATA
 
+# How many reads through the page cache and writes out of it the kernel lets wait for us at once: with its own 12,
+# a dozen programs that wait for a silent farmer keep all others from reading what is cached here.
+MOST_BACKGROUND = 1024
+# From so many on the kernel neither reads ahead nor writes out before somebody needs it.
+CONGESTED = 768
+
 _OFFERED_FLAGS = struct.Struct("<40xIIII")  # header, major, minor, max_readahead, flags
 _FLAGS_AT = 16 + 12  # header, major, minor, max_readahead
+_BACKGROUND = struct.Struct("<HH")  # max_background, congestion_threshold
+_BACKGROUND_AT = _FLAGS_AT + 4
 _LARGEST_INIT = 8192 + 4096
 
 
@@ -75,12 +83,14 @@ class Connection:
 
 
 def amended(offered: bytes, answer: bytes) -> bytes:
-    """The answer to INIT with the flags above, as far as the kernel offered them."""
+    """The answer to INIT with the flags above, as far as the kernel offered them, and the limits."""
     _, _, _, on_offer = _OFFERED_FLAGS.unpack_from(offered)
     changed = bytearray(answer)
     if len(changed) >= _FLAGS_AT + 4:
         (flags,) = struct.unpack_from("<I", changed, _FLAGS_AT)
         struct.pack_into("<I", changed, _FLAGS_AT, (flags | (WANTED & on_offer)) & ~UNWANTED)
+    if len(changed) >= _BACKGROUND_AT + _BACKGROUND.size:
+        _BACKGROUND.pack_into(changed, _BACKGROUND_AT, MOST_BACKGROUND, CONGESTED)
     return bytes(changed)
 
 

@@ -13,7 +13,7 @@ import trio
 
 from . import waiting
 from .adapter import Adapter
-from .connection import Connection, open_connection
+from .connection import MOST_BACKGROUND, Connection, open_connection
 from .options import MountOptions
 
 log = logging.getLogger(__name__)
@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 # How far the kernel reads ahead for a sequential reader, where we are allowed to say so (root): requests of
 # up to 1 MiB instead of 128 KiB.
 READ_AHEAD_KIB = 1024
+# Requests answered at once: all that may wait for farmers, and others beside them. One that waits costs some KiB,
+# a write up to 2 MiB; but the kernel has no more of these under way than it may hold dirty for this mount.
+MOST_AT_ONCE = 4 * MOST_BACKGROUND
 
 
 async def serve(
@@ -70,7 +73,7 @@ def _take_off(mountpoint: Path) -> None:
 
 
 async def _answer_until_unmounted(unmounted: Callable[[], Any]) -> None:
-    await pyfuse3.main()
+    await pyfuse3.main(max_tasks=MOST_AT_ONCE)
     unmounted()
 
 

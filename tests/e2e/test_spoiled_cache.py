@@ -19,9 +19,8 @@ FILES = 14
 
 def entries(drive: Drive) -> list[Path]:
     """The cached segments."""
-    return sorted(
-        path for path in drive.paths().cache_dir.iterdir() if re.fullmatch("[0-9a-f]{32}", path.name)
-    )
+    found = drive.paths().cache_dir.iterdir()
+    return sorted(path for path in found if re.fullmatch("[0-9a-f]{32}", path.name))
 
 
 @pytest.fixture

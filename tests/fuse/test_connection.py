@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from storjfs.fuse.connection import (
     AUTO_INVAL_DATA,
     CACHE_SYMLINKS,
+    CONGESTED,
     DONT_MASK,
     HANDLE_KILLPRIV_V2,
+    MOST_BACKGROUND,
     UNWANTED,
     WANTED,
     MountFailed,
@@ -37,7 +39,8 @@ def test_only_our_flags_change_and_none_is_set_that_was_not_offered(on_offer: in
     before = answer(chosen)
     after = amended(offered(on_offer), before)
     (flags,) = struct.unpack_from("<I", after, 28)
-    assert after[:28] + after[32:] == before[:28] + before[32:]
+    assert after[:28] + after[36:] == before[:28] + before[36:]
+    assert struct.unpack_from("<HH", after, 32) == (MOST_BACKGROUND, CONGESTED)
     assert flags & ~(WANTED | UNWANTED) == chosen & ~(WANTED | UNWANTED)
     assert flags & WANTED & ~(on_offer | chosen) == 0
     assert flags & AUTO_INVAL_DATA == 0
