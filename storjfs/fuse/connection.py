@@ -33,8 +33,8 @@ DONT_MASK = 1 << 6
 WANTED = HANDLE_KILLPRIV_V2 | CACHE_SYMLINKS | DONT_MASK
 UNWANTED = AUTO_INVAL_DATA
 
-# How many reads through the page cache and writes out of it the kernel lets wait for us at once: with its own 12,
-# a dozen programs that wait for a silent farmer keep all others from reading what is cached here.
+# How many reads through the page cache and writes out of it the kernel lets wait for us at once: with its own
+# 12, a dozen programs that wait for a silent farmer keep all others from reading what is cached here.
 MOST_BACKGROUND = 1024
 # From so many on the kernel neither reads ahead nor writes out before somebody needs it.
 CONGESTED = 768

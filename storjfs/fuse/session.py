@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 # How far the kernel reads ahead for a sequential reader, where we are allowed to say so (root): requests of
 # up to 1 MiB instead of 128 KiB.
 READ_AHEAD_KIB = 1024
-# Requests answered at once: all that may wait for farmers, and others beside them. One that waits costs some KiB,
-# a write up to 2 MiB; but the kernel has no more of these under way than it may hold dirty for this mount.
+# Requests answered at once: all that may wait for farmers, and others beside them. One that waits costs some
+# KiB, a write up to 2 MiB; but the kernel has no more of these under way than it may hold dirty for a mount.
 MOST_AT_ONCE = 4 * MOST_BACKGROUND
 
 

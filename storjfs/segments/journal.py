@@ -204,6 +204,11 @@ class Journal:
             self._writers_waiting -= 1
 
     @property
+    def left(self) -> int:
+        """Bytes that may be appended while nothing is taken by farmers: what is cached gives way."""
+        return max(self._cache.limit - self._cache.unsent - self._slack, 0)
+
+    @property
     def writers_wait(self) -> bool:
         """Whether somebody waits in `room`."""
         return self._writers_waiting > 0
