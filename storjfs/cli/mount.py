@@ -50,7 +50,9 @@ class Place(click.Path):
     "nodev, noexec, dirsync.",
 )
 @click.option(
-    "--cache-size", metavar="SIZE", help="Most local disk space for data that farmers have too (as 20G)."
+    "--cache-size",
+    metavar="SIZE",
+    help="Most local disk space for file data (as 20G), what waits for farmers included; at least 16M.",
 )
 @click.option("--foreground", "-f", is_flag=True, help="Stay here and log to the terminal; Ctrl-C unmounts.")
 @click.option("--nonempty", is_flag=True, help="Mount over files; they are hidden until the unmount.")
@@ -75,9 +77,9 @@ def mount(
     """
     from storjfs.daemon.mountpoint import canonical, prepare, require_fuse
     from storjfs.daemon.request import MountRequest
-    from storjfs.volume import VolumePaths, parse_size
+    from storjfs.volume import VolumePaths, check_cache_size, parse_size
 
-    size = None if cache_size is None else parse_size(cache_size)
+    size = None if cache_size is None else check_cache_size(parse_size(cache_size))
     paths = VolumePaths(volume)
     require_fuse()
     target = prepare(canonical(directory), nonempty=nonempty)

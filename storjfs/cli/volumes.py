@@ -29,7 +29,9 @@ from .options import (
     "--farmer", "farmers", multiple=True, metavar="HOST:PORT", help="A farmer to use; may be given often."
 )
 @click.option(
-    "--cache-size", metavar="SIZE", help="Most local disk space for data that farmers have too (as 20G)."
+    "--cache-size",
+    metavar="SIZE",
+    help="Most local disk space for file data (as 20G), what waits for farmers included; at least 16M.",
 )
 @no_passphrase_option
 @passphrase_options
@@ -49,7 +51,7 @@ def init(
     to make the volume from a phrase that you have.
     """
     from storjfs.keys import phrase_to_entropy
-    from storjfs.volume import StaticFarmer, VolumeExists, VolumePaths, parse_size
+    from storjfs.volume import StaticFarmer, VolumeExists, VolumePaths, check_cache_size, parse_size
 
     from .making import make_volume
 
@@ -57,7 +59,7 @@ def init(
     if paths.exists:
         raise VolumeExists(f"there is a volume {volume} already", hint="give another name with --volume")
     chosen = tuple(StaticFarmer.parse(text) for text in farmers)
-    size = None if cache_size is None else parse_size(cache_size)
+    size = None if cache_size is None else check_cache_size(parse_size(cache_size))
     entropy = None
     if phrase_file is not None:
         entropy = phrase_to_entropy(_phrase_text(phrase_file))

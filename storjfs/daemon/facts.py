@@ -75,6 +75,7 @@ def gather(
         stored=segments.stored_bytes,
         waiting=segments.waiting_bytes,
         cached=segments.cached_bytes,
+        room=segments.room_bytes,
         cache_limit=cache_limit,
         segments_waiting=waiting_segments,
         segments_full=segments.full,

@@ -99,6 +99,7 @@ class Life:
             await self._unmounted.wait()
             self._state = "stopping"
             log.info("unmounted")
+            await self._drive.filesystem.rest()
             with self._last_flush:
                 await self._flush(_nobody, LAST_PATIENCE)
             self._flushed.set()

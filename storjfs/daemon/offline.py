@@ -48,7 +48,7 @@ def _never_mounted(paths: VolumePaths, settings: VolumeSettings) -> status.Facts
         settings,
         settings.cache_size,
         settings.code or (0, 0),
-        SegmentsReport(0, 0, 0, 0, 0, 0, 0, 0, (), ()),
+        SegmentsReport(0, 0, 0, 0, 0, 0, 0, 0, (), (), settings.cache_size),
         facts.NO_CONTRACTS,
         facts.NO_TROUBLE,
         addresses={},
@@ -65,7 +65,7 @@ async def _read(paths: VolumePaths, settings: VolumeSettings, keys: VolumeKeys) 
         balance: int | None = ledger.balance(own_account(keys))
     except SettlementError:
         balance = None
-    segments = _segments(paths, store)
+    segments = _segments(paths, store, settings.cache_size)
     trouble = facts.NO_TROUBLE
     if segments.degraded or segments.at_risk or segments.lost:
         trouble = facts.look_at_trouble(paths.meta_db, keys, segments.lost > 0)
@@ -97,7 +97,7 @@ def _counted(report: RenterReport, store: MetaStore) -> RenterReport:
     return dataclasses.replace(report, contracts=rows)
 
 
-def _segments(paths: VolumePaths, store: MetaStore) -> SegmentsReport:
+def _segments(paths: VolumePaths, store: MetaStore, limit: int) -> SegmentsReport:
     """What the segments room would report, without taking up its work."""
     counters = dict(store.read("SELECT key, value FROM counters"))
     full, degraded, at_risk, lost, stored = (counters.get(name, 0) for name in _COUNTERS)
@@ -105,5 +105,6 @@ def _segments(paths: VolumePaths, store: MetaStore) -> SegmentsReport:
     ((to_delete,),) = store.read("SELECT COUNT(*) FROM doomed")
     cached = 0
     if paths.cache_dir.is_dir():
-        cached = sum(entry.stat().st_blocks * 512 for entry in paths.cache_dir.rglob("*") if entry.is_file())
-    return SegmentsReport(stored, waiting, cached, full, degraded, at_risk, lost, to_delete, (), ())
+        cached = sum(entry.lstat().st_blocks * 512 for entry in paths.cache_dir.iterdir())
+    room = max(limit - waiting, 0)
+    return SegmentsReport(stored, waiting, cached, full, degraded, at_risk, lost, to_delete, (), (), room)

@@ -57,6 +57,7 @@ class Facts:
     waiting: int
     cached: int
     cache_limit: int
+    room: int
     segments_waiting: int
     segments_full: int
     segments_degraded: int
@@ -107,6 +108,17 @@ def out_of_reach(facts: Facts) -> bool:
     return len(answering) < facts.k <= len(holding)
 
 
+def few_answer(facts: Facts) -> bool:
+    """Whether so few of the farmers answer that nothing more can be stored with enough of them."""
+    serving = [row for row in facts.contracts if not row.over]
+    answering = [row for row in serving if row.condition not in ("offline", "contained")]
+    return len(answering) < facts.k + -(-(facts.n - facts.k) // 2) <= len(serving)
+
+
+def _size(size: int) -> str:
+    return f"{size / (1 << 20):.1f} MiB" if size < 1 << 30 else f"{size / (1 << 30):.1f} GiB"
+
+
 def problems_of(facts: Facts) -> list[str]:
     """Sentences for a person, worst first."""
     said = []
@@ -122,6 +134,11 @@ def problems_of(facts: Facts) -> list[str]:
     if out_of_reach(facts):
         said.append(
             f"Fewer than {facts.k} farmers answer: only what is cached here can be read until they do."
+        )
+    if facts.waiting and few_answer(facts):
+        said.append(
+            f"{_size(facts.waiting)} are on this machine only, until more farmers answer; "
+            + (f"there is room for {_size(facts.room)} more." if facts.room else "there is no room for more.")
         )
     if facts.waiting and nobody_serves(facts):
         said.append("There is no contract with any farmer; new data is on this machine only.")
@@ -167,6 +184,7 @@ def report(facts: Facts, mount: Mapping[str, Any] | None) -> dict[str, Any]:
             "waiting": facts.waiting,
             "cached": facts.cached,
             "cache_limit": facts.cache_limit,
+            "room": facts.room,
         },
         "segments": {
             "total": stored + facts.segments_waiting,

@@ -137,6 +137,7 @@ class Drive:
         full_disk.attach(self.store, self.segments)
         self.renter.mark_lost = self.segments.mark_lost
         self.renter.came = self.segments.farmers_changed
+        self.renter.waits = lambda: self.segments.waits_for_farmers
         policy = Policy(read_only=options.read_only, atime=options.atime, sync_network=options.sync_network)
         self.filesystem = Filesystem(
             self.store, self.segments, self.capacity, policy, (os.getuid(), os.getgid())

@@ -35,6 +35,9 @@ RESTING = 3600.0  # seconds until a segment that could not be read is tried agai
 
 class Compactor(Properties):
     def _prepare_compactor(self) -> None:
+        self._working = trio.CancelScope()
+        self._ended = trio.Event()
+        self._ended.set()
         self._unreadable: dict[int, float] = {}
         self._writes_seen = 0
         self._looked = -math.inf
@@ -46,13 +49,23 @@ class Compactor(Properties):
         """Bytes written anew to join fragments since the start."""
 
     async def _compact_forever(self) -> None:
-        """The background task."""
-        while True:
-            await trio.sleep(PERIOD)
-            if self._store.failure is not None:
-                continue
-            await self.compact()
-            await self._defragment_settled()
+        """The background task, until `rest`."""
+        self._ended = trio.Event()
+        try:
+            with self._working:
+                while True:
+                    await trio.sleep(PERIOD)
+                    if self._store.failure is not None:
+                        continue
+                    await self.compact()
+                    await self._defragment_settled()
+        finally:
+            self._ended.set()
+
+    async def rest(self) -> None:
+        """Return when nothing is moved in the background any more, for good: what is flushed then is all."""
+        self._working.cancel()
+        await self._ended.wait()
 
     async def compact(self) -> int:
         """Move what is live out of every segment that is worth it; returns the bytes moved.
@@ -157,9 +170,10 @@ class Compactor(Properties):
         """Append the bytes of adjacent extents of one window anew; 0 if they changed meanwhile."""
         start = together[0][0]
         end = together[-1][0] + together[-1][1]
-        await self._store.room()
-        await self._segments.room(moving=True)
         data = await self._content(inode, start, end)
+        await self._store.room()
+        # Last: what there was room for before the read may be taken by now.
+        await self._segments.room(moving=True)
         if inode.gone or not self._extents.matches(inode, together):
             return 0
         runs = self._segments.append(inode.ino, start, bytes(data))

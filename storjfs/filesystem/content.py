@@ -142,6 +142,7 @@ class Content(Names):
         await self._segments.room()
         while inode.ino in self._to_cut and end > inode.size:
             await self._cut_tail(inode)
+            await self._segments.room()  # others may have taken it meanwhile
         # From here to the end nothing waits: a group holds all of it or nothing.
         self._written += length
         self._drop_capability(inode)

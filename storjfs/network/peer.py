@@ -8,7 +8,7 @@ import trio
 
 from storjfs.network.control import REQUEST_TIMEOUT, ControlConnection, Handler, refuse_all
 from storjfs.network.data import DataPool
-from storjfs.network.failures import PeerUnreachable
+from storjfs.network.failures import PeerUnreachable, WrongPeer
 from storjfs.network.frames import CONTROL_BUFFER, DATA_BUFFER, Buffer, FrameStream
 from storjfs.network.identity import Identity
 from storjfs.network.streams import DIAL_TIMEOUT, open_stream
@@ -26,6 +26,9 @@ Connector = Callable[[Identity, NodeId | None, Sequence[Address], float], Awaita
 
 FIRST_BACKOFF = 0.25
 LONGEST_BACKOFF = 60.0
+"""Seconds, for one that answers and cannot be talked with."""
+LONGEST_ABSENCE = 4.0
+"""For one that does not answer: dialling is cheap, done for somebody, and it may be back any moment."""
 
 
 class Backoff:
@@ -41,9 +44,9 @@ class Backoff:
         """It worked."""
         self._delay, self.until = FIRST_BACKOFF, 0.0
 
-    def failed(self, now: float) -> None:
-        """It did not."""
-        self.until = now + self._delay * self._random.uniform(0.5, 1.0)
+    def failed(self, now: float, longest: float = LONGEST_BACKOFF) -> None:
+        """It did not; `longest` is the bound."""
+        self.until = now + min(self._delay, longest) * self._random.uniform(0.5, 1.0)
         self._delay = min(self._delay * 2, LONGEST_BACKOFF)
 
 
@@ -198,8 +201,9 @@ class Peer:
             except BaseException:
                 await trio.aclose_forcefully(stream)
                 raise
-        except (PeerUnreachable, ProtocolViolation, RequestFailed):
-            self._backoff.failed(trio.current_time())
+        except (PeerUnreachable, ProtocolViolation, RequestFailed) as error:
+            absent = isinstance(error, PeerUnreachable) and not isinstance(error, WrongPeer)
+            self._backoff.failed(trio.current_time(), LONGEST_ABSENCE if absent else LONGEST_BACKOFF)
             raise
         return frames
 

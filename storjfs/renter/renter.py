@@ -1,5 +1,6 @@
 """The renter of one volume, put together from this room's parts."""
 
+import contextlib
 import logging
 import random
 import time
@@ -13,7 +14,7 @@ from storjfs.keys import VolumeKeys
 from storjfs.network.peer import Connector
 from storjfs.network.streams import open_stream
 from storjfs.protocol.ids import NodeId, PublicKey, short
-from storjfs.protocol.messages import HelloAnswer
+from storjfs.protocol.messages import HelloAnswer, Ping
 from storjfs.protocol.receipts import Receipt
 from storjfs.protocol.signing import Signed
 from storjfs.protocol.terms import Address
@@ -39,6 +40,9 @@ log = logging.getLogger(__name__)
 
 ROUND = 60.0
 """Seconds between two looks at every farmer's contract; sooner when something happens."""
+GREET_EVERY = 4.0
+GREET_PATIENCE = 5.0
+"""Seconds between two looks for farmers that are away, at most, and of one look."""
 FIRST_ROUND = 15.0
 """Seconds that `run` waits for the first round before it reports to have started."""
 
@@ -82,7 +86,10 @@ class Renter:
         self.mark_lost: MarkLost = _ignore_loss
         self.came: Callable[[], None] = lambda: None
         """Called when a farmer greets us: it is there (again)."""
+        self.waits: Callable[[], bool] = lambda: False
+        """Whether something waits for farmers that are away: then they are looked for every few seconds."""
         self._now = now
+        self._rng = rng or random.SystemRandom()
         self.settings = settings
         system = random.SystemRandom()
         rng = rng or system
@@ -125,6 +132,7 @@ class Renter:
                     await self._round()
                 await nursery.start(self.auditor.run)
                 nursery.start_soon(self._rounds)
+                nursery.start_soon(self._watch_for_returns)
                 nursery.start_soon(self.read_back.run)
                 task_status.started()
                 await trio.sleep_forever()
@@ -271,6 +279,25 @@ class Renter:
         self.came()
         if answer.vouchers and self._nursery is not None:
             self._nursery.start_soon(self.cashier.learn, farmer, answer)
+
+    async def _watch_for_returns(self) -> None:
+        """While something waits for farmers, greet those that are away every few seconds: who answers is told
+        of through `came`."""
+
+        async def greet(farmer: NodeId) -> None:
+            with contextlib.suppress(StorjfsError, OSError):
+                await self.farmers.request(farmer, Ping())
+
+        while True:
+            # Not in step with other renters, which have lost the farmer at the same moment.
+            await trio.sleep(self._rng.uniform(0.5, 1.0) * GREET_EVERY)
+            if not self.waits():
+                continue
+            with trio.move_on_after(GREET_PATIENCE):
+                async with trio.open_nursery() as nursery:
+                    for entry in self.book:
+                        if entry.serves and not self.farmers.connected(entry.node_id):
+                            nursery.start_soon(greet, entry.node_id)
 
     async def _rounds(self) -> None:
         while True:

@@ -57,6 +57,11 @@ class Cache:
         return self._cached.used
 
     @property
+    def taken(self) -> int:
+        """What the disk may spend on all of it now; what was given up counts until it is off the disk."""
+        return self.unsent + self._cached.used + self._eviction.leaving
+
+    @property
     def journal_dir(self) -> Path:
         """Where unsent data lies."""
         return self._folders.journal
@@ -106,7 +111,7 @@ class Cache:
             else:
                 self._cached.found_late(segment_id, size)
                 return
-        path.unlink(missing_ok=True)
+        remove(path)
 
     def cached(self) -> list[bytes]:
         """Segment ids of the cached files."""
@@ -163,7 +168,7 @@ class Cache:
             del self._by_seg[file.base >> 25]
 
     def opened(self, file: LocalFile) -> bool:
-        """Make sure that `file` has a descriptor; if it cannot, False, and it is forgotten if cached."""
+        """Make sure that `file` has a descriptor; if it cannot, False, and it is given up if cached."""
         return file.fd >= 0 or self._cached.opened(file)
 
     def complete(self, segment: Segment) -> LocalFile | None:
@@ -273,6 +278,7 @@ class Cache:
                 self._folders.with_cache(partial(file.open, create=True))
             except OSError as error:
                 _LOG.info("nothing is cached: %s", error)
+                remove(file.path)
                 return None
             self._descriptors.note(file)
             self._attach(segment, file)
@@ -304,7 +310,7 @@ class Cache:
         return self._fits(size)
 
     def _fits(self, size: int) -> bool:
-        return self.unsent + self.used + self._eviction.leaving + size <= self.limit
+        return self.taken + size <= self.limit
 
     async def evict(self, size: int) -> int:
         """The disk that holds unsent data lacks `size` bytes: give up as many of cached pieces that lie on

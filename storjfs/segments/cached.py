@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from storjfs.coding.geometry import PIECE
 from storjfs.segments.descriptors import Descriptors
 from storjfs.segments.files import LocalFile, byte_ranges, free_blocks, pieces_mask
-from storjfs.segments.folders import Folders
+from storjfs.segments.folders import Folders, remove
 from storjfs.segments.order import Order
 
 _LOG = logging.getLogger(__name__)
@@ -95,17 +95,22 @@ class CachedFiles:
         self._descriptors.retire(file)
 
     def opened(self, file: LocalFile) -> bool:
-        """Make sure that `file` has a descriptor; if it cannot, False, and it is forgotten if cached."""
+        """Make sure that `file` has a descriptor; if it cannot, False, and it is given up if cached."""
         if file.fd >= 0:
             return True
         try:
             file.open()
-        except OSError:
+        except OSError as error:
             if not file.unsent:
-                self.forget(file)
+                self._given_up(file, error)
             return False
         self._descriptors.note(file)
         return True
+
+    def _given_up(self, file: LocalFile, error: OSError) -> None:
+        _LOG.info("a cached file cannot be used: %s", error)
+        self.forget(file)
+        remove(file.path)
 
     # --- pieces ---
 
@@ -115,8 +120,8 @@ class CachedFiles:
             return False
         try:
             present = file.look(size)
-        except OSError:
-            self.forget(file)
+        except OSError as error:
+            self._given_up(file, error)
             return False
         self.set_present(file, present)
         return True

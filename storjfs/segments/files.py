@@ -9,6 +9,7 @@ import ctypes
 import errno
 import logging
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,11 @@ _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _PUNCH_KEEPING_SIZE: Final = 0x03  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, fallocate(2)
 LARGEST_READ: Final = (1 << 20) + 2 * PIECE
 """Bytes of whole pieces that a run of 1 MiB may lie in."""
+
+
+def is_ours(status: os.stat_result) -> bool:
+    """Whether this can be a file that the cache made: it makes no links."""
+    return stat.S_ISREG(status.st_mode) and status.st_nlink == 1
 
 
 def punch(fd: int, start: int, length: int) -> None:
@@ -108,10 +114,20 @@ class LocalFile:
         """Found at start-up; its frames have not been looked at since."""
 
     def open(self, *, create: bool = False) -> int:
-        """The descriptor. Raises OSError."""
+        """The descriptor. Raises OSError; of a cached one also where something else lies at its path.
+
+        Holes are punched into cached files and their ends are cut off: that must never hit what a link leads
+        to.
+        """
         if self.fd < 0:
             flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
-            self.fd = os.open(self.path, flags, 0o600)
+            if not self.unsent:
+                flags |= os.O_NOFOLLOW | os.O_NONBLOCK
+            fd = os.open(self.path, flags, 0o600)
+            if not self.unsent and not is_ours(os.fstat(fd)):
+                os.close(fd)
+                raise OSError(errno.EINVAL, "not a file of this cache", os.fspath(self.path))
+            self.fd = fd
         return self.fd
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from storjfs.segments.files import is_ours
 from storjfs.volume.files import make_private
 
 _LOG = logging.getLogger(__name__)
@@ -48,17 +49,21 @@ class Folders:
         return self.cache / segment_id.hex()
 
     def found_cached(self) -> list[tuple[bytes, int]]:
-        """(segment id, bytes on disk) of what lies in the cache folder, oldest first. Removes parts."""
+        """(segment id, bytes on disk) of what lies in the cache folder, oldest first.
+
+        Removes parts, and what took the place of a file of ours: links, and all that is no file.
+        """
         found = []
         with os.scandir(self.cache) as entries:
             for entry in entries:
                 segment_id = _id_of(entry.name)
-                if segment_id is None:
-                    if entry.name.endswith(_PART):
-                        os.unlink(entry.path)
+                if segment_id is None and entry.name != _ORDER and not entry.name.endswith(_PART):
                     continue
                 status = entry.stat(follow_symlinks=False)
-                found.append((status.st_mtime_ns, segment_id, status.st_blocks * 512))
+                if not is_ours(status) or entry.name.endswith(_PART):
+                    remove(Path(entry.path))
+                elif segment_id is not None:
+                    found.append((status.st_mtime_ns, segment_id, status.st_blocks * 512))
         return [(segment_id, size) for _, segment_id, size in sorted(found)]
 
     def found_unsent(self) -> list[bytes]:
@@ -80,7 +85,7 @@ class Folders:
         target = self.cached(segment_id)
         part = target.with_suffix(_PART)
         try:
-            self.with_cache(partial(shutil.copyfile, self.unsent(segment_id), part))
+            self.with_cache(partial(_write_new, part, self.unsent(segment_id)))
             os.rename(part, target)
         except OSError:
             remove(part)
@@ -97,8 +102,9 @@ class Folders:
     def read_order(self) -> bytes:
         """What `write_order` wrote last, b"" where there is nothing."""
         try:
-            with open(self.cache / _ORDER, "rb") as file:
-                return file.read(_LARGEST_ORDER)
+            fd = os.open(self.cache / _ORDER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open(fd, "rb") as file:
+                return file.read(_LARGEST_ORDER) if is_ours(os.fstat(fd)) else b""
         except OSError:
             return b""
 
@@ -110,17 +116,35 @@ class Folders:
             return
         part = path.with_suffix(_PART)
         try:
-            part.write_bytes(packed)
+            _write_new(part, packed)
             os.rename(part, path)
         except OSError:
             part.unlink(missing_ok=True)
             raise
 
 
+def _write_new(path: Path, content: bytes | Path) -> None:
+    """Make a file, whatever lay there, of these bytes or those of another file. Blocking."""
+    path.unlink(missing_ok=True)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as target:
+        if isinstance(content, bytes):
+            target.write(content)
+        else:
+            with open(content, "rb") as source:
+                shutil.copyfileobj(source, target, 1 << 20)
+
+
 def remove(path: Path) -> None:
-    """Remove a file that nothing needs. What cannot be removed stays, until the next start sorts it out."""
+    """Remove a file that nothing needs, or an empty folder that somebody put in its place.
+
+    What cannot be removed stays, until the next start sorts it out.
+    """
     try:
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except IsADirectoryError:
+            path.rmdir()
     except OSError as error:
         _LOG.warning("a file that is no longer needed could not be removed: %s", error)
 

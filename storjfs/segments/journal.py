@@ -156,7 +156,7 @@ class Journal:
             if not space.takes_new:
                 await self._look_at_disk(new=True)
         if (
-            cache.unsent + cache.used + self._slack > cache.limit
+            cache.taken + self._slack > cache.limit
             or sealer.appended >= self._check_disk_at
             or sealer.appended - sealer.sealed >= self._most_unsealed
             or space.used_up()
@@ -197,6 +197,11 @@ class Journal:
                 await self._progress.wait()
         finally:
             self._writers_waiting -= 1
+
+    @property
+    def left(self) -> int:
+        """Bytes that may be appended while nothing is taken by farmers: what is cached gives way."""
+        return max(self._cache.limit - self._cache.unsent - self._slack, 0)
 
     @property
     def writers_wait(self) -> bool:

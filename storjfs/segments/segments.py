@@ -449,6 +449,7 @@ class Segments:
             stored_bytes=catalogue.stored_bytes,
             waiting_bytes=self.waiting_bytes(),
             cached_bytes=self._cache.used,
+            room_bytes=self._journal.left,
             full=tally[Health.FULL],
             degraded=tally[Health.DEGRADED],
             at_risk=tally[Health.AT_RISK],
@@ -487,6 +488,11 @@ class Segments:
             after = rows[-1][0]
             await trio.lowlevel.checkpoint()
         return count
+
+    @property
+    def waits_for_farmers(self) -> bool:
+        """Whether there is data that could not be placed when it was tried last. Reads ask by themselves."""
+        return self._uploader.waits_for_farmers
 
     def farmers_changed(self) -> None:
         """Contracts or farmers came or came back: try again now what could not be done without them."""

@@ -159,6 +159,11 @@ class Uploader:
             return 0.0
         return now - self._failing_since
 
+    @property
+    def waits_for_farmers(self) -> bool:
+        """Whether there is data that could not be placed when it was tried last."""
+        return bool(self._delays)
+
     def hurry(self) -> None:
         """Try again now what could not be placed: something has changed, or somebody waits."""
         self._next_attempt = -math.inf

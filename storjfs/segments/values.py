@@ -67,6 +67,8 @@ class SegmentsReport:
     """What a person has to know, newest last; bounded."""
     unreadable: Sequence[int]
     """Numbers of segments that a read lately found to be lost; bounded."""
+    room_bytes: int = 0
+    """What may still be written while farmers take nothing: then writers wait, or fail."""
     damaged: Sequence[int] = ()
     """Numbers of segments with frames that are lost for good, since this machine damaged them before the
     farmers had them; as far as it was noticed since the start, bounded."""

@@ -35,7 +35,13 @@ from storjfs.volume.passphrase import (
     passphrase_source,
 )
 from storjfs.volume.paths import DEFAULT_NAME, VolumePaths, volume_names
-from storjfs.volume.settings import EmbeddedFarm, StaticFarmer, VolumeSettings, default_cache_size
+from storjfs.volume.settings import (
+    EmbeddedFarm,
+    StaticFarmer,
+    VolumeSettings,
+    check_cache_size,
+    default_cache_size,
+)
 from storjfs.volume.units import parse_credits, parse_duration, parse_size
 
 __all__ = [
@@ -60,6 +66,7 @@ __all__ = [
     "VolumePaths",
     "VolumeSettings",
     "change_passphrase",
+    "check_cache_size",
     "create_volume",
     "default_cache_size",
     "has_metadata",

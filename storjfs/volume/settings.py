@@ -25,7 +25,9 @@ GIB = 1 << 30
 DAY = 86400
 
 _LARGEST_DEFAULT_CACHE = 10 * GIB
-SMALLEST_CACHE = 256 * MIB
+_SMALLEST_DEFAULT_CACHE = 256 * MIB
+SMALLEST_CACHE = 16 * MIB
+"""A full segment of the embedded farmers' code (12 MiB) on its way, and the quarter kept for writes."""
 SMALLEST_RESERVE = 32 * MIB
 MOST_SHARES = 256  # zfec computes in GF(2^8)
 _HOST = re.compile(r"[A-Za-z0-9._:%-]+")
@@ -104,7 +106,7 @@ class VolumeSettings:
                 1 <= k < n <= MOST_SHARES,
                 f"a code of {k}/{n} is impossible: k must be under n, n at most 256",
             )
-        _check(self.cache_size >= SMALLEST_CACHE, f"cache_size must be at least {show_size(SMALLEST_CACHE)}")
+        check_cache_size(self.cache_size)
         _check(
             self.disk_reserve >= SMALLEST_RESERVE,
             f"disk_reserve must be at least {show_size(SMALLEST_RESERVE)}",
@@ -164,7 +166,17 @@ def default_cache_size(directory: Path) -> int:
     while not directory.exists():
         directory = directory.parent
     tenth = shutil.disk_usage(directory).free // 10 // MIB * MIB
-    return max(SMALLEST_CACHE, min(_LARGEST_DEFAULT_CACHE, tenth))
+    return max(_SMALLEST_DEFAULT_CACHE, min(_LARGEST_DEFAULT_CACHE, tenth))
+
+
+def check_cache_size(size: int) -> int:
+    """`size` in bytes, if a drive can work with it. Raises SettingsError."""
+    if size < SMALLEST_CACHE:
+        raise SettingsError(
+            f"a cache_size of {show_size(size)} is too small: what waits for farmers has to fit into it too",
+            hint=f"Give at least {show_size(SMALLEST_CACHE)}, better {show_size(_SMALLEST_DEFAULT_CACHE)}.",
+        )
+    return size
 
 
 def parse_code(text: str) -> tuple[int, int] | None:
@@ -238,7 +250,7 @@ version = {version}
 # Which volume these settings belong to; do not change it.
 volume_id = "{volume_id}"
 
-# Local disk space for data that the farmers hold too, so that reading it again is fast.
+# Local disk space for file data: what waits for the farmers, and copies of what they hold, for fast reading.
 cache_size = "{cache_size}"
 
 # Below so much free space on this disk nothing new is written; a quarter of it besides is set aside, so that

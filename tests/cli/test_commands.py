@@ -151,6 +151,11 @@ def test_bad_values_are_code_2_or_named(home: Home) -> None:
     assert done.returncode == 2
     assert "'size=3'" in done.stderr
     assert home.run("mount", str(home.at), "--cache-size", "huge").returncode == 2
+    for command in (("mount", str(home.at)), ("init", "--volume", "small", "--no-passphrase")):
+        small = home.run(*command, "--cache-size", "15M")
+        assert small.returncode == 2
+        assert "15 MiB is too small" in small.stderr
+        assert "16 MiB" in small.stderr
     assert home.run("mount", str(home.at), "--volume", "../other").returncode == 2
     assert home.run("mount", "").returncode == 2
     assert home.run("init", "--volume", "new", "--farmer", "nonsense").returncode == 2

@@ -47,6 +47,7 @@ def facts(**changes: Any) -> Facts:
         waiting=0,
         cached=5,
         cache_limit=100,
+        room=95,
         segments_waiting=0,
         segments_full=7,
         segments_degraded=0,
@@ -139,3 +140,17 @@ def test_data_is_at_risk_where_too_few_farmers_answer_to_read_it() -> None:
     assert any("Fewer than 3 farmers answer" in problem for problem in problems_of(two_left))
     three_left = facts(contracts=[good, good, good, silent, silent])
     assert health_of(three_left) == "degraded"
+
+
+def test_what_is_only_here_while_farmers_are_away_is_said_with_the_room_that_is_left() -> None:
+    good = facts().contracts[0]
+    silent = dataclasses.replace(good, condition="offline")
+    away = facts(contracts=[good, good, good, silent, silent], waiting=5 << 20, room=3 << 30)
+    (said,) = [one for one in problems_of(away) if "only" in one]
+    assert (
+        said == "5.0 MiB are on this machine only, until more farmers answer; there is room for 3.0 GiB more."
+    )
+    full = dataclasses.replace(away, room=0)
+    assert any("there is no room for more" in problem for problem in problems_of(full))
+    enough = dataclasses.replace(away, contracts=[good] * 4 + [silent])
+    assert not any("only" in problem for problem in problems_of(enough))

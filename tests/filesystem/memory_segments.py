@@ -15,7 +15,8 @@ class MemorySegments:
     """Segments of `capacity` bytes.
 
     `slow`: read_now finds nothing, so that reads must wait. `full`: the errno that room() raises, 0 for none.
-    Segments without a live byte vanish when that is committed.
+    Segments without a live byte vanish when that is committed. `late` counts appends that waited for
+    something after there had been room for them.
     """
 
     def __init__(self, store: MetaStore, capacity: int = 1 << 20, *, slow: bool = False) -> None:
@@ -28,6 +29,8 @@ class MemorySegments:
         self.prefetched: list[Part] = []
         self.flushes = 0
         self.pressed = False
+        self.late = 0
+        self._promised = False
         self.wait: Callable[[], None] | None = None
         self.while_reading: Callable[[], None] = lambda: None
         self._store = store
@@ -39,6 +42,7 @@ class MemorySegments:
     def append(self, ino: int, off: int, data: bytes) -> Sequence[Run]:
         runs = []
         at = 0
+        self.late += not self._promised
         while at < len(data):
             segment = self.data.setdefault(self._open, bytearray())
             taken = min(len(data) - at, self.capacity - len(segment))
@@ -58,12 +62,14 @@ class MemorySegments:
     async def room(self, *, new: bool = False, moving: bool = False) -> None:
         if self.full:
             raise FilesystemError(self.full)
+        self._promised = True
 
     def read_now(self, seg: int, pos: int, run: int, skip: int, length: int) -> bytes | None:
         return None if self.slow else self._bytes(seg, pos, skip, length)
 
     async def read(self, seg: int, pos: int, run: int, skip: int, length: int) -> bytes:
         await trio.lowlevel.checkpoint()
+        self._promised = False
         self.while_reading()
         return self._bytes(seg, pos, skip, length)
 

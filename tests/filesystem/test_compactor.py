@@ -57,6 +57,44 @@ async def test_compaction_touches_no_time_and_no_other_byte(
         check_accounts(v.store, v.segments)
 
 
+async def test_there_is_room_for_what_is_moved_at_the_moment_it_is_appended(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with volume(tmp_path, capacity=40_000, slow=True) as v:
+        for n in range(60):
+            await v.write_file(b"%d" % n, os.urandom(5000))
+        await v.store.sync()
+        for n in range(60):
+            if n % 3:
+                await v.remove(b"%d" % n)
+        await v.store.sync()
+        assert await v.fs.compact() > 0
+        assert v.segments.late == 0
+
+
+async def test_nothing_is_moved_any_more_once_it_rests(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with volume(tmp_path, capacity=40_000, slow=True) as v, trio.open_nursery() as nursery:
+        for n in range(60):
+            await v.write_file(b"%d" % n, os.urandom(5000))
+        await v.store.sync()
+        for n in range(60):
+            if n % 3:
+                await v.remove(b"%d" % n)
+        await v.store.sync()
+        moving = trio.Event()
+        v.segments.while_reading = moving.set
+        await nursery.start(v.fs.run)
+        await moving.wait()
+        await v.fs.rest()
+        moved = sum(len(data) for data in v.segments.data.values())
+        assert v.segments.victims()
+        await trio.sleep(10 * compactor.PERIOD)
+        assert sum(len(data) for data in v.segments.data.values()) == moved
+        nursery.cancel_scope.cancel()
+
+
 async def test_what_is_written_while_it_is_moved_wins(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:

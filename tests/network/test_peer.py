@@ -13,7 +13,7 @@ from msgspec import Struct
 from storjfs.network.control import Handler, refuse_all
 from storjfs.network.failures import PeerUnreachable
 from storjfs.network.frames import FrameStream
-from storjfs.network.peer import LONGEST_BACKOFF, Backoff, Peer
+from storjfs.network.peer import LONGEST_ABSENCE, LONGEST_BACKOFF, Backoff, Peer
 from storjfs.network.service import HELLO_TIMEOUT, serve_peer
 from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
 from storjfs.protocol.framing import encode_request, open_answer
@@ -169,6 +169,26 @@ def test_delays_double_vary_and_stay_bounded() -> None:
     assert len(set(delays)) == 20
     backoff.reset()
     assert backoff.until == 0
+
+
+async def test_a_farmer_that_is_back_is_noticed_in_a_few_seconds_however_long_it_was_away(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with peering(Farmer()) as (peer, line):
+        line.up = False
+        with trio.move_on_after(3600):
+            while True:
+                with pytest.raises(PeerUnreachable):
+                    await peer.request(GetOffer())
+                await trio.sleep(1)
+        line.up = True
+        with trio.fail_after(LONGEST_ABSENCE + 1):
+            while True:
+                try:
+                    await peer.request(GetOffer())
+                    break
+                except PeerUnreachable as error:
+                    await trio.sleep(error.retry_after)
 
 
 async def test_a_peer_that_does_not_run_is_unreachable() -> None:

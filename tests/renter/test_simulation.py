@@ -16,6 +16,7 @@ from storjfs.protocol.ids import NodeId
 from storjfs.protocol.terms import Offer
 from storjfs.renter import FarmerUnavailable, Renter, ServiceRefused, ShardMissing
 from storjfs.renter.cashier import deposit_step
+from storjfs.renter.renter import GREET_EVERY
 from storjfs.renter.schedule import Due
 from storjfs.store import StoreError
 from storjfs.store.batch import Values
@@ -147,6 +148,30 @@ async def test_rot_is_found_and_pinned_to_its_farmer(
         summary = await renter.audit_now()
         assert (summary.passed, summary.failed) == (4, 1)
         assert [lost[2] for lost in catalogue.lost] == [placed[2][1]]
+
+
+async def test_farmers_that_are_away_are_looked_for_while_something_waits_for_them(
+    tmp_path: Path, fast_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storjfs.renter.renter.ROUND", 1e6)
+    async with a_world(tmp_path, fast_clock, 3) as world, world.life(SELDOM) as (renter, _):
+        (site, *_others) = world.sites.values()
+        farmer = site.farmer.node_id
+        came = 0
+
+        def comes() -> None:
+            nonlocal came
+            came += 1
+
+        world.cut(site)
+        await until(lambda: not renter.farmers.connected(farmer))
+        world.heal(site)
+        renter.came = comes
+        await trio.sleep(60)
+        assert not renter.farmers.connected(farmer)
+        renter.waits = lambda: True
+        await until(lambda: renter.farmers.connected(farmer), 3 * GREET_EVERY)
+        assert came == 1
 
 
 @pytest.mark.parametrize("mute", [False, True])

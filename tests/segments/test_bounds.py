@@ -11,9 +11,11 @@ import pytest
 import trio
 import trio.testing
 
-from storjfs.coding.geometry import PIECE
+from storjfs.coding.geometry import PIECE, segment_capacity
 from storjfs.segments import NoRoom, Part, State
 from storjfs.segments.catalogue import REMEMBERED
+from storjfs.segments.journal import LONGEST_WRITE
+from storjfs.volume.settings import SMALLEST_CACHE
 from tests.segments.conftest import Volume, until
 
 MIB = 1 << 20
@@ -55,6 +57,29 @@ async def test_a_smaller_limit_is_kept_from_the_start(volume: Volume) -> None:
         assert on_disk(volume.cache) <= volume.limit
         await volume.check_all()
         assert on_disk(volume.cache) <= volume.limit
+
+
+async def test_the_smallest_limit_has_room_for_a_segment_on_its_way(volume: Volume) -> None:
+    """And keeps what it keeps for writes besides, for the code of the embedded farmers."""
+    volume.limit = SMALLEST_CACHE
+    async with volume.running() as segments:
+        journal = segments._journal
+        assert journal._slack >= LONGEST_WRITE
+        assert segment_capacity(3) + journal._slack + journal._early <= volume.limit
+
+
+@pytest.mark.parametrize("limit", [3 * MIB, 5 * MIB])
+async def test_even_limits_that_no_setting_allows_are_kept(volume: Volume, limit: int) -> None:
+    """The slack is never less than what one write may take."""
+    volume.limit = limit
+    async with volume.running() as segments:
+        for _ in range(12):
+            with trio.fail_after(60):
+                await segments.room()
+            volume.append_random(MIB)
+            assert on_disk(volume.journal, volume.cache) <= volume.limit
+        await segments.flush()
+        await volume.check_all()
 
 
 async def test_reads_work_with_no_cache_at_all(volume: Volume) -> None:
