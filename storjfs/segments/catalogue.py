@@ -305,7 +305,7 @@ class Catalogue:
         rows = self._store.read(
             "WITH RECURSIVE there(seg) AS (SELECT MIN(seg) FROM run UNION ALL "
             "SELECT (SELECT MIN(seg) FROM run WHERE seg > there.seg) FROM there WHERE seg IS NOT NULL) "
-            "SELECT 1 FROM there WHERE seg NOT IN (SELECT seg FROM segment) LIMIT 1"
+            "SELECT 1 FROM there WHERE seg IS NOT NULL AND seg NOT IN (SELECT seg FROM segment) LIMIT 1"
         )
         return bool(rows)
 

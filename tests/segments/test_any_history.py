@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storjfs.integrity.local import check_journal
+from storjfs.integrity.missing import gather_missing
 from storjfs.integrity.shards import check_segments, check_shards
 from storjfs.integrity.view import View
 from storjfs.segments import Run
@@ -121,6 +122,7 @@ def check_books(volume: Volume) -> None:
                 "INSERT INTO pointed VALUES (?, ?) ON CONFLICT DO UPDATE SET live = live + excluded.live",
                 (run.seg, run.length),
             )
+        gather_missing(view)
         found = [*check_segments(view), *check_shards(view, contracts=False)]
         found += check_journal(view, volume.journal)
     assert not found

@@ -67,3 +67,15 @@ async def test_a_shard_whose_upload_was_cut_off_is_not_forgotten_where_repair_ma
             assert list(check_segments(view)) == []
         assert await segments.rebuild(1) == 1
         await until(lambda: segments.report().full == 1, volume.store)
+
+
+async def test_a_file_of_a_segment_that_was_never_committed_goes_though_there_is_no_other(
+    volume: Volume,
+) -> None:
+    async with volume.running():
+        pass
+    stray = volume.journal / bytes(16).hex()
+    stray.write_bytes(b"?")
+    async with volume.running() as segments:
+        assert not segments.report().problems
+    assert not stray.exists()
