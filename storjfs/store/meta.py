@@ -210,7 +210,7 @@ class MetaStore:
         if self._changes > MAX_CHANGES:
             self._full.set()
 
-    async def room(self, *, most: int = MAX_CHANGES) -> None:
+    async def room(self, *, most: int | None = None) -> None:
         """Return when more changes may be made: at once, unless the group that gathers is full already while
         the one before it is still on its way to the disk. Bounds memory, and what a freeze has to do.
 
@@ -218,6 +218,7 @@ class MetaStore:
         counts as full; fewer for work that must not keep programs waiting. Does not wait while the last
         commit has failed; see `failure`.
         """
+        most = MAX_CHANGES if most is None else most
         while self._changes > most and self.failure is None:
             if self._flying is not None:
                 await self._landed.wait()
