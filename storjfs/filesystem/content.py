@@ -148,11 +148,11 @@ class Content(Names):
             raise FilesystemError(errno.EFBIG)
         if size < 0:
             raise FilesystemError(errno.EINVAL)
+        while inode.ino in self._to_cut and size > inode.size:
+            await self._cut_tail(inode)
         if size < inode.size:
             self._shrink(inode, size)
         else:
-            while inode.ino in self._to_cut and size > inode.size:
-                await self._cut_tail(inode)
             inode.size = size
             self._inodes.mark(inode)
 

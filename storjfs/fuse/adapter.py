@@ -79,7 +79,7 @@ class Adapter(pyfuse3.Operations):
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
         """See Filesystem.getattr."""
         attributes = await self._filesystem.getattr(inode)
-        if attributes.mode & SET_ID and not self._only_root:
+        if attributes.mode & SET_ID and stat.S_ISREG(attributes.mode) and not self._only_root:
             self._set_id.add(inode)
         return entry(attributes)
 

@@ -92,13 +92,14 @@ class Repair:
 
     async def one(self, segment: Segment) -> int:
         """Rebuild one segment; returns the number of shards made. Raises RebuildFailed."""
-        async with self._turn:
-            self._hurt.discard(segment.seg)
-            if segment.state is not State.STORED:
-                return 0
-            made = await self._rebuilder.rebuild(segment)
-            self._problem(segment.seg, "")
-            return made
+        with self._catalogue.pinned(segment):
+            async with self._turn:
+                self._hurt.discard(segment.seg)
+                if segment.state is not State.STORED:
+                    return 0
+                made = await self._rebuilder.rebuild(segment)
+                self._problem(segment.seg, "")
+                return made
 
     async def survey(self) -> list[int]:
         """Segments to be rebuilt now, in order. Removes rows of uploads that were cut off."""

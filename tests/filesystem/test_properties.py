@@ -201,7 +201,11 @@ async def test_an_inode_is_found_by_its_number_alone_whatever_it_is(tmp_path: Pa
         assert (await v.fs.lookup(directory, b"..")).ino == ROOT_INODE
         with fails(errno.ESTALE):
             await v.fs.lookup(directory + 1, b".")
+        opened = await v.fs.open(file, 0)
         await v.remove(b"a")
+        with fails(errno.ESTALE):
+            await v.fs.lookup(file, b".")  # though it is still there, for those who have it open
+        await v.fs.release(opened)
         with fails(errno.ESTALE):
             await v.fs.lookup(file, b".")
 

@@ -317,3 +317,41 @@ async def test_problems_are_forgotten_once_they_are_over(volume: Volume) -> None
         segments.farmers_changed()
         await until(lambda: segments.report().full == 1)
         assert segments.report().problems == ()
+
+
+async def test_a_segment_that_somebody_works_with_is_the_only_one_of_its_number(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a change to the one would be lost with the other."""
+    monkeypatch.setattr("storjfs.segments.catalogue.REMEMBERED", 2)
+    async with volume.running() as segments:
+        runs = []
+        for _ in range(8):
+            runs += volume.append_random(100)
+            await segments.flush()
+    volume.drop_cache()
+    async with volume.running() as segments:
+        get = segments._catalogue.get
+
+        def is_kept(seg: int) -> bool:
+            before = get(seg)
+            for other in (*runs, *runs):
+                get(other.seg)
+            return get(seg) is before
+
+        assert not is_kept(runs[0].seg)
+        fetched = runs[1]
+        segments.prefetch([Part(*fetched, 0, fetched.length)])
+        assert is_kept(fetched.seg)
+        await until(lambda: not segments._reader._flying)
+
+        async with segments._repair._turn, trio.open_nursery() as nursery:
+            nursery.start_soon(segments.rebuild, runs[2].seg)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert is_kept(runs[2].seg)
+            nursery.cancel_scope.cancel()
+
+        monkeypatch.setattr(segments._deleter, "sweep", lambda: False)
+        segments.live(runs[3].seg, -runs[3].length)
+        await volume.store.sync()
+        assert is_kept(runs[3].seg)
