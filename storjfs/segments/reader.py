@@ -339,6 +339,10 @@ class Reader:
                         self._keep(fetch)
             except SegmentUnreadable as error:
                 fetch.error = error
+            except Exception as error:
+                # Whoever waits is told; a defect or a failing disk must not end the mount.
+                _LOG.exception("fetching pieces of segment %d failed", segment.seg)
+                fetch.error = SegmentUnreadable(segment.seg, str(error))
             finally:
                 self._landed(fetch)
                 if fetch.data is None and fetch.error is None:

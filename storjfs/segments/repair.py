@@ -15,6 +15,7 @@ from storjfs.segments.catalogue import Catalogue
 from storjfs.segments.rebuild import Rebuilder, RebuildFailed
 from storjfs.segments.records import Segment
 from storjfs.segments.values import SegmentUnreadable, ShardState, State
+from storjfs.store import outlasting
 
 _LOG = logging.getLogger(__name__)
 
@@ -66,6 +67,9 @@ class Repair:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Survey and repair until cancelled."""
         task_status.started()
+        await outlasting(self._work)
+
+    async def _work(self) -> None:
         while True:
             if self._wake.is_set():
                 self._wake = trio.Event()

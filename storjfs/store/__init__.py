@@ -4,6 +4,7 @@
 what its participants changed, commits it in groups on one thread and answers reads from another connection.
 """
 
+from storjfs.store.background import outlasting
 from storjfs.store.database import StoreError, open_database
 from storjfs.store.meta import MetaStore, Participant, Statement, open_meta
 from storjfs.store.schema import META_SCHEMA, META_VERSION, ROOT_INODE
@@ -18,4 +19,5 @@ __all__ = [
     "StoreError",
     "open_database",
     "open_meta",
+    "outlasting",
 ]

@@ -25,6 +25,16 @@ MAX_CHANGES = 6_000  # changes after which a group closes by itself: freezing th
 WAL_PAGES = 6_000  # pages of log (24 MiB) after which it is copied into the database
 FINISH_PAGES = 400  # what of a checkpoint may be left to the writer thread
 
+# What a disk or a damaged file leads to, not a wrong statement of ours.
+_UNREADABLE = (
+    apsw.IOError,
+    apsw.CorruptError,
+    apsw.NotADBError,
+    apsw.CantOpenError,
+    apsw.BusyError,
+    apsw.FullError,
+)
+
 
 def open_meta(path: Path, key: bytes | None, cache_kib: int = 4096) -> apsw.Connection:
     """A connection to the meta.db at `path`, made or brought up to date if need be; see `open_database`."""
@@ -129,8 +139,14 @@ class MetaStore:
     # --- reading ---
 
     def read(self, sql: str, args: Values = ()) -> list[Any]:
-        """Rows of a query on what is committed. Give it bounds: it runs on the loop."""
-        return self._read_cursor.execute(sql, args).fetchall()
+        """Rows of a query on what is committed. Give it bounds: it runs on the loop.
+
+        Raises StoreError where the disk does not give them.
+        """
+        try:
+            return self._read_cursor.execute(sql, args).fetchall()
+        except _UNREADABLE as error:
+            raise self._not_read(error) from error
 
     async def scan(self, sql: str, args: Values = ()) -> list[Any]:
         """As `read`, for what may take long: on another thread, with a connection of its own."""
@@ -139,10 +155,19 @@ class MetaStore:
             connection = self._connect(cache_kib=1024)
             try:
                 return connection.execute(sql, args).fetchall()
+            except _UNREADABLE as error:
+                raise self._not_read(error) from error
             finally:
                 connection.close()
 
         return await trio.to_thread.run_sync(rows)
+
+    def _not_read(self, error: apsw.Error) -> StoreError:
+        return StoreError(
+            f"the database {self._path} cannot be read: {error}",
+            permanent=False,
+            hint="Check the disk; storjfs fsck tells what is damaged.",
+        )
 
     # --- changing ---
 

@@ -9,7 +9,7 @@ import trio.testing
 
 from storjfs.filesystem.inodes import Inode
 from storjfs.filesystem.windows import WINDOW
-from storjfs.store import ROOT_INODE
+from storjfs.store import ROOT_INODE, StoreError
 from tests.filesystem.volumes import Volume, check_accounts, fails, volume
 
 
@@ -182,3 +182,38 @@ async def test_what_the_kernel_still_knows_is_not_reaped_with_its_tail(tmp_path:
         await v.fs.release(handle)
         v.fs.forget([(ino, 1)])
         await settled(v)
+
+
+async def test_metadata_that_cannot_be_read_for_a_while_end_no_background_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storjfs.store.background.PAUSE", 0.0)
+    monkeypatch.setattr("storjfs.filesystem.compactor.PERIOD", 0.0)
+    async with volume(tmp_path, background=True) as v:
+        failed: set[str] = set()
+        went_on = trio.Event()
+
+        def victims() -> list[int]:
+            if "compactor" in failed:
+                went_on.set()
+            failed.add("compactor")
+            raise StoreError("the database cannot be read", permanent=False)
+
+        monkeypatch.setattr(v.segments, "victims", victims)
+        await went_on.wait()
+
+        get = v.fs._inodes.get
+
+        def failing(ino: int) -> Inode:
+            monkeypatch.setattr(v.fs._inodes, "get", get)
+            raise StoreError("the database cannot be read", permanent=False)
+
+        monkeypatch.setattr(v.fs._inodes, "get", failing)
+        v.fs._reap_send.send_nowait(4711)
+        while v.fs._inodes.get is failing:
+            await trio.lowlevel.checkpoint()
+        ino = await sparse_file(v, b"a", 40)
+        await v.remove(b"a")
+        await settled(v)
+        with fails(errno.ESTALE):
+            await v.fs.getattr(ino)

@@ -12,8 +12,9 @@ import trio
 import trio.testing
 
 from storjfs.coding.geometry import PIECE
-from storjfs.segments import NoRoom, Part, State
+from storjfs.segments import NoRoom, Part, SegmentUnreadable, State
 from storjfs.segments.catalogue import REMEMBERED
+from storjfs.store import StoreError
 from tests.segments.conftest import Volume, until
 
 MIB = 1 << 20
@@ -355,3 +356,53 @@ async def test_a_segment_that_somebody_works_with_is_the_only_one_of_its_number(
         segments.live(runs[3].seg, -runs[3].length)
         await volume.store.sync()
         assert is_kept(runs[3].seg)
+
+
+async def test_metadata_that_cannot_be_read_for_a_while_end_no_background_task(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storjfs.store.background.PAUSE", 0.01)
+    failed: list[str] = []
+
+    def once(owner: object, name: str) -> None:
+        right = getattr(owner, name)
+
+        def fail(*arguments: object) -> object:
+            monkeypatch.setattr(owner, name, right)
+            failed.append(name)
+            raise StoreError("the database cannot be read", permanent=False)
+
+        monkeypatch.setattr(owner, name, fail)
+
+    async with volume.running() as segments:
+        catalogue = segments._catalogue
+        once(catalogue, "held")
+        (run,) = volume.append_random(5000)
+        await segments.flush()
+        await until(lambda: segments.report().full == 1)
+        once(catalogue, "doomed_contracts")
+        once(catalogue, "unwell")
+        shard = catalogue.held(catalogue.get(run.seg))[0]
+        segments.mark_lost(run.seg, 0, shard.shard_id)
+        await until(lambda: segments.report().full == 1, volume.store)
+        await until(lambda: not volume.segments.report().to_delete, volume.store)
+        assert sorted(failed) == ["doomed_contracts", "held", "unwell"]
+
+
+async def test_a_fetch_that_fails_unexpectedly_is_told_to_whoever_reads(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with volume.running() as segments:
+        (run,) = volume.append_random(5000)
+        await segments.flush()
+    volume.drop_cache()
+    async with volume.running() as segments:
+
+        async def broken(*arguments: object, **options: object) -> bytes:
+            raise RuntimeError("nobody thought of this")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(segments._fetcher, "rows", broken)
+            with pytest.raises(SegmentUnreadable, match="nobody thought of this"):
+                await volume.read(run)
+        await volume.check_all()
