@@ -1,7 +1,8 @@
 """The inode table: a bounded cache over meta.db that also holds what is not committed yet."""
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from storjfs.errors import FilesystemError
 from storjfs.filesystem.attributes import Attributes
@@ -121,6 +122,16 @@ class InodeTable:
             inode = Inode(row)
             self.cache.put(ino, inode)
         return inode
+
+    @contextmanager
+    def pinned(self, inode: Inode) -> Iterator[None]:
+        """Keep it in memory; needed by whoever waits with it at hand. Else memory could drop it, others would
+        change another object of the same inode, and whoever waited would write its old row over theirs."""
+        inode.pins += 1
+        try:
+            yield
+        finally:
+            inode.pins -= 1
 
     def new(
         self,
