@@ -85,6 +85,7 @@ class Content(Names):
             raise FilesystemError(errno.EISDIR)
         if flags & os.O_TRUNC or flags & os.O_ACCMODE != os.O_RDONLY:
             await self._take_in()
+            inode = self._inodes.get(ino)  # memory may have dropped the one above while we waited
         if flags & os.O_TRUNC and stat.S_ISREG(inode.mode):
             now = self._clock()
             self._drop_capability(inode)
