@@ -10,6 +10,7 @@ from storjfs.filesystem.generations import Generations
 from storjfs.store import MetaStore, Statement
 
 CACHED = 16_384  # inodes of one generation, about 10 MB
+XATTR_BYTES = 600  # of extended attributes in memory that weigh as much as an inode
 HAS_XATTRS = 1  # bit of Inode.flags
 
 COLUMNS = "ino, mode, uid, gid, nlink, size, atime, mtime, ctime, rdev, parent, flags, stored, target"
@@ -66,7 +67,14 @@ class Inode(Attributes):
 
     @property
     def weight(self) -> int:
-        return 1
+        return 1 + self.xattr_weight
+
+    @property
+    def xattr_weight(self) -> int:
+        """What its extended attributes take of memory, in inodes."""
+        if not self.xattrs:
+            return 0
+        return sum(len(name) + len(value) for name, value in self.xattrs.items()) // XATTR_BYTES
 
     def row(self) -> Row:
         return (

@@ -202,9 +202,7 @@ async def test_full_is_said_early_and_what_was_accepted_is_still_taken(tmp_path:
 
 
 @pytest.mark.parametrize("how", ["open", "create", "truncate"])
-async def test_whoever_waits_for_room_works_on_the_inode_that_all_others_see(
-    tmp_path: Path, how: str
-) -> None:
+async def test_who_waits_for_room_works_on_the_inode_that_all_others_see(tmp_path: Path, how: str) -> None:
     """So many files are used meanwhile that memory keeps no other inode."""
     async with volume(tmp_path) as v:
         ino = await v.write_file(b"a", b"content")
