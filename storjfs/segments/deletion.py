@@ -39,7 +39,7 @@ def _ready(segment: Segment) -> bool:
 class Deleter:
     """Dooms empty segments, drops what may be dropped, and has farmers delete. Belongs to the loop's thread.
 
-    `settled(segment)` tells whether a closed segment's data is out of the sealer's hands.
+    `small(segment)` tells whether it counts among the small ones; `gone` is called with each that is dropped.
     """
 
     def __init__(
