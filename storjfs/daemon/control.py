@@ -83,8 +83,9 @@ class ControlServer:
             request = await _read_request(stream)
         if request is None:
             return
+        if not self._answering:
+            self._idle = trio.Event()
         self._answering += 1
-        self._idle = trio.Event()
         try:
             await self._answer(stream, request)
         finally:

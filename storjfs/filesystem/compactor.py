@@ -153,8 +153,9 @@ class Compactor(Properties):
                     inode = self._inodes.get(ino)
                 except FilesystemError:
                     continue  # deleted since
-                for together in self._live(inode, seg, pos, off, length):
-                    moved += await self._move(inode, together)
+                with self._inodes.pinned(inode):
+                    for together in self._live(inode, seg, pos, off, length):
+                        moved += await self._move(inode, together)
             self.compacted += moved - counted
             counted = moved
             if len(runs) < RUNS_AT_ONCE:
@@ -167,7 +168,10 @@ class Compactor(Properties):
         return list(self._extents.pointing(inode, seg, pos, off, min(off + length, inode.size)))
 
     async def _move(self, inode: Inode, together: list[Extent]) -> int:
-        """Append the bytes of adjacent extents of one window anew; 0 if they changed meanwhile."""
+        """Append the bytes of adjacent extents of one window anew; 0 if they changed meanwhile.
+
+        The caller has pinned the inode.
+        """
         start = together[0][0]
         end = together[-1][0] + together[-1][1]
         data = await self._content(inode, start, end)
@@ -207,9 +211,10 @@ class Compactor(Properties):
         try:
             inode = self._inodes.get(ino)
             moved = 0
-            for together in self._stretches(inode, index):
-                if len(together) > 1:
-                    moved += await self._move(inode, together)
+            with self._inodes.pinned(inode):
+                for together in self._stretches(inode, index):
+                    if len(together) > 1:
+                        moved += await self._move(inode, together)
             self.defragmented += moved
             return moved
         except FilesystemError:

@@ -96,6 +96,7 @@ class Content(Names):
             self._check_removable()
         elif flags & os.O_TRUNC or flags & os.O_ACCMODE != os.O_RDONLY:
             await self._take_in()
+            inode = self._inodes.get(ino)  # memory may have dropped the one above while we waited
         if flags & os.O_TRUNC and stat.S_ISREG(inode.mode):
             now = self._clock()
             self._drop_capability(inode)
@@ -160,11 +161,11 @@ class Content(Names):
             raise FilesystemError(errno.EFBIG)
         if size < 0:
             raise FilesystemError(errno.EINVAL)
+        while inode.ino in self._to_cut and size > inode.size:
+            await self._cut_tail(inode)
         if size < inode.size:
             self._shrink(inode, size)
         else:
-            while inode.ino in self._to_cut and size > inode.size:
-                await self._cut_tail(inode)
             inode.size = size
             self._inodes.mark(inode)
 

@@ -99,7 +99,7 @@ class Core:
         self._inodes = InodeTable(store)
         self._dentries = DentryTable(store, self._inodes)
         self._extents = ExtentTable(store, segments)
-        self._xattrs = XattrTable(store)
+        self._xattrs = XattrTable(store, self._inodes.cache.grow)
         self._orphans = OrphanTable(store)
         self._spacious = True
         self._space_checked = -math.inf

@@ -85,7 +85,15 @@ class DentryTable:
     def begin(self, parent: int) -> None:
         """`parent` is new and empty: for as long as memory allows, a name that was never entered into it is
         known not to exist without asking the database, as programs do before each file they create."""
+        self._count_complete()
         self._complete[parent] = set()
+
+    def _count_complete(self) -> None:
+        """One more name or directory in memory; where there are too many, start anew."""
+        self._complete_names += 1
+        if self._complete_names > COMPLETE_NAMES:
+            self._complete.clear()
+            self._complete_names = 0
 
     def add(self, parent: int, name: bytes, ino: int) -> None:
         """Enter a name, or point an existing one at another inode."""
@@ -112,10 +120,7 @@ class DentryTable:
         known = self._complete.get(parent)
         if known is not None:
             known.add(name)
-            self._complete_names += 1
-            if self._complete_names > COMPLETE_NAMES:
-                self._complete.clear()
-                self._complete_names = 0
+            self._count_complete()
         self._dirty[key] = None
         self._remember(key, (ino, number) if ino else NOTHING)
         self._sorted.pop(parent, None)

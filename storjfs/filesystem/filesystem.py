@@ -7,7 +7,7 @@ import trio
 from storjfs.filesystem.amending import Amending
 from storjfs.filesystem.core import Capacity, Policy
 from storjfs.filesystem.seam import SegmentRoom
-from storjfs.store import MetaStore
+from storjfs.store import MetaStore, outlasting
 
 
 class Filesystem(Amending):
@@ -39,5 +39,5 @@ class Filesystem(Amending):
         if self._policy.read_only:
             await trio.sleep_forever()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._reap_all)
-            nursery.start_soon(self._compact_forever)
+            nursery.start_soon(outlasting, self._reap_all)
+            nursery.start_soon(outlasting, self._compact_forever)

@@ -1,7 +1,8 @@
 """The inode table: a bounded cache over meta.db that also holds what is not committed yet."""
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from storjfs.errors import FilesystemError
 from storjfs.filesystem.attributes import Attributes
@@ -9,6 +10,7 @@ from storjfs.filesystem.generations import Generations
 from storjfs.store import MetaStore, Statement
 
 CACHED = 16_384  # inodes of one generation, about 10 MB
+XATTR_BYTES = 600  # of extended attributes in memory that weigh as much as an inode
 HAS_XATTRS = 1  # bit of Inode.flags
 
 COLUMNS = "ino, mode, uid, gid, nlink, size, atime, mtime, ctime, rdev, parent, flags, stored, target"
@@ -65,7 +67,14 @@ class Inode(Attributes):
 
     @property
     def weight(self) -> int:
-        return 1
+        return 1 + self.xattr_weight
+
+    @property
+    def xattr_weight(self) -> int:
+        """What its extended attributes take of memory, in inodes."""
+        if not self.xattrs:
+            return 0
+        return sum(len(name) + len(value) for name, value in self.xattrs.items()) // XATTR_BYTES
 
     def row(self) -> Row:
         return (
@@ -123,6 +132,16 @@ class InodeTable:
             inode = Inode(row)
             self.cache.put(ino, inode)
         return inode
+
+    @contextmanager
+    def pinned(self, inode: Inode) -> Iterator[None]:
+        """Keep it in memory; needed by whoever waits with it at hand. Else memory could drop it, others would
+        change another object of the same inode, and whoever waited would write its old row over theirs."""
+        inode.pins += 1
+        try:
+            yield
+        finally:
+            inode.pins -= 1
 
     def new(
         self,

@@ -23,7 +23,10 @@ class Names(Reaper):
         handle (NFS, open_by_handle_at(2)). ESTALE where it is gone.
         """
         if name == b".":
-            return self._inodes.get(parent)
+            inode = self._inodes.get(parent)
+            if not inode.nlink:
+                raise FilesystemError(errno.ESTALE)  # deleted, and about to be reaped: the kernel forgot it
+            return inode
         if name == b"..":
             return self._inodes.get(self._directory(parent).parent)
         return self._child(parent, name)

@@ -56,7 +56,8 @@ class Properties(Directories):
         else:
             self._check_writable()
         if size is not None:
-            await self._resize(inode, size)
+            with self._inodes.pinned(inode):
+                await self._resize(inode, size)
             self._drop_capability(inode)
         now = self._clock()
         if uid is not None or gid is not None:

@@ -42,6 +42,9 @@ class Reaper(Core):
             if inode.nlink:
                 self._cut_later(inode, inode.size)
             else:
+                # The kernel never heard of it.
+                inode.forgotten = True
+                inode.pins += 1
                 self._reap_send.send_nowait(ino)
 
     def forget(self, forgotten: Iterable[tuple[int, int]]) -> None:
@@ -137,7 +140,7 @@ class Reaper(Core):
             except FilesystemError:
                 continue  # reaped meanwhile
             await self._cut_tail(inode)
-            if not inode.nlink and not inode.opens and not inode.gone:
+            if inode.forgotten and not inode.opens and not inode.gone:
                 await self._reap(inode)
 
     async def _reap(self, inode: Inode) -> None:

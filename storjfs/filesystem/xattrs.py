@@ -1,8 +1,8 @@
 """Extended attributes: loaded per inode as a whole, kept with the inode while it is in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from storjfs.filesystem.inodes import HAS_XATTRS, Inode
+from storjfs.filesystem.inodes import HAS_XATTRS, XATTR_BYTES, Inode
 from storjfs.store import MetaStore, Statement
 
 _LOAD = "SELECT name, value FROM xattr WHERE ino = ?"
@@ -14,18 +14,23 @@ class XattrTable:
     """Callers mark the inode after `set` and `remove`: that keeps it, and its xattrs with it, in memory until
     the change is committed, so that the database is asked only when it knows everything."""
 
-    def __init__(self, store: MetaStore) -> None:
+    def __init__(self, store: MetaStore, grow: Callable[[int], None]) -> None:
+        """`grow` is told how much heavier an inode in memory became."""
         self._store = store
+        self._grow = grow
         self._dirty: dict[tuple[int, bytes], bytes | None] = {}
 
     def all(self, inode: Inode) -> dict[bytes, bytes]:
         if inode.xattrs is None:
             rows = self._store.read(_LOAD, (inode.ino,)) if inode.flags & HAS_XATTRS else ()
             inode.xattrs = dict(rows)
+            if inode.xattrs:
+                self._grow(inode.xattr_weight)
         return inode.xattrs
 
     def set(self, inode: Inode, name: bytes, value: bytes) -> None:
         self.all(inode)[name] = value
+        self._grow(len(value) // XATTR_BYTES)
         inode.flags |= HAS_XATTRS
         self._dirty[inode.ino, name] = value
         self._store.changed()

@@ -73,13 +73,16 @@ class Adapter(pyfuse3.Operations):
 
     def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:  # type: ignore[override]
         """Not a coroutine: pyfuse3 awaits only what is not None."""
-        self._filesystem.forget(inode_list)
+        try:
+            self._filesystem.forget(inode_list)
+        except Exception:  # nobody waits for an answer; what is not reaped now goes at the next start
+            log.exception("forgetting failed")
 
     @answered
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
         """See Filesystem.getattr."""
         attributes = await self._filesystem.getattr(inode)
-        if attributes.mode & SET_ID and not self._only_root:
+        if attributes.mode & SET_ID and stat.S_ISREG(attributes.mode) and not self._only_root:
             self._set_id.add(inode)
         return entry(attributes)
 

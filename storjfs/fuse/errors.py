@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from pyfuse3 import FUSEError
 
-from storjfs.errors import FilesystemError
+from storjfs.errors import FilesystemError, StorjfsError
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ def errno_of(error: BaseException) -> int | None:
         return error.errno or errno.EIO
     if isinstance(error, OSError) and error.errno in PASSED_ON:
         return error.errno
+    if isinstance(error, StorjfsError) and isinstance(number := getattr(error, "errno", None), int):
+        return number
     if isinstance(error, MemoryError):
         return errno.ENOMEM
     if isinstance(error, BaseExceptionGroup):

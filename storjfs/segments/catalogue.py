@@ -192,6 +192,7 @@ class Catalogue:
                 or segment.pins
                 or segment.unsent
                 or segment.state is State.DOOMED
+                or segment.live <= 0  # the deleter has it at hand
             ):
                 self._loaded[seg] = segment
 

@@ -12,6 +12,7 @@ from storjfs.segments.cache import Cache
 from storjfs.segments.catalogue import Catalogue
 from storjfs.segments.records import Segment
 from storjfs.segments.values import Placement, State
+from storjfs.store import outlasting
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def _ready(segment: Segment) -> bool:
 class Deleter:
     """Dooms empty segments, drops what may be dropped, and has farmers delete. Belongs to the loop's thread.
 
-    `settled(segment)` tells whether a closed segment's data is out of the sealer's hands.
+    `small(segment)` tells whether it counts among the small ones; `gone` is called with each that is dropped.
     """
 
     def __init__(
@@ -90,6 +91,9 @@ class Deleter:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work until cancelled. Deletions not confirmed by then are asked for again at the next start."""
         task_status.started()
+        await outlasting(self._work)
+
+    async def _work(self) -> None:
         while True:
             if self._wake.is_set():
                 self._wake = trio.Event()

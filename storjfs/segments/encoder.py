@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -140,6 +140,4 @@ def seal_shard(plain: memoryview, key: bytes, out: bytearray) -> Sealed:
     return Sealed(out, view, shard_root(view), checksum)
 
 
-Progress = Callable[[int, int], None]
-
-__all__ = ["PIECE", "Buffers", "Encoder", "Progress", "Sealed", "seal_shard"]
+__all__ = ["PIECE", "Buffers", "Encoder", "Sealed", "seal_shard"]

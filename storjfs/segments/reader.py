@@ -8,6 +8,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Final
 
 import trio
@@ -299,7 +300,9 @@ class Reader:
                 for piece in range(low, low + fetch.count):
                     self._flying[base + piece] = fetch
                 fetches.append(fetch)
-                self._nursery.start_soon(self._fetch, segment, fetch)
+                pin = ExitStack()
+                pin.enter_context(self._catalogue.pinned(segment))
+                self._nursery.start_soon(self._fetch, segment, fetch, pin)
         return fetches
 
     def _unfetched(
@@ -322,8 +325,9 @@ class Reader:
                 piece += 1
             yield start, piece - start
 
-    async def _fetch(self, segment: Segment, fetch: Fetch) -> None:
-        with self._catalogue.pinned(segment):
+    async def _fetch(self, segment: Segment, fetch: Fetch, pin: ExitStack) -> None:
+        """`pin` holds the segment from before this starts: prefetch looks at others meanwhile."""
+        with pin:
             try:
                 with fetch.scope:
                     ((idx, first, count),) = ranges_of(segment, fetch.first, fetch.count)
@@ -335,6 +339,10 @@ class Reader:
                         self._keep(fetch)
             except SegmentUnreadable as error:
                 fetch.error = error
+            except Exception as error:
+                # Whoever waits is told; a defect or a failing disk must not end the mount.
+                _LOG.exception("fetching pieces of segment %d failed", segment.seg)
+                fetch.error = SegmentUnreadable(segment.seg, str(error))
             finally:
                 self._landed(fetch)
                 if fetch.data is None and fetch.error is None:

@@ -15,6 +15,7 @@ from storjfs.segments.catalogue import Catalogue
 from storjfs.segments.rebuild import Rebuilder, RebuildFailed
 from storjfs.segments.records import Segment
 from storjfs.segments.values import SegmentUnreadable, ShardState, State
+from storjfs.store import outlasting
 
 _LOG = logging.getLogger(__name__)
 
@@ -66,6 +67,9 @@ class Repair:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Survey and repair until cancelled."""
         task_status.started()
+        await outlasting(self._work)
+
+    async def _work(self) -> None:
         while True:
             if self._wake.is_set():
                 self._wake = trio.Event()
@@ -92,13 +96,14 @@ class Repair:
 
     async def one(self, segment: Segment) -> int:
         """Rebuild one segment; returns the number of shards made. Raises RebuildFailed."""
-        async with self._turn:
-            self._hurt.discard(segment.seg)
-            if segment.state is not State.STORED:
-                return 0
-            made = await self._rebuilder.rebuild(segment)
-            self._problem(segment.seg, "")
-            return made
+        with self._catalogue.pinned(segment):
+            async with self._turn:
+                self._hurt.discard(segment.seg)
+                if segment.state is not State.STORED:
+                    return 0
+                made = await self._rebuilder.rebuild(segment)
+                self._problem(segment.seg, "")
+                return made
 
     async def survey(self) -> list[int]:
         """Segments to be rebuilt now, in order. Removes rows of uploads that were cut off."""

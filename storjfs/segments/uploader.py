@@ -23,7 +23,7 @@ from storjfs.segments.files import LocalFile, unproven_bytes
 from storjfs.segments.records import Segment, Shard
 from storjfs.segments.together import Together, all_of
 from storjfs.segments.values import Placement, ShardState, State
-from storjfs.store import MetaStore
+from storjfs.store import MetaStore, StoreError
 
 _LOG = logging.getLogger(__name__)
 
@@ -187,6 +187,10 @@ class Uploader:
             try:
                 await self._pause()
                 await self._upload(segment)
+            except StoreError as error:
+                self._failed(segment, str(error))
+                assert self._nursery is not None
+                self._nursery.start_soon(self._later, segment, False)
             finally:
                 self.busy -= 1
             if not self.busy:

@@ -7,6 +7,7 @@ aside for when the disk is full (decision record 9).
 """
 
 from storjfs.store.ballast import FULL, Ballast
+from storjfs.store.background import outlasting
 from storjfs.store.database import DiskFull, StoreError, configure, connect, found_full, open_database
 from storjfs.store.meta import MODEST, MetaStore, Participant, Statement, missing_indexes, open_meta
 from storjfs.store.schema import META_SCHEMA, META_VERSION, ROOT_INODE
@@ -29,4 +30,5 @@ __all__ = [
     "missing_indexes",
     "open_database",
     "open_meta",
+    "outlasting",
 ]

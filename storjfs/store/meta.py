@@ -35,6 +35,16 @@ WAL_PAGES = 6_000  # pages of log (24 MiB) after which it is copied into the dat
 _TABLES = set(re.findall(r"^CREATE TABLE (\w+)", META_SCHEMA, re.MULTILINE))
 FINISH_PAGES = 400  # what of a checkpoint may be left to the writer thread
 
+# What a disk or a damaged file leads to, not a wrong statement of ours.
+_UNREADABLE = (
+    apsw.IOError,
+    apsw.CorruptError,
+    apsw.NotADBError,
+    apsw.CantOpenError,
+    apsw.BusyError,
+    apsw.FullError,
+)
+
 
 def open_meta(
     path: Path, key: bytes | None, cache_kib: int = 4096, *, read_only: bool = False
@@ -176,8 +186,14 @@ class MetaStore:
     # --- reading ---
 
     def read(self, sql: str, args: Values = ()) -> list[Any]:
-        """Rows of a query on what is committed. Give it bounds: it runs on the loop."""
-        return self._read_cursor.execute(sql, args).fetchall()
+        """Rows of a query on what is committed. Give it bounds: it runs on the loop.
+
+        Raises StoreError where the disk does not give them.
+        """
+        try:
+            return self._read_cursor.execute(sql, args).fetchall()
+        except _UNREADABLE as error:
+            raise self._not_read(error) from error
 
     async def scan(self, sql: str, args: Values = ()) -> list[Any]:
         """As `read`, for what may take long: on another thread, with a connection of its own."""
@@ -186,10 +202,19 @@ class MetaStore:
             connection = self._connect(cache_kib=1024)
             try:
                 return connection.execute(sql, args).fetchall()
+            except _UNREADABLE as error:
+                raise self._not_read(error) from error
             finally:
                 connection.close()
 
         return await trio.to_thread.run_sync(rows)
+
+    def _not_read(self, error: apsw.Error) -> StoreError:
+        return StoreError(
+            f"the database {self._path} cannot be read: {error}",
+            permanent=False,
+            hint="Check the disk; storjfs fsck tells what is damaged.",
+        )
 
     # --- changing ---
 

@@ -4,11 +4,13 @@ import json
 import os
 import stat
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from storjfs.daemon import control
 from storjfs.daemon.client import NotMounted, request
@@ -111,3 +113,25 @@ async def test_silent_connections_use_up_no_descriptors(
         assert await stream.receive_some(10) == b""  # said nothing for too long
         await stream.aclose()
     assert await ask(tmp_path / "control", "echo", word=5) == {"said": 5}
+
+
+async def test_idle_comes_with_the_last_answer_though_requests_came_meanwhile(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    arrived, leave = [trio.Event(), trio.Event()], trio.Event()
+
+    async def wait(asked: Mapping[str, Any], tell: Tell) -> Any:
+        arrived[asked["number"]].set()
+        await leave.wait()
+
+    server = ControlServer(tmp_path / "control", {"wait": wait})
+    await nursery.start(server.run)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as clients:
+            clients.start_soon(partial(ask, tmp_path / "control", "wait", number=0))
+            await arrived[0].wait()
+            clients.start_soon(server.idle)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            clients.start_soon(partial(ask, tmp_path / "control", "wait", number=1))
+            await arrived[1].wait()
+            leave.set()

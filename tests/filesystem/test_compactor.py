@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import pytest
 import trio
 import trio.testing
 
@@ -189,3 +190,45 @@ async def test_files_of_a_segment_are_named_by_their_paths(tmp_path: Path) -> No
         await v.store.sync()
         assert sorted(await v.fs.files_of(1)) == [b"one/two/deep", b"top"]
         assert await v.fs.files_of(77) == []
+
+
+@pytest.mark.parametrize("way", ["compact", "defragment"])
+async def test_what_happens_to_a_file_while_its_bytes_are_moved_stays(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, way: str
+) -> None:
+    """Reading may take long; so many files are used meanwhile that memory keeps no other inode."""
+    async with volume(tmp_path, capacity=20_000, slow=True) as v:
+        ino = await v.write_file(b"a", b"")
+        handle = await v.fs.open(ino, 1)
+        for at in range(0, 24_000, 1000):
+            await v.fs.write(handle, at, os.urandom(1000))
+        for at in range(0, 12_000, 1000):
+            await v.fs.write(handle, at, os.urandom(1000))
+        await v.fs.release(handle)
+        await v.store.sync()
+
+        async def change_and_use_others() -> None:
+            await v.store.sync()
+            v.evict()
+            await v.fs.setattr(ino, mode=0o600)
+            handle = await v.fs.open(ino, 1)
+            await v.fs.write(handle, 90_000, b"the end")
+            await v.fs.release(handle)
+            await v.store.sync()
+            v.evict()
+
+        read = v.segments.read
+
+        async def slow_read(*part: int) -> bytes:
+            v.segments.read = read  # type: ignore[method-assign]
+            await change_and_use_others()
+            return await read(*part)
+
+        v.segments.read = slow_read  # type: ignore[method-assign, assignment]
+        assert await (v.fs.compact() if way == "compact" else v.fs.defragment(ino, 0))
+        assert v.segments.read is read, "the file changed on the way"
+        await v.store.sync()
+        v.evict()
+        found = await v.fs.getattr(ino)
+        assert (found.mode & 0o777, found.size) == (0o600, 90_007)
+        check_accounts(v.store, v.segments)

@@ -199,3 +199,33 @@ async def test_full_is_said_early_and_what_was_accepted_is_still_taken(tmp_path:
         await v.fs.write(handle, 0, b"accepted before")
         assert await v.read_file(inode.ino) == b"accepted before"
         await v.remove(b"a")
+
+
+@pytest.mark.parametrize("how", ["open", "create", "truncate"])
+async def test_who_waits_for_room_works_on_the_inode_that_all_others_see(tmp_path: Path, how: str) -> None:
+    """So many files are used meanwhile that memory keeps no other inode."""
+    async with volume(tmp_path) as v:
+        ino = await v.write_file(b"a", b"content")
+        await v.store.sync()
+
+        async def used_by_others(*, new: bool = False) -> None:
+            await v.store.sync()
+            v.evict()
+            await v.fs.setattr(ino, mode=0o600)
+
+        room = v.segments.room
+        v.segments.room = used_by_others  # type: ignore[method-assign]
+        if how == "create":
+            handle, _ = await v.fs.create(ROOT_INODE, b"a", 0o644, 0, 0)
+        else:
+            handle = await v.fs.open(ino, os.O_WRONLY | (os.O_TRUNC if how == "truncate" else 0))
+        v.segments.room = room  # type: ignore[method-assign]
+        await v.fs.write(handle, 0, b"more than before")
+        found = await v.fs.getattr(ino)
+        assert (found.size, found.mode & 0o777) == (16, 0o600)
+        await v.fs.release(handle)
+        await v.store.sync()
+        v.evict()
+        found = await v.fs.getattr(ino)
+        assert (found.size, found.mode & 0o777) == (16, 0o600)
+        assert await v.read_file(ino) == b"more than before"

@@ -268,3 +268,14 @@ async def test_on_a_full_disk_files_can_still_be_removed(tmp_path: Path) -> None
         await v.fs.fsync(handle)
         await v.fs.mkdir(ROOT_INODE, b"d", 0o755, 0, 0)
         assert sorted(await v.names()) == [b"a", b"d"]
+
+
+async def test_making_directories_takes_bounded_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storjfs.filesystem.dentries.COMPLETE_NAMES", 100)
+    async with volume(tmp_path) as v:
+        for number in range(500):
+            await v.fs.mkdir(ROOT_INODE, b"%d" % number, 0o755, 0, 0)
+            await v.remove(b"%d" % number)
+        assert len(v.fs._dentries._complete) <= 100

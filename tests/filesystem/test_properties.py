@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from storjfs.filesystem import Policy
+from storjfs.filesystem.inodes import XATTR_BYTES
 from storjfs.store import ROOT_INODE
 from tests.filesystem.volumes import fails, volume
 
@@ -201,7 +202,11 @@ async def test_an_inode_is_found_by_its_number_alone_whatever_it_is(tmp_path: Pa
         assert (await v.fs.lookup(directory, b"..")).ino == ROOT_INODE
         with fails(errno.ESTALE):
             await v.fs.lookup(directory + 1, b".")
+        opened = await v.fs.open(file, 0)
         await v.remove(b"a")
+        with fails(errno.ESTALE):
+            await v.fs.lookup(file, b".")  # though it is still there, for those who have it open
+        await v.fs.release(opened)
         with fails(errno.ESTALE):
             await v.fs.lookup(file, b".")
 
@@ -228,3 +233,23 @@ async def test_capabilities_end_with_any_change_of_content_or_owner(tmp_path: Pa
             with fails(errno.ENODATA):
                 await v.fs.getxattr(ino, name)
         await v.fs.release(handle)
+
+
+async def test_attributes_are_bounded_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 60_000
+    async with volume(tmp_path, policy=Policy(atime="noatime")) as v:
+        cache = v.fs._inodes.cache
+        monkeypatch.setattr(cache, "_limit", 1000)
+        monkeypatch.setattr(cache, "_rotate_at", 1000)
+        inos = []
+        for n in range(100):
+            inos.append(await v.write_file(b"%d" % n, b""))
+            await v.fs.setxattr(inos[-1], b"user.a", bytes(size))
+            if n % 5 == 0:
+                await v.store.sync()
+        await v.store.sync()
+        for _ in range(2):
+            for ino in inos:
+                assert len(await v.fs.getxattr(ino, b"user.a")) == size
+            held = [inode for half in (cache.young, cache.old) for inode in half.values() if inode.xattrs]
+            assert len(held) * size < 3 * 1000 * XATTR_BYTES

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
+from storjfs.filesystem.inodes import Inode
 from storjfs.filesystem.windows import WINDOW
-from storjfs.store import ROOT_INODE
+from storjfs.store import ROOT_INODE, StoreError
 from tests.filesystem.volumes import Volume, check_accounts, fails, volume
 
 
@@ -141,3 +143,77 @@ async def test_a_file_cut_and_then_unlinked_goes_whole(tmp_path: Path) -> None:
         await v.fs.release(handle)
         await settled(v)
         assert v.store.read("SELECT count(*) FROM extent") == [(0,)]
+
+
+async def test_a_file_that_a_write_made_longer_meanwhile_is_cut_down_with_its_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """truncate(2) to a larger size waits for the old tail to go, and so does the write."""
+    async with volume(tmp_path) as v:
+        ino = await sparse_file(v, b"a", 40)
+        await v.fs.setattr(ino, size=0)
+        handle = await v.fs.open(ino, 0)
+        cut_tail = v.fs._cut_tail
+
+        async def cut_tail_and_be_overtaken(inode: Inode) -> None:
+            monkeypatch.setattr(v.fs, "_cut_tail", cut_tail)
+            await cut_tail(inode)
+            await v.fs.write(handle, 39 * WINDOW, b"new")
+
+        monkeypatch.setattr(v.fs, "_cut_tail", cut_tail_and_be_overtaken)
+        await v.fs.setattr(ino, size=20 * WINDOW)
+        await v.fs.setattr(ino, size=40 * WINDOW)
+        assert await v.fs.read(handle, 39 * WINDOW, 3) == bytes(3)
+        await v.fs.release(handle)
+        await settled(v)
+
+
+async def test_what_the_kernel_still_knows_is_not_reaped_with_its_tail(tmp_path: Path) -> None:
+    """Somebody has it by a path descriptor (O_PATH), and may open it by that."""
+    async with volume(tmp_path, background=True) as v:
+        ino = await sparse_file(v, b"a", 40)
+        await v.fs.setattr(ino, size=5 * WINDOW)
+        await v.fs.unlink(ROOT_INODE, b"a")
+        while ino in v.fs._to_cut:
+            await trio.lowlevel.checkpoint()
+        await trio.testing.wait_all_tasks_blocked()
+        handle = await v.fs.open(ino, 0)
+        assert await v.fs.read(handle, 5, 7) == b"content"
+        await v.fs.release(handle)
+        v.fs.forget([(ino, 1)])
+        await settled(v)
+
+
+async def test_metadata_that_cannot_be_read_for_a_while_end_no_background_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storjfs.store.background.PAUSE", 0.0)
+    monkeypatch.setattr("storjfs.filesystem.compactor.PERIOD", 0.0)
+    async with volume(tmp_path, background=True) as v:
+        failed: set[str] = set()
+        went_on = trio.Event()
+
+        def victims() -> list[int]:
+            if "compactor" in failed:
+                went_on.set()
+            failed.add("compactor")
+            raise StoreError("the database cannot be read", permanent=False)
+
+        monkeypatch.setattr(v.segments, "victims", victims)
+        await went_on.wait()
+
+        get = v.fs._inodes.get
+
+        def failing(ino: int) -> Inode:
+            monkeypatch.setattr(v.fs._inodes, "get", get)
+            raise StoreError("the database cannot be read", permanent=False)
+
+        monkeypatch.setattr(v.fs._inodes, "get", failing)
+        v.fs._reap_send.send_nowait(4711)
+        while v.fs._inodes.get is failing:
+            await trio.lowlevel.checkpoint()
+        ino = await sparse_file(v, b"a", 40)
+        await v.remove(b"a")
+        await settled(v)
+        with fails(errno.ESTALE):
+            await v.fs.getattr(ino)

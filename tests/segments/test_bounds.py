@@ -12,9 +12,10 @@ import trio
 import trio.testing
 
 from storjfs.coding.geometry import PIECE, segment_capacity
-from storjfs.segments import NoRoom, Part, State
+from storjfs.segments import NoRoom, Part, SegmentUnreadable, State
 from storjfs.segments.catalogue import REMEMBERED
 from storjfs.segments.journal import LONGEST_WRITE
+from storjfs.store import StoreError
 from storjfs.volume.settings import SMALLEST_CACHE
 from tests.segments.conftest import Volume, until
 
@@ -342,3 +343,91 @@ async def test_problems_are_forgotten_once_they_are_over(volume: Volume) -> None
         segments.farmers_changed()
         await until(lambda: segments.report().full == 1)
         assert segments.report().problems == ()
+
+
+async def test_a_segment_that_somebody_works_with_is_the_only_one_of_its_number(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a change to the one would be lost with the other."""
+    monkeypatch.setattr("storjfs.segments.catalogue.REMEMBERED", 2)
+    async with volume.running() as segments:
+        runs = []
+        for _ in range(8):
+            runs += volume.append_random(100)
+            await segments.flush()
+    volume.drop_cache()
+    async with volume.running() as segments:
+        get = segments._catalogue.get
+
+        def is_kept(seg: int) -> bool:
+            before = get(seg)
+            for other in (*runs, *runs):
+                get(other.seg)
+            return get(seg) is before
+
+        assert not is_kept(runs[0].seg)
+        fetched = runs[1]
+        segments.prefetch([Part(*fetched, 0, fetched.length)])
+        assert is_kept(fetched.seg)
+        await until(lambda: not segments._reader._flying)
+
+        async with segments._repair._turn, trio.open_nursery() as nursery:
+            nursery.start_soon(segments.rebuild, runs[2].seg)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert is_kept(runs[2].seg)
+            nursery.cancel_scope.cancel()
+
+        monkeypatch.setattr(segments._deleter, "sweep", lambda: False)
+        segments.live(runs[3].seg, -runs[3].length)
+        await volume.store.sync()
+        assert is_kept(runs[3].seg)
+
+
+async def test_metadata_that_cannot_be_read_for_a_while_end_no_background_task(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storjfs.store.background.PAUSE", 0.01)
+    failed: list[str] = []
+
+    def once(owner: object, name: str) -> None:
+        right = getattr(owner, name)
+
+        def fail(*arguments: object) -> object:
+            monkeypatch.setattr(owner, name, right)
+            failed.append(name)
+            raise StoreError("the database cannot be read", permanent=False)
+
+        monkeypatch.setattr(owner, name, fail)
+
+    async with volume.running() as segments:
+        catalogue = segments._catalogue
+        once(catalogue, "held")
+        (run,) = volume.append_random(5000)
+        await segments.flush()
+        await until(lambda: segments.report().full == 1)
+        once(catalogue, "doomed_contracts")
+        once(catalogue, "unwell")
+        shard = catalogue.held(catalogue.get(run.seg))[0]
+        segments.mark_lost(run.seg, 0, shard.shard_id)
+        await until(lambda: segments.report().full == 1, volume.store)
+        await until(lambda: not volume.segments.report().to_delete, volume.store)
+        assert sorted(failed) == ["doomed_contracts", "held", "unwell"]
+
+
+async def test_a_fetch_that_fails_unexpectedly_is_told_to_whoever_reads(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with volume.running() as segments:
+        (run,) = volume.append_random(5000)
+        await segments.flush()
+    volume.drop_cache()
+    async with volume.running() as segments:
+
+        async def broken(*arguments: object, **options: object) -> bytes:
+            raise RuntimeError("nobody thought of this")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(segments._fetcher, "rows", broken)
+            with pytest.raises(SegmentUnreadable, match="nobody thought of this"):
+                await volume.read(run)
+        await volume.check_all()

@@ -206,3 +206,26 @@ async def test_cancelling_ends_the_commit_under_way(tmp_path: Path) -> None:
         nursery.cancel_scope.cancel()
     again = MetaStore.open(tmp_path / "meta.db", KEY)
     assert (value(again, "a"), value(again, "b")) == (1, None)
+
+
+async def test_a_page_that_cannot_be_read_is_one_error_of_ours(tmp_path: Path, nursery: trio.Nursery) -> None:
+    path = tmp_path / "meta.db"
+    async with trio.open_nursery() as inner:
+        store = MetaStore.open(path, KEY)
+        await inner.start(store.run)
+        store.write("REPLACE INTO xattr VALUES (?, ?, ?)", [(n, b"x", bytes(3000)) for n in range(200)])
+        await store.sync()
+        inner.cancel_scope.cancel()
+    with path.open("r+b") as file:
+        for at in range(40 * 4096 + 2000, path.stat().st_size, 4096):
+            file.seek(at)
+            file.write(b"damage")
+    store = MetaStore.open(path, KEY)
+    await nursery.start(store.run)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="cannot be read"):
+            store.read("SELECT sum(length(value)) FROM xattr")
+        with pytest.raises(StoreError, match="cannot be read"):
+            await store.scan("SELECT sum(length(value)) FROM xattr")
+    assert store.failure is None
+    assert value(store, "next_ino") == 2
