@@ -84,6 +84,8 @@ class Content(Names):
 
     async def open(self, ino: int, flags: int) -> int:
         """A handle. O_TRUNC empties the file here: the kernel sends no SETATTR for it."""
+        if self._store.aside.distant:
+            await self._fetched(self._inodes.missing(ino))
         inode = self._inodes.get(ino)
         if stat.S_ISDIR(inode.mode):
             raise FilesystemError(errno.EISDIR)
@@ -170,6 +172,8 @@ class Content(Names):
         """
         file = self._file(handle)
         inode = file.inode
+        if self._store.aside.distant:
+            await self._fetched(self._extents.missing(inode, offset, offset + size + file.span))
         end = min(offset + size, inode.size)
         if offset >= end:
             return b""

@@ -5,6 +5,7 @@ says by itself what it is); `MetaStore` is the only writer of meta.db: it gather
 changed, commits it in groups on one thread and answers reads from another connection.
 """
 
+from storjfs.store.batch import Values
 from storjfs.store.database import StoreError, configure, connect, open_database
 from storjfs.store.meta import MODEST, MetaStore, Participant, Statement, open_meta
 from storjfs.store.schema import META_SCHEMA, META_VERSION, ROOT_INODE
@@ -18,6 +19,7 @@ __all__ = [
     "Participant",
     "Statement",
     "StoreError",
+    "Values",
     "configure",
     "connect",
     "open_database",

@@ -6,12 +6,15 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Protocol
 
 import apsw
 import trio
 
+from storjfs.store.aside import SLOW, Aside
 from storjfs.store.batch import Values, run_rows
 from storjfs.store.database import BUSY_TIMEOUT_MS, StoreError, open_database, sync_failed
 from storjfs.store.schema import META_MIGRATIONS, META_SCHEMA, META_VERSION
@@ -98,6 +101,7 @@ class MetaStore:
         self._writer = self._connect(cache_kib=16 << 10)
         self._reader = self._connect(cache_kib=32 << 10)
         self._read_cursor = self._reader.cursor()
+        self.aside = Aside(partial(self._connect, cache_kib=1024))
         self.group = 1
         self.failure: StoreError | None = None
         self._participants: list[Participant] = []
@@ -129,8 +133,12 @@ class MetaStore:
     # --- reading ---
 
     def read(self, sql: str, args: Values = ()) -> list[Any]:
-        """Rows of a query on what is committed. Give it bounds: it runs on the loop."""
-        return self._read_cursor.execute(sql, args).fetchall()
+        """Rows of a query on what is committed. Give it bounds: it runs on the loop; see `aside` as well."""
+        started = perf_counter()
+        rows = self._read_cursor.execute(sql, args).fetchall()
+        if (took := perf_counter() - started) > SLOW:
+            self.aside.took(took)
+        return rows
 
     async def scan(self, sql: str, args: Values = ()) -> list[Any]:
         """As `read`, for what may take long: on another thread, with a connection of its own."""
@@ -310,6 +318,7 @@ class MetaStore:
             if self._distrusted is not None or (self.failure is not None and self.failure.permanent):
                 for connection in (self._reader, self._writer):
                     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            self.aside.close()
             self._read_cursor.close()
             self._reader.close()
             self._writer.close()
