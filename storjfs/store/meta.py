@@ -140,6 +140,12 @@ class MetaStore:
             self.aside.took(took)
         return rows
 
+    async def read_patiently(self, sql: str, args: Values = ()) -> list[Any]:
+        """As `read`, for what runs in the background and goes through much that is in no cache."""
+        if self.aside.distant:
+            await self.aside.fetch(sql, args)
+        return self.read(sql, args)
+
     async def scan(self, sql: str, args: Values = ()) -> list[Any]:
         """As `read`, for what may take long: on another thread, with a connection of its own."""
 
