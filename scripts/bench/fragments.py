@@ -27,7 +27,7 @@ from storjfs.volume import unlock_volume
 
 COPIES = ("read", "cut", "removed", "joined")
 STEP = 7919  # a prime: neighbours lie far from each other
-REWRITTEN = 200  # windows to be joined
+REWRITTEN = 12  # windows to be joined, as many as may be without more writing
 PATIENCE = 300.0
 
 

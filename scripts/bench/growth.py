@@ -15,6 +15,7 @@ import random
 import signal
 import statistics
 import struct
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -169,7 +170,9 @@ def measure(place: GrowingPlace, files: int, large: int) -> dict[str, Any]:
         ("read, us", work.read),
         ("list, entries/s", work.list_large),
         ("create, us", work.create),
+        ("rename, us", work.rename),
         ("unlink, us", work.unlink),
+        ("empty the large directory, entries/s", work.empty),
     ):
         found[name] = doing()
         found[f"resident after {name.split(',')[0]}, MiB"] = resident(place.pid) / 2**20
@@ -230,6 +233,17 @@ class Work:
         """Files in the large directory; enough for the metadata's log to be copied into the database."""
         return timed(create, [(f"{self._root}/large/new{number}",) for number in range(CREATES)])
 
+    def rename(self) -> dict[str, float]:
+        """What was created, within the directory."""
+        names = [f"{self._root}/large/new{number}" for number in range(CREATES)]
+        return timed(os.rename, [(name, f"{name}-renamed") for name in names])
+
+    def empty(self) -> float:
+        """rm -r of all that is left in it."""
+        started = time.perf_counter()
+        subprocess.run(["rm", "-r", f"{self._root}/large"], check=True)
+        return self._filled.large / (time.perf_counter() - started)
+
     def unlink(self) -> dict[str, float]:
         """Files of the large directory and elsewhere, with their extents."""
         chosen = self._random.sample(range(self._filled.files), UNLINKS)
@@ -244,7 +258,8 @@ def shown(found: dict[str, Any]) -> str:
                 f"  longest step: {value['longest']:.1f} ms of processor, {value['longest_wall']:.1f} in all"
             )
             lines += [
-                f"    {one['processor']:.1f} ms {one['task']}: {one['where']}" for one in value["holds"][:40]
+                f"    {one['processor']:.1f} ms, {one['blocked']:.1f} asleep, {one['task']}: {one['where']}"
+                for one in value["holds"][:40]
             ]
         elif isinstance(value, dict):
             lines.append(f"  {name}: " + "  ".join(f"{key} {number:,.0f}" for key, number in value.items()))

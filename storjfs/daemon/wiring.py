@@ -121,6 +121,7 @@ class Drive:
         self.keys = keys
         self._ledger = ledger
         self.store = MetaStore.open(paths.meta_db, keys.metadata_key)
+        self.store.aside.distant = True  # until it is known better
         self.renter = make_renter(paths, settings, keys, self.store, ledger, known_farmers(settings))
         self.segments = Segments(
             self.store,

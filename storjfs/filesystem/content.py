@@ -88,6 +88,8 @@ class Content(Names):
         Raises ENOSPC where a file is opened for writing while nothing new is taken in, unless that empties
         it, which frees space.
         """
+        if self._store.aside.distant:
+            await self._fetched(self._inodes.missing(ino))
         inode = self._inodes.get(ino)
         if stat.S_ISDIR(inode.mode):
             raise FilesystemError(errno.EISDIR)
@@ -96,7 +98,7 @@ class Content(Names):
             self._check_removable()
         elif flags & os.O_TRUNC or flags & os.O_ACCMODE != os.O_RDONLY:
             await self._take_in()
-            inode = self._inodes.get(ino)  # memory may have dropped the one above while we waited
+        inode = self._inodes.get(ino)  # memory may have dropped the one above while we waited
         if flags & os.O_TRUNC and stat.S_ISREG(inode.mode):
             now = self._clock()
             self._drop_capability(inode)
@@ -179,6 +181,8 @@ class Content(Names):
         """
         file = self._file(handle)
         inode = file.inode
+        if self._store.aside.distant:
+            await self._fetched(self._extents.missing(inode, offset, offset + size + file.span))
         end = min(offset + size, inode.size)
         if offset >= end:
             return b""

@@ -17,7 +17,7 @@ from storjfs.filesystem.inodes import HAS_XATTRS, Inode, InodeTable
 from storjfs.filesystem.orphans import OrphanTable
 from storjfs.filesystem.seam import SegmentRoom
 from storjfs.filesystem.xattrs import XattrTable
-from storjfs.store import ROOT_INODE, MetaStore, Statement, StoreError
+from storjfs.store import ROOT_INODE, MetaStore, Statement, StoreError, Values
 
 NAME_MAX = 255
 SIZE_MAX = (1 << 63) - 1  # what off_t holds, and so what the kernel lets a program reach
@@ -142,6 +142,12 @@ class Core:
         self._extents.committed(group)
 
     # --- checks ---
+
+    async def _fetched(self, query: tuple[str, Values] | None) -> None:
+        """Return when a query that the loop is about to make finds its pages in a cache, as far as that is
+        known; what a table misses, None for nothing. Asked only while `store.aside.distant`."""
+        if query is not None:
+            await self._store.aside.fetch(*query)
 
     def _check_writable(self) -> None:
         """Raise EROFS or ENOSPC where nothing may be added."""

@@ -30,6 +30,7 @@ COMPLETE_NAMES = 65_536
 
 NOTHING = (0, 0)
 Key = tuple[int, bytes]
+Query = tuple[str, tuple[int | bytes, ...]]
 Listed = tuple[int, bytes, int]  # id, name, ino
 
 
@@ -61,6 +62,14 @@ class DentryTable:
             entry = self._old.get(key) or self._load(parent, name)
             self._remember(key, entry)
         return entry
+
+    def missing(self, parent: int, name: bytes) -> Query | None:
+        """The query that `find` would make, None where it needs none."""
+        key = (parent, name)
+        if key in self._young or key in self._old or name in self._overlay.get(parent, ()):
+            return None
+        known = self._complete.get(parent)
+        return None if known is not None and name not in known else (_FIND, key)
 
     def _load(self, parent: int, name: bytes) -> tuple[int, int]:
         names = self._overlay.get(parent)
@@ -246,6 +255,12 @@ class Listing:
         self.buffer: list[Listed] = []
         self.after = 0  # the cookie before the buffer's first entry
         self.stale = False
+
+    def missing(self, cookie: int) -> Query | None:
+        """The query that `take` would begin with, None where it needs none."""
+        if not self.stale and self.after <= cookie and self.buffer and self.buffer[-1][0] > cookie:
+            return None
+        return _LIST, (self.ino, cookie, self.BATCH)
 
     async def take(self, table: DentryTable, cookie: int, limit: int) -> Sequence[Listed]:
         """Up to `limit` entries whose ids are above `cookie`; none at the end."""

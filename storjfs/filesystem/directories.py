@@ -40,6 +40,8 @@ class Directories(Content):
         get = self._inodes.get
         if not cookie:
             self._accessed(listing.inode)
+        if self._store.aside.distant:
+            await self._fetched(listing.missing(cookie))
         entries = await listing.take(self._dentries, cookie, limit)
         return [(name, get(ino), number) for number, name, ino in entries]
 

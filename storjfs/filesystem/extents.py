@@ -69,6 +69,14 @@ class ExtentTable:
             self._cache.put(key, window)
         return window
 
+    def missing(self, inode: Inode, start: int, end: int) -> tuple[str, tuple[int, ...]] | None:
+        """A query for what `parts` would ask for, None where the first window is here."""
+        key = inode.ino << INDEX_BITS | start >> WINDOW_BITS
+        if self._cache.peek(key) is not None:
+            return None
+        first = start >> WINDOW_BITS << WINDOW_BITS
+        return _RANGE, (inode.ino, first, end - 1, MOST_CUT)
+
     # --- changing; callers mark the inode, whose `stored` changes ---
 
     def put(self, inode: Inode, off: int, runs: Sequence[Run]) -> None:

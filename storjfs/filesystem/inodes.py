@@ -124,6 +124,10 @@ class InodeTable:
             raise FilesystemError(errno.ESTALE)
         return inode
 
+    def missing(self, ino: int) -> tuple[str, tuple[int]] | None:
+        """The query that `get` would make, None where it needs none."""
+        return None if self.cache.peek(ino) is not None else (_SELECT, (ino,))
+
     def adopt(self, row: Row) -> Inode:
         """The inode of a row that was just read: the one in memory, where there is one, is newer."""
         ino = row[0]

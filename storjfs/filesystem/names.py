@@ -22,6 +22,8 @@ class Names(Reaper):
         "." finds the inode itself, whatever it is: so the kernel asks for one that it knows only by a file
         handle (NFS, open_by_handle_at(2)). ESTALE where it is gone.
         """
+        if self._store.aside.distant:
+            await self._fetched(self._dentries.missing(parent, name))
         if name == b".":
             inode = self._inodes.get(parent)
             if not inode.nlink:

@@ -28,6 +28,8 @@ TIME_MIN, TIME_MAX = -(1 << 63), (1 << 63) - 1
 class Properties(Directories):
     async def getattr(self, ino: int) -> Attributes:
         """Raises ESTALE for an inode that is gone."""
+        if self._store.aside.distant:
+            await self._fetched(self._inodes.missing(ino))
         return self._inodes.get(ino)
 
     async def setattr(

@@ -72,6 +72,8 @@ class Reaper(Core):
         if inode.opens or not inode.forgotten or inode.gone or self._policy.read_only:
             return
         at_once = inode.size <= AT_ONCE and inode.ino not in self._to_cut
+        if inode.stored and self._store.aside.distant:
+            at_once = False
         if at_once and self._cut(inode, 0, inode.size) == inode.size:
             self._finish(inode)
         else:
@@ -112,6 +114,8 @@ class Reaper(Core):
         """Return when nothing is left beyond the file's size, so that it may grow. Several may do this."""
         while inode.ino in self._to_cut:
             await self._store.room(most=MODEST)
+            if self._store.aside.distant:
+                await self._fetched(self._extents.missing(inode, self._to_cut.get(inode.ino, 0), SIZE_MAX))
             if (start := self._to_cut.get(inode.ino)) is None:
                 return
             after = self._cut_piece(inode, start)
@@ -147,6 +151,10 @@ class Reaper(Core):
         at: int | None = 0
         while at is not None:
             await self._store.room(most=MODEST)
+            if self._store.aside.distant:
+                await self._fetched(self._extents.missing(inode, at, SIZE_MAX))
+                if inode.gone:
+                    return
             at = self._cut_piece(inode, at)
             await trio.lowlevel.checkpoint()
             if inode.gone:

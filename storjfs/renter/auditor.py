@@ -207,7 +207,7 @@ class Auditor:
             f"SELECT contract, seg, idx, shard_id, length FROM shard WHERE shard_id > ? "
             f"AND state IN {HELD_STATES} ORDER BY shard_id LIMIT {ROWS}"
         )
-        while rows := self._store.read(sql, (after,)):
+        while rows := await self._store.read_patiently(sql, (after,)):
             window.consider([row[:4] for row in rows])
             for contract, _, _, _, length in rows:
                 shards, size = counts.get(contract, (0, 0))
@@ -357,7 +357,7 @@ class Auditor:
             f"SELECT seg, idx, shard_id, state IN {HELD_STATES} FROM shard "
             f"WHERE contract = ? AND shard_id > ? ORDER BY shard_id LIMIT {GIVEN_UP}"
         )
-        while rows := self._store.read(sql, (entry.number, after)):
+        while rows := await self._store.read_patiently(sql, (entry.number, after)):
             for seg, idx, shard_id, held in rows:
                 if held:
                     found = True

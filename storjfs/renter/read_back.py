@@ -76,7 +76,7 @@ class ReadBack:
             f"SELECT contract, seg, idx, shard_id FROM shard WHERE shard_id > ? "
             f"AND state IN {HELD_STATES} ORDER BY shard_id LIMIT {ROWS}"
         )
-        while rows := self._store.read(sql, (after,)):
+        while rows := await self._store.read_patiently(sql, (after,)):
             window.consider([row for row in rows if self.drawn(secret, row[3], week)])
             after = rows[-1][3]
             await trio.sleep(PAUSE)

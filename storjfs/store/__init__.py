@@ -6,8 +6,9 @@ changed, commits it in groups on one thread and answers reads from another conne
 aside for when the disk is full (decision record 9).
 """
 
-from storjfs.store.ballast import FULL, Ballast
 from storjfs.store.background import outlasting
+from storjfs.store.ballast import FULL, Ballast
+from storjfs.store.batch import Values
 from storjfs.store.database import DiskFull, StoreError, configure, connect, found_full, open_database
 from storjfs.store.meta import MODEST, MetaStore, Participant, Statement, missing_indexes, open_meta
 from storjfs.store.schema import META_SCHEMA, META_VERSION, ROOT_INODE
@@ -24,6 +25,7 @@ __all__ = [
     "Participant",
     "Statement",
     "StoreError",
+    "Values",
     "configure",
     "connect",
     "found_full",

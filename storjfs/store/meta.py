@@ -2,16 +2,20 @@
 
 import contextlib
 import logging
+import os
 import queue
 import re
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Protocol
 
 import apsw
 import trio
 
+from storjfs.store.aside import SLOW, Aside
 from storjfs.store.batch import Values, run_rows
 from storjfs.store.database import (
     BUSY_TIMEOUT_MS,
@@ -153,6 +157,7 @@ class MetaStore:
         self._writer = self._connect(cache_kib=16 << 10)
         self._reader = self._connect(cache_kib=32 << 10)
         self._read_cursor = self._reader.cursor()
+        self.aside = Aside(partial(self._connect, cache_kib=1024))
         self.group = 1
         self.failure: StoreError | None = None
         self.relieve: Callable[[int], bool] = lambda number: False
@@ -170,8 +175,9 @@ class MetaStore:
         self._jobs: queue.SimpleQueue[_Job | Callable[[], None] | None] = queue.SimpleQueue()
         self._checkpoints: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._checkpointing = False
-        self._distrusted: apsw.Error | None = None
+        self._distrusted: apsw.Error | OSError | None = None
         self._wal_pages = 0
+        self._for_sync = -1
         self._token: trio.lowlevel.TrioToken | None = None
         self._writer.set_wal_hook(self._note_wal)
 
@@ -186,14 +192,24 @@ class MetaStore:
     # --- reading ---
 
     def read(self, sql: str, args: Values = ()) -> list[Any]:
-        """Rows of a query on what is committed. Give it bounds: it runs on the loop.
+        """Rows of a query on what is committed. Give it bounds: it runs on the loop; see `aside` as well.
 
         Raises StoreError where the disk does not give them.
         """
+        started = perf_counter()
         try:
-            return self._read_cursor.execute(sql, args).fetchall()
+            rows = self._read_cursor.execute(sql, args).fetchall()
         except _UNREADABLE as error:
             raise self._not_read(error) from error
+        if (took := perf_counter() - started) > SLOW:
+            self.aside.took(took)
+        return rows
+
+    async def read_patiently(self, sql: str, args: Values = ()) -> list[Any]:
+        """As `read`, for what runs in the background and goes through much that is in no cache."""
+        if self.aside.distant:
+            await self.aside.fetch(sql, args)
+        return self.read(sql, args)
 
     async def scan(self, sql: str, args: Values = ()) -> list[Any]:
         """As `read`, for what may take long: on another thread, with a connection of its own."""
@@ -370,6 +386,7 @@ class MetaStore:
         Changes made after the last `sync` are lost by cancelling, as in a crash.
         """
         self._token = trio.lowlevel.current_trio_token()
+        self._for_sync = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         threads = [
             threading.Thread(target=self._commit_jobs, name="storjfs commit"),
             threading.Thread(target=self._checkpoint_log, name="storjfs checkpoint"),
@@ -396,9 +413,11 @@ class MetaStore:
             if self._distrusted is not None or (self.failure is not None and self.failure.permanent):
                 for connection in (self._reader, self._writer):
                     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            self.aside.close()
             self._read_cursor.close()
             self._reader.close()
             self._writer.close()
+            os.close(self._for_sync)  # last: it takes the process's locks of the file with it
 
     # --- the commit thread ---
 
@@ -486,14 +505,17 @@ class MetaStore:
         connection = self._connect(cache_kib=256)
         try:
             while self._checkpoints.get():
-                for _ in range(4):
-                    try:
+                total = copied = 0
+                try:
+                    for _ in range(4):
                         total, copied = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-                    except apsw.Error as error:
-                        self._checkpoint_failed(error)
-                        break
-                    if total - copied < FINISH_PAGES:
-                        break
+                        if total - copied < FINISH_PAGES:
+                            break
+                    if total > copied:
+                        # Lest the commit thread has to wait until all these pages are on the disk.
+                        os.fsync(self._for_sync)
+                except (apsw.Error, OSError) as error:
+                    self._checkpoint_failed(error)
                 self._jobs.put(self._finish_checkpoint)
         finally:
             connection.close()
@@ -506,11 +528,11 @@ class MetaStore:
                 self._checkpoint_failed(error)
         self._checkpointing = False
 
-    def _checkpoint_failed(self, error: apsw.Error) -> None:
+    def _checkpoint_failed(self, error: apsw.Error | OSError) -> None:
         """A failed sync is the end, which whoever waits for the next commit learns. Anything else, as a full
         disk, leaves the log as it was, and the next checkpoint begins where this one did."""
         _LOG.warning("the log of %s could not be copied: %s", self._path, error)
-        if sync_failed(error):
+        if isinstance(error, OSError) or sync_failed(error):
             self._distrusted = error
 
 

@@ -208,7 +208,7 @@ async def test_who_waits_for_room_works_on_the_inode_that_all_others_see(tmp_pat
         ino = await v.write_file(b"a", b"content")
         await v.store.sync()
 
-        async def used_by_others(*, new: bool = False) -> None:
+        async def used_by_others(*, new: bool = False, moving: bool = False) -> None:
             await v.store.sync()
             v.evict()
             await v.fs.setattr(ino, mode=0o600)
