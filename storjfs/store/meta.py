@@ -14,7 +14,14 @@ import apsw
 import trio
 
 from storjfs.store.batch import Values, run_rows
-from storjfs.store.database import BUSY_TIMEOUT_MS, StoreError, open_database, open_to_read, sync_failed
+from storjfs.store.database import (
+    BUSY_TIMEOUT_MS,
+    StoreError,
+    open_database,
+    open_to_read,
+    sync_failed,
+    unusable,
+)
 from storjfs.store.schema import META_MIGRATIONS, META_SCHEMA, META_VERSION
 
 _LOG = logging.getLogger(__name__)
@@ -51,7 +58,7 @@ def open_meta(
         gone = _TABLES - _names_of(connection, "table")
     except apsw.Error as error:
         connection.close()
-        raise StoreError(f"cannot use the database {path}: {error}") from error
+        raise unusable(path, error) from error
     if gone:
         connection.close()
         raise StoreError(
@@ -163,8 +170,14 @@ class MetaStore:
     # --- reading ---
 
     def read(self, sql: str, args: Values = ()) -> list[Any]:
-        """Rows of a query on what is committed. Give it bounds: it runs on the loop."""
-        return self._read_cursor.execute(sql, args).fetchall()
+        """Rows of a query on what is committed. Give it bounds: it runs on the loop.
+
+        Raises StoreError where the file is damaged.
+        """
+        try:
+            return self._read_cursor.execute(sql, args).fetchall()
+        except (apsw.CorruptError, apsw.NotADBError) as error:
+            raise unusable(self._path, error) from error
 
     async def scan(self, sql: str, args: Values = ()) -> list[Any]:
         """As `read`, for what may take long: on another thread, with a connection of its own."""

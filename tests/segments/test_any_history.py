@@ -116,6 +116,7 @@ def check_books(volume: Volume) -> None:
     """What fsck says of segments, shards and the journal, given what is live: nothing."""
     with View(volume.path / "meta.db", KEYS.metadata_key) as view, view.held():
         view.run("CREATE TEMP TABLE pointed (seg INTEGER PRIMARY KEY, live INTEGER)")
+        view.run("CREATE TEMP TABLE doubted (seg INTEGER PRIMARY KEY)")
         for run in volume.written:
             view.run(
                 "INSERT INTO pointed VALUES (?, ?) ON CONFLICT DO UPDATE SET live = live + excluded.live",

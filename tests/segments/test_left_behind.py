@@ -1,5 +1,6 @@
 """What a crash leaves between two groups is found again by itself."""
 
+import os
 import random
 
 import pytest
@@ -64,6 +65,17 @@ async def test_a_shard_whose_upload_was_cut_off_is_not_forgotten_where_repair_ma
         await until(lambda: not volume.store.read("SELECT 1 FROM shard WHERE state = 0"), volume.store)
         with View(volume.path / "meta.db", KEYS.metadata_key) as view, view.held():
             view.run("CREATE TEMP TABLE pointed AS SELECT seg, live FROM segment")
+            view.run("CREATE TEMP TABLE doubted (seg INTEGER PRIMARY KEY)")
             assert list(check_segments(view)) == []
         assert await segments.rebuild(1) == 1
         await until(lambda: segments.report().full == 1, volume.store)
+
+
+async def test_what_a_crash_leaves_before_the_first_commit_is_removed(volume: Volume) -> None:
+    async with volume.running():
+        await volume.store.sync()
+    stray = volume.journal / os.urandom(16).hex()
+    stray.write_bytes(b"never committed")
+    async with volume.running() as segments:
+        assert not stray.exists()
+        assert segments.report().problems == ()
