@@ -1,18 +1,23 @@
 """`storjfs fsck`, `scrub` and `gc`: through the running mount, or on the volume where there is none."""
 
+import contextlib
 import json
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from storjfs.daemon.client import NotMounted, request
+from storjfs.daemon.exit_codes import ReportedError
+from storjfs.errors import StorjfsError
 
 from . import wording
 from .options import Known, passphrase_for, passphrase_options, volume_option
 from .progress import PartsBar
+
+SCHEMA = 1
 
 Tell = Callable[[Mapping[str, Any]], Awaitable[None]]
 
@@ -48,6 +53,20 @@ def passphrase_of(volume: str, file: Path | None, command: str | None) -> Known 
     for name in PASSPHRASE_VARIABLES:
         os.environ.pop(name, None)
     return known
+
+
+@contextlib.contextmanager
+def failures_as_json(wanted: bool) -> Iterator[None]:
+    """With --json a failure is an object on standard output too, beside what is said on standard error."""
+    try:
+        yield
+    except (StorjfsError, ReportedError, KeyboardInterrupt) as error:
+        if wanted:
+            stopped = isinstance(error, KeyboardInterrupt)
+            said = "interrupted" if stopped else str(error)
+            found = {"schema": SCHEMA, "error": said, "hint": getattr(error, "hint", "")}
+            click.echo(json.dumps(found, indent=2))
+        raise
 
 
 def ask(
@@ -123,7 +142,7 @@ def fsck(
         known = passphrase_of(volume, passphrase_file, passphrase_command)
         return await fsck_unmounted(VolumePaths(volume), known, tell, repair=repair, farmers=not no_farmers)
 
-    with PartsBar(quiet=as_json) as bar:
+    with failures_as_json(as_json), PartsBar(quiet=as_json) as bar:
         found = ask(volume, "fsck", {"repair": repair, "farmers": not no_farmers}, bar, unmounted)
     if as_json:
         click.echo(json.dumps(found, indent=2))
@@ -191,7 +210,7 @@ def scrub(
             lambda drive: work(drive, tell, **scrub_choice(choice)),
         )
 
-    with PartsBar(quiet=as_json) as bar:
+    with failures_as_json(as_json), PartsBar(quiet=as_json) as bar:
         found = ask(volume, "scrub", choice, bar, unmounted)
     if as_json:
         click.echo(json.dumps(found, indent=2))
@@ -230,7 +249,7 @@ def gc(volume: str, as_json: bool, passphrase_file: Path | None, passphrase_comm
             volume, passphrase_file, passphrase_command, lambda drive: collect(drive, tell)
         )
 
-    with PartsBar(quiet=as_json) as bar:
+    with failures_as_json(as_json), PartsBar(quiet=as_json) as bar:
         found = ask(volume, "gc", {}, bar, unmounted)
     if as_json:
         click.echo(json.dumps(found, indent=2))

@@ -37,6 +37,7 @@ OF_ERROR: dict[str, ExitCode] = {
     "AlreadyMounted": ExitCode.IN_USE,
     "VolumeLocked": ExitCode.IN_USE,
     "FarmerRunning": ExitCode.IN_USE,
+    "ScrubRunning": ExitCode.IN_USE,
     "NoFuse": ExitCode.NO_FUSE,
     "MountFailed": ExitCode.NO_FUSE,
     "FarmersUnreachable": ExitCode.FARMERS_UNREACHABLE,

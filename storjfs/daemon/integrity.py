@@ -81,6 +81,10 @@ T = TypeVar("T")
 Tell = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 
+class ScrubRunning(StorjfsError):
+    """One scrub at a time: two would download everything twice, and each lose the other's place."""
+
+
 class ScrubChoice(TypedDict):
     """How to scrub; see Scrub.run."""
 
@@ -356,9 +360,19 @@ async def _renter(
 async def scrub(
     drive: Drive, tell: Tell, *, share: float | None, rate: float, restart: bool
 ) -> dict[str, Any]:
-    """Read shards of a running drive back; see Scrub.run."""
-    work = Scrub(drive.store, drive.keys, drive.segments, drive.renter.read_back, drive.renter.records)
-    state = await work.run(tell, share=share, rate=rate, restart=restart)
+    """Read shards of a running drive back; see Scrub.run. Raises ScrubRunning where one is under way."""
+    try:
+        drive.scrubbing.acquire_nowait()
+    except trio.WouldBlock:
+        raise ScrubRunning(
+            "a scrub of this volume is under way",
+            hint="Wait for its end, or end it with Ctrl-C; another goes on where it was.",
+        ) from None
+    try:
+        work = Scrub(drive.store, drive.keys, drive.segments, drive.renter.read_back, drive.renter.records)
+        state = await work.run(tell, share=share, rate=rate, restart=restart)
+    finally:
+        drive.scrubbing.release()
     left = state.broken or state.damaged or state.unread
     code = LEFT if left else MENDED if state.wrong else CLEAN
     return {"schema": SCHEMA, "exit_code": code, **state.report()}

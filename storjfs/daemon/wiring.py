@@ -143,6 +143,8 @@ class Drive:
         self.filesystem = Filesystem(
             self.store, self.segments, self.capacity, policy, (os.getuid(), os.getgid())
         )
+        self.scrubbing = trio.Lock()
+        """Held while a scrub asked for runs."""
         self._started = False
         self._embedded: frozenset[bytes] = frozenset()
 

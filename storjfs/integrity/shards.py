@@ -47,7 +47,7 @@ SUMS: Final = ("segments_stored_bytes", "segments_small", "segments_garbage")
 
 
 def check_segments(view: View) -> Iterator[Finding]:
-    """Findings about segments. Needs `pointed`."""
+    """Findings about segments. Needs `pointed` and `doubted`."""
     view.step("segments", 0, 4)
     used = (
         f"SELECT MAX(seg) AS used FROM segment WHERE seg <= {LIMIT} "

@@ -9,13 +9,13 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from storjfs.coding.frames import preferred_algorithm
 from storjfs.keys import VolumeKeys
 from storjfs.renter.repair_policy import Health, health
-from storjfs.segments.records import SEGMENT_COLUMNS, SHARD_COLUMNS, Segment, Shard, ShardRow
+from storjfs.segments.records import SEGMENT_COLUMNS, SHARD_COLUMNS, Segment, Shard, ShardRow, makes_sense
 from storjfs.segments.values import SegmentUnreadable, ShardState, State
 from storjfs.store import MetaStore, Statement
 
@@ -84,6 +84,9 @@ class Catalogue:
         self.garbage = self._garbage_saved = int(counters.get(_GARBAGE, 0))
         """Plaintext bytes of stored segments that nothing points to."""
         for row in store.read(f"SELECT {SEGMENT_COLUMNS} FROM segment WHERE state IN (0, 1)"):
+            if not makes_sense(row):
+                _LOG.error("segment %s is left alone, its metadata make no sense; run storjfs fsck", row[0])
+                continue
             segment = self._remember(Segment(row, self._content_key))
             self.unsent[segment.seg] = segment
         store.join(self)
@@ -174,6 +177,8 @@ class Catalogue:
         rows = self._store.read(f"SELECT {SEGMENT_COLUMNS} FROM segment WHERE seg = ?", (seg,))
         if not rows or seg in self._gone:
             raise SegmentUnreadable(seg, "the metadata does not know it")
+        if not makes_sense(rows[0]):
+            raise SegmentUnreadable(seg, "its metadata make no sense; storjfs fsck tells more")
         self._forget_some()
         return self._remember(Segment(rows[0], self._content_key))
 
@@ -287,7 +292,11 @@ class Catalogue:
     def doomed_segments(self) -> list[Segment]:
         """Those found doomed in the database (at start-up)."""
         rows = self._store.read("SELECT seg FROM segment WHERE state = ? LIMIT 4096", (int(State.DOOMED),))
-        return [self.get(seg) for (seg,) in rows if seg not in self._gone]
+        found = []
+        for (seg,) in rows:
+            with suppress(SegmentUnreadable):
+                found.append(self.get(seg))
+        return found
 
     def stored_after(self, seg: int, limit: int) -> list[Segment]:
         """The next `limit` segments behind number `seg`, uncommitted ones left out: a step of a walk."""
@@ -297,16 +306,31 @@ class Catalogue:
         found = []
         for row in rows:
             known = self._loaded.get(row[0])
-            if row[0] not in self._gone:
+            if row[0] not in self._gone and (known is not None or makes_sense(row)):
                 found.append(Segment(row, self._content_key) if known is None else known)
         return found
+
+    async def pointed_to(self, segs: Sequence[int]) -> set[int]:
+        """Those of some segments that committed extents point to, as far as runs lead back to them.
+
+        That there are any would be a mistake in their sums: asked before something goes for good.
+        """
+        if not segs:
+            return set()
+        marks = ", ".join("?" * len(segs))
+        rows = await self._store.scan(
+            "SELECT DISTINCT r.seg FROM run r CROSS JOIN extent e ON e.ino = r.ino AND e.off >= r.off "
+            f"AND e.off < r.off + r.length WHERE r.seg IN ({marks}) AND e.seg = r.seg AND e.pos = r.pos",
+            tuple(segs),
+        )
+        return {seg for (seg,) in rows}
 
     def misses_segments(self) -> bool:
         """Whether runs lead to segments without a row, as only in damaged metadata. Looks at each segment."""
         rows = self._store.read(
             "WITH RECURSIVE there(seg) AS (SELECT MIN(seg) FROM run UNION ALL "
             "SELECT (SELECT MIN(seg) FROM run WHERE seg > there.seg) FROM there WHERE seg IS NOT NULL) "
-            "SELECT 1 FROM there WHERE seg IS NOT NULL AND seg NOT IN (SELECT seg FROM segment) LIMIT 1"
+            "SELECT 1 FROM there WHERE seg > 0 AND seg NOT IN (SELECT seg FROM segment) LIMIT 1"
         )
         return bool(rows)
 

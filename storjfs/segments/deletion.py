@@ -39,7 +39,8 @@ def _ready(segment: Segment) -> bool:
 class Deleter:
     """Dooms empty segments, drops what may be dropped, and has farmers delete. Belongs to the loop's thread.
 
-    `small(segment)` tells whether it counts among the small ones; `gone` is called with each that is dropped.
+    `small(segment)` tells whether it counts among the small ones; `gone(segment)` is told what was dropped,
+    `kept(segment)` what was not because files point to it.
     """
 
     def __init__(
@@ -50,12 +51,14 @@ class Deleter:
         *,
         small: Callable[[Segment], bool],
         gone: Callable[[Segment], None],
+        kept: Callable[[Segment], None] = lambda segment: None,
     ) -> None:
         self._catalogue = catalogue
         self._cache = cache
         self._placement = placement
         self._small = small
         self._gone = gone
+        self._kept = kept
         self._empty: dict[int, Segment] = {}
         self._doomed: dict[int, Segment] = {}
         self._wake = trio.Event()
@@ -97,16 +100,17 @@ class Deleter:
         while True:
             if self._wake.is_set():
                 self._wake = trio.Event()
-            while self.sweep():
+            while await self.sweep():
                 await trio.lowlevel.checkpoint()
             await self.ask_farmers()
             with trio.move_on_at(self._next_look()):
                 await self._wake.wait()
 
-    def sweep(self) -> bool:
+    async def sweep(self) -> bool:
         """Doom what is empty and committed; drop what is doomed, committed and in nobody's hands.
 
-        Does a bounded part of it; True where there is more.
+        Nothing is dropped that files still point to, whatever the sum of its live bytes says: that is left to
+        fsck. Does a bounded part of the work; True where there is more. May run more than once at a time.
         """
         for segment in list(islice(self._empty.values(), AT_ONCE)):
             if segment.state is State.DOOMED or segment.live > 0:
@@ -115,8 +119,13 @@ class Deleter:
                 del self._empty[segment.seg]
                 self.doom(segment)
         ready = [segment for segment in self._doomed.values() if _ready(segment)]
+        needed = await self._catalogue.pointed_to([segment.seg for segment in ready[:AT_ONCE]])
         for segment in ready[:AT_ONCE]:
-            del self._doomed[segment.seg]
+            if not _ready(segment) or self._doomed.pop(segment.seg, None) is None:
+                continue
+            if segment.seg in needed:
+                self._kept(segment)
+                continue
             self._cache.discard(segment)
             self._catalogue.drop(segment)
             self._catalogue.when_committed(self.wake)

@@ -119,6 +119,8 @@ class Reader:
                 return plain
             return plain[skip : skip + length] if length <= PIECE else memoryview(plain)[skip : skip + length]
         segment = self._catalogue.get(seg)
+        if pos > segment.size:
+            raise SegmentUnreadable(seg, "the metadata point behind its end; storjfs fsck tells more")
         file = self._cache.find(segment)
         if file is None:
             return None

@@ -1,7 +1,7 @@
 """A segment and a shard in memory: rows of meta.db, and of a segment what holds while it is there."""
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from storjfs.coding.frames import Algorithm, FrameCipher
 from storjfs.segments.values import ShardState, State
@@ -11,6 +11,27 @@ ShardRow = tuple[bytes, int, int, int, bytes, bytes, int, int]
 
 SEGMENT_COLUMNS: Final = "seg, segment_id, state, algorithm, k, n, size, live, created, plain"
 SHARD_COLUMNS: Final = "shard_id, seg, idx, contract, root, checksum, length, state"
+
+
+_MOST_SHARDS: Final = 256
+_LARGEST: Final = 32 << 20
+
+
+def makes_sense(row: tuple[Any, ...]) -> bool:
+    """Whether a row can be worked with. Only damaged metadata have others; their segment is not touched."""
+    _, segment_id, state, algorithm, k, n, size, live, _, plain = row
+    return (
+        isinstance(segment_id, bytes)
+        and len(segment_id) == 16
+        and all(isinstance(value, int) for value in row[2:])
+        and state in (0, 1, 2, 3)
+        and algorithm in (1, 2)
+        and 0 <= k <= n <= _MOST_SHARDS
+        and (k > 0 or state != int(State.STORED))
+        and 0 <= size <= _LARGEST
+        and plain <= _LARGEST
+        and live <= _LARGEST
+    )
 
 
 class Shard:

@@ -120,7 +120,9 @@ class Segments:
             stalled=self._uploader.stalled,
             patience=outage,
         )
-        self._deleter = Deleter(catalogue, self._cache, placement, small=is_small, gone=self._gone)
+        self._deleter = Deleter(
+            catalogue, self._cache, placement, small=is_small, gone=self._gone, kept=self._kept
+        )
         rebuilder = Rebuilder(
             store,
             catalogue,
@@ -289,6 +291,14 @@ class Segments:
         self._journal.drained()
         self._note_change()
 
+    def _kept(self, segment: Segment) -> None:
+        text = (
+            f"segment {segment.seg} seemed to be empty and is not deleted, since files need it; "
+            "unmount and run storjfs fsck --repair"
+        )
+        _LOG.error("%s", text)
+        self._problem("damaged", segment.seg, text)
+
     def _note_change(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
@@ -392,7 +402,7 @@ class Segments:
         before = self._deleter.confirmed
         self._deleter.retry_now()
         for _ in range(SWEEPS):
-            while self._deleter.sweep():
+            while await self._deleter.sweep():
                 await trio.lowlevel.checkpoint()
             await self._store.sync()
             if not self._deleter.unfinished:

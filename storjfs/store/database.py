@@ -88,7 +88,7 @@ def open_database(
         connection.close()
         if full:
             raise _no_room_to_open(path, full) from error
-        raise StoreError(f"cannot use the database {path}: {error}") from error
+        raise unusable(path, error) from error
     except BaseException:
         connection.close()
         raise
@@ -122,7 +122,7 @@ def open_to_read(path: Path, key: bytes | None, *, version: int, cache_kib: int)
         raise _does_not_open(path) from error
     except apsw.Error as error:
         connection.close()
-        raise StoreError(f"cannot use the database {path}: {error}") from error
+        raise unusable(path, error) from error
     except BaseException:
         connection.close()
         raise
@@ -150,6 +150,17 @@ def run_script(connection: apsw.Connection, script: str) -> None:
     """Run every statement of `script`: the later ones of one execute() run only as it is drained."""
     for _ in connection.execute(script):
         pass
+
+
+def unusable(path: Path, error: apsw.Error) -> StoreError:
+    """What a person is told where SQLite cannot work with a database."""
+    hint = ""
+    if isinstance(error, apsw.CorruptError | apsw.NotADBError):
+        hint = (
+            "Nothing was changed, and what farmers hold is still there. `storjfs fsck` tells more; "
+            "restore the database, and those files beside it whose names begin with its name."
+        )
+    return StoreError(f"cannot use the database {path}: {error}", hint=hint)
 
 
 def _does_not_open(path: Path) -> StoreError:

@@ -25,6 +25,7 @@ from storjfs.store.database import (
     open_database,
     open_to_read,
     sync_failed,
+    unusable,
 )
 from storjfs.store.schema import META_MIGRATIONS, META_SCHEMA, META_VERSION
 
@@ -73,7 +74,7 @@ def open_meta(
         gone = _TABLES - _names_of(connection, "table")
     except apsw.Error as error:
         connection.close()
-        raise StoreError(f"cannot use the database {path}: {error}") from error
+        raise unusable(path, error) from error
     if gone:
         connection.close()
         raise StoreError(
@@ -229,7 +230,7 @@ class MetaStore:
         return StoreError(
             f"the database {self._path} cannot be read: {error}",
             permanent=False,
-            hint="Check the disk; storjfs fsck tells what is damaged.",
+            hint=unusable(self._path, error).hint or "Check the disk; storjfs fsck tells what is damaged.",
         )
 
     # --- changing ---

@@ -16,6 +16,7 @@ from storjfs.integrity import view as view_module
 from storjfs.integrity.content import RUN_END
 from storjfs.integrity.shards import CAPACITY, SHARD_LENGTH
 from storjfs.integrity.tables import Tables
+from storjfs.segments import Segments
 from storjfs.store import ROOT_INODE, StoreError
 from tests.integrity.volume import KEYS, MIB, Sample, make
 
@@ -460,3 +461,63 @@ def test_a_full_disk_is_an_error_and_no_finding(sample: Sample, monkeypatch: pyt
     with pytest.raises(StoreError, match="cannot be mended"):
         sample.mend()
     assert sample.rows("SELECT * FROM inode ORDER BY ino") == before
+
+
+@pytest.mark.parametrize("said", ["live = 0", "live = 0, state = 3"])
+async def test_a_mount_deletes_no_segment_that_files_need_whatever_its_sum_says(
+    sample: Sample, said: str
+) -> None:
+    sample.damage(f"UPDATE segment SET {said} WHERE seg = {STORED}")
+    sample.drop_cache()
+    async with sample.running() as fs:
+        segments = fs._segments
+        assert isinstance(segments, Segments)
+        await fs.compact()
+        await segments.delete_now()
+        await fs._store.sync()
+        assert any("fsck" in problem for problem in segments.report().problems)
+    sample.drop_cache()
+    done = sample.mend()
+    assert done.found.codes >= {"segment-doomed", "live-wrong"}
+    assert done.left.problems() == {}
+    await read_everything(sample, one("none"))
+
+
+@pytest.mark.parametrize("segment", [STORED, OPEN], ids=["stored", "unsent"])
+@pytest.mark.parametrize(
+    "change",
+    ["segment_id = x'00'", "segment_id = 'text'", "size = 'text'", "size = -1", "k = 1 << 40, n = 1 << 41",
+     "algorithm = 9", "state = 17", "live = 'text'"],
+)  # fmt: skip
+async def test_a_segment_whose_row_makes_no_sense_costs_no_more_than_its_own_content(
+    sample: Sample, segment: str, change: str
+) -> None:
+    well = ["unsent"] if segment == STORED else ["small", "large", "docs/old/draft"]
+    hurt = "small" if segment == STORED else "unsent"
+    sample.damage(f"UPDATE segment SET {change} WHERE seg = {segment}")
+    sample.drop_cache()
+    with trio.fail_after(30):
+        async with sample.running() as fs:
+            segments = fs._segments
+            assert isinstance(segments, Segments)
+            await fs.compact()
+            await segments.delete_now()
+            await segments.repair_all()
+            for path in well:
+                assert await sample.read_back(fs, path) == sample.content[path]
+            if "live" not in change:
+                with pytest.raises(FilesystemError):
+                    await sample.read_back(fs, hurt)
+            await sample.write(fs, "new", b"goes on")
+            await fs._store.sync()
+    assert sample.check().problems()
+
+
+async def test_content_behind_the_end_of_its_segment_is_an_error_for_its_readers_only(
+    sample: Sample,
+) -> None:
+    sample.damage(f"UPDATE extent SET pos = 9223372036854775807 WHERE ino = {OTHER}")
+    async with sample.running() as fs:
+        with pytest.raises(FilesystemError):
+            await sample.read_back(fs, "other")
+        assert await sample.read_back(fs, "small") == sample.content["small"]
