@@ -113,6 +113,7 @@ class Segments:
             code=placement.code,
             closed=self._closed,
             stalled=self._uploader.stalled,
+            got_through=lambda: self._uploader.progressed,
             patience=outage,
             disk_reserve=disk_reserve,
         )
