@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -93,6 +93,15 @@ def gather(
         disk_problems=disk_problems,
         unwritten=unwritten,
     )
+
+
+def without(silent: Collection[bytes], report: RenterReport) -> RenterReport:
+    """The report, with these farmers, by node id, as being away."""
+    absent = {node_id.hex() for node_id in silent}
+    rows = [
+        dataclasses.replace(row, online=row.online and row.node_id not in absent) for row in report.contracts
+    ]
+    return dataclasses.replace(report, contracts=rows)
 
 
 def _contract(row: ContractReport, addresses: Sequence[str], running: bool) -> ContractFacts:

@@ -16,8 +16,7 @@ from storjfs.errors import StorjfsError
 from storjfs.filesystem import Capacity, Filesystem, Policy
 from storjfs.fuse import MountOptions
 from storjfs.keys import VolumeKeys
-from storjfs.protocol.ids import NodeId, PublicKey
-from storjfs.protocol.messages import GetOffer
+from storjfs.protocol.ids import PublicKey
 from storjfs.protocol.signing import SigningKey
 from storjfs.protocol.terms import Address
 from storjfs.renter.placement import stripes
@@ -51,8 +50,9 @@ FIRST_PATIENCE = 20.0
 SETTLE_PATIENCE = 3.0
 FARM_PATIENCE = 10.0
 LOOK = 0.05
-# How long a status report waits for farmers that it does not hear from.
-GREET_PATIENCE = 1.0
+# How long a status report waits for farmers that it does not hear from. Connections are made when they are
+# used, and one that is there may lead to somebody who does not answer any more: so all are asked.
+GREET_PATIENCE = 3.0
 GIB = 1 << 30
 
 
@@ -195,7 +195,8 @@ class Drive:
 
     async def facts(self) -> Facts:
         """For the status report."""
-        await self._greet_farmers()
+        serving = [entry.node_id for entry in self.renter.book if entry.serves]
+        silent = await self.renter.farmers.silent(serving, GREET_PATIENCE)
         try:
             balance: int | None = await self.renter.cashier.balance()
         except StorjfsError:
@@ -212,7 +213,7 @@ class Drive:
             self.cache_size,
             self.renter.code(),
             report,
-            self.renter.report(balance),
+            facts.without(silent, self.renter.report(balance)),
             trouble,
             addresses={
                 entry.node_id.hex(): [str(address) for address in entry.addresses]
@@ -223,19 +224,6 @@ class Drive:
             disk_problems=self._full_disk.problems(),
             unwritten=self._full_disk.at_risk,
         )
-
-    async def _greet_farmers(self) -> None:
-        """Connections are made when they are used; make those that are missing, to know who is there."""
-
-        async def greet(farmer: NodeId) -> None:
-            with contextlib.suppress(StorjfsError, OSError):
-                await self.renter.farmers.request(farmer, GetOffer())
-
-        with trio.move_on_after(GREET_PATIENCE):
-            async with trio.open_nursery() as nursery:
-                for entry in self.renter.book:
-                    if entry.serves and not self.renter.farmers.connected(entry.node_id):
-                        nursery.start_soon(greet, entry.node_id)
 
     def _waiting_segments(self) -> int:
         return int(self.store.read("SELECT COUNT(*) FROM segment WHERE state IN (0, 1)")[0][0])

@@ -1,8 +1,9 @@
 """One connection to each farmer, under the identity that only this farmer knows us by."""
 
+import contextlib
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import trio
@@ -14,7 +15,7 @@ from storjfs.network.identity import Identity
 from storjfs.network.peer import Connector, Peer
 from storjfs.network.streams import open_stream
 from storjfs.protocol.ids import NodeId, short
-from storjfs.protocol.messages import HelloAnswer, Request
+from storjfs.protocol.messages import HelloAnswer, Ping, Request
 from storjfs.protocol.signing import Signed
 from storjfs.protocol.terms import Address
 from storjfs.renter.latency import UsualLatency
@@ -114,6 +115,21 @@ class Farmers:
     async def request(self, farmer: NodeId, body: Request[A], seconds: float = REQUEST_TIMEOUT) -> A:
         """The farmer's answer on its control connection; raises as Peer.request."""
         return await (await self.peer(farmer)).request(body, seconds)
+
+    async def silent(self, farmers: Iterable[NodeId], seconds: float) -> set[NodeId]:
+        """Those of `farmers` that give no sign of life within so many seconds, connected or not."""
+        left = set(farmers)
+
+        async def greet(farmer: NodeId) -> None:
+            with contextlib.suppress(StorjfsError, OSError):
+                await self.request(farmer, Ping())
+                left.discard(farmer)
+
+        with trio.move_on_after(seconds):
+            async with trio.open_nursery() as nursery:
+                for farmer in tuple(left):
+                    nursery.start_soon(greet, farmer)
+        return left
 
     def connected(self, farmer: NodeId) -> bool:
         """Whether a control connection is up."""

@@ -1,6 +1,5 @@
 """The renter of one volume, put together from this room's parts."""
 
-import contextlib
 import logging
 import random
 import time
@@ -14,7 +13,7 @@ from storjfs.keys import VolumeKeys
 from storjfs.network.peer import Connector
 from storjfs.network.streams import open_stream
 from storjfs.protocol.ids import NodeId, PublicKey, short
-from storjfs.protocol.messages import HelloAnswer, Ping
+from storjfs.protocol.messages import HelloAnswer
 from storjfs.protocol.receipts import Receipt
 from storjfs.protocol.signing import Signed
 from storjfs.protocol.terms import Address
@@ -283,21 +282,13 @@ class Renter:
     async def _watch_for_returns(self) -> None:
         """While something waits for farmers, greet those that are away every few seconds: who answers is told
         of through `came`."""
-
-        async def greet(farmer: NodeId) -> None:
-            with contextlib.suppress(StorjfsError, OSError):
-                await self.farmers.request(farmer, Ping())
-
         while True:
             # Not in step with other renters, which have lost the farmer at the same moment.
             await trio.sleep(self._rng.uniform(0.5, 1.0) * GREET_EVERY)
-            if not self.waits():
-                continue
-            with trio.move_on_after(GREET_PATIENCE):
-                async with trio.open_nursery() as nursery:
-                    for entry in self.book:
-                        if entry.serves and not self.farmers.connected(entry.node_id):
-                            nursery.start_soon(greet, entry.node_id)
+            if self.waits():
+                serving = [entry.node_id for entry in self.book if entry.serves]
+                away = [farmer for farmer in serving if not self.farmers.connected(farmer)]
+                await self.farmers.silent(away, GREET_PATIENCE)
 
     async def _rounds(self) -> None:
         while True:

@@ -34,8 +34,8 @@ class Journal:
 
     `closed` is called with each segment that was closed. `code` gives (k, n) for the farmers at hand; only
     the size of the next segment depends on it here. `stalled` tells for how many seconds nothing has got
-    through to any farmer although it was tried, and `patience` after how many of them writers that wait for
-    it get ENOSPC.
+    through to any farmer although it was tried, `got_through` when something last did (trio.current_time),
+    and `patience` after how many seconds without that writers that wait for it get ENOSPC.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Journal:
         code: Callable[[], tuple[int, int]],
         closed: Callable[[Segment], None],
         stalled: Callable[[], float] = lambda: 0.0,
+        got_through: Callable[[], float] = lambda: math.inf,
         patience: float = math.inf,
     ) -> None:
         self._catalogue = catalogue
@@ -56,6 +57,7 @@ class Journal:
         self._code = code
         self._closed = closed
         self._stalled = stalled
+        self._got_through = got_through
         self._patience = patience
         self._space = space
         self._segment: Segment | None = None
@@ -144,14 +146,14 @@ class Journal:
         """Return when more may be appended: at once, or when the sealer or the uploads have caught up.
 
         Raises NoRoom (ENOSPC, EDQUOT) where waiting would not help: the disk is nearly full, or all allowed
-        local space holds unsent data and nothing gets through to the farmers for `patience` seconds. Then
-        what is `new`, not open yet, is refused a little earlier, so that what programs have handed to the
+        local space holds unsent data and nothing gets through to the farmers for `patience` seconds. What is
+        `new`, not open yet, waits and is refused a little earlier, so that what programs have handed to the
         kernel for files that are open still fits; and `moving`, which frees more than it takes, goes on a
         little longer.
         """
         cache, sealer, space = self._cache, self._sealer, self._space
         if new:
-            if self._stalled() > self._patience:
+            if self._scarce:
                 await self._room_for_new()
             if not space.takes_new:
                 await self._look_at_disk(new=True)
@@ -183,10 +185,20 @@ class Journal:
                     raise _taken()
             await self._wait_for_progress()
 
+    @property
+    def _scarce(self) -> bool:
+        return self._cache.unsent + self._slack + self._early > self._cache.limit
+
     async def _room_for_new(self) -> None:
-        if not await self._cache.make_room(self._slack + self._early):
-            self.close_open()
-            raise _taken()
+        """Wait for more room than others need, or until farmers are seen to take something: as long as they
+        do, nobody is kept from making files by those who write."""
+        since = trio.current_time()
+        while self._scarce and self._got_through() < since:
+            if len(self._catalogue.unsent) <= 1:
+                self.close_open()  # else nothing would be tried
+            if self._stalled() > self._patience:
+                raise _taken()
+            await self._wait_for_progress()
 
     async def _wait_for_progress(self) -> None:
         self._sealer.notify = True

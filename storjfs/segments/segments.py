@@ -118,6 +118,7 @@ class Segments:
             code=placement.code,
             closed=self._closed,
             stalled=self._uploader.stalled,
+            got_through=lambda: self._uploader.progressed,
             patience=outage,
         )
         self._deleter = Deleter(

@@ -133,7 +133,7 @@ class Uploader:
         self.busy = 0
         self.sent_bytes = 0
         """Sealed bytes that farmers confirmed since the start."""
-        self._progressed = -math.inf
+        self.progressed = -math.inf
         """When a farmer last took a shard."""
         self._failing_since: float | None = None
         """Since when attempts end without that."""
@@ -155,7 +155,7 @@ class Uploader:
         if self._failing_since is None:
             return 0.0
         now = trio.current_time()
-        if self._flying and now - max(self._progressed, self._failing_since) < LONGEST_PUT:
+        if self._flying and now - max(self.progressed, self._failing_since) < LONGEST_PUT:
             return 0.0
         return now - self._failing_since
 
@@ -283,7 +283,7 @@ class Uploader:
                 catalogue.never_placed(segment, idx, size)
 
     def _got_through(self) -> None:
-        self._progressed = trio.current_time()
+        self.progressed = trio.current_time()
         if self._failing_since is not None:
             self._failing_since = None
             self.hurry()

@@ -76,9 +76,9 @@ class Drive:
         logs = sorted((self.home / "state").rglob("*.log"))
         return "".join(f"--- {log.name}\n{log.read_text(errors='replace')[-4000:]}" for log in logs)
 
-    def init(self, **changed: str) -> None:
+    def init(self, *words: str, **changed: str) -> None:
         """Make the volume without a passphrase, with some settings other than the defaults (TOML values)."""
-        self.run("init", "--no-passphrase")
+        self.run("init", "--no-passphrase", *words)
         file = self.paths().settings_file
         text = file.read_text()
         for name, value in changed.items():

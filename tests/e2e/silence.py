@@ -2,9 +2,13 @@
 
 import contextlib
 import os
+import random
+import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,7 +45,7 @@ class Readers:
         found = 0
         for task in Path(f"/proc/{self._process.pid}/task").iterdir():
             with contextlib.suppress(OSError):
-                found += (task / "stat").read_text().rpartition(")")[2].split()[0] == "D"
+                found += _state(task) == "D"
         return found
 
     def results(self, patience: float) -> list[str]:
@@ -53,3 +57,76 @@ class Readers:
         """End it, whatever it waits for."""
         self._process.kill()
         self._process.wait()
+
+
+class Writer:
+    """A process that writes so many bytes below a folder, and syncs each file. Its content follows from its
+    name."""
+
+    FILE = 1 << 20
+
+    def __init__(self, folder: Path, size: int) -> None:
+        folder.mkdir(exist_ok=True)
+        self._files = [folder / f"written{number}" for number in range(size // self.FILE)]
+        command = [sys.executable, "-c", _WRITE, str(self.FILE), *map(str, self._files)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def stuck(self) -> bool:
+        """Whether it waits for the kernel, again and again when one looks."""
+        for _ in range(20):
+            if _state(Path(f"/proc/{self._process.pid}")) != "D":
+                return False
+            time.sleep(0.05)
+        return True
+
+    def written(self, patience: float) -> dict[Path, bytes]:
+        """Wait until it has ended well; what it wrote."""
+        said, _ = self._process.communicate(timeout=patience)
+        assert self._process.returncode == 0, said
+        return {path: random.Random(str(path)).randbytes(self.FILE) for path in self._files}
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+
+
+_WRITE = """
+import os, random, sys
+for name in sys.argv[2:]:
+    with open(name, "wb") as file:
+        file.write(random.Random(name).randbytes(int(sys.argv[1])))
+        file.flush()
+        os.fsync(file.fileno())
+"""
+
+
+def _state(task: Path) -> str:
+    return (task / "stat").read_text().rpartition(")")[2].split()[0]
+
+
+def peak_memory(pid: int) -> int:
+    """Bytes that a process had resident at most."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1]) << 10
+
+
+@contextlib.contextmanager
+def sleepy(pid: int) -> Iterator[None]:
+    """A process that runs for a tenth of the time, as long as this lasts."""
+    done = threading.Event()
+
+    def doze() -> None:
+        while not done.is_set():
+            with stopped(pid):
+                done.wait(0.45)
+            done.wait(0.05)
+
+    thread = threading.Thread(target=doze)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -213,6 +213,42 @@ async def test_what_is_new_is_refused_before_writes_to_open_files_are(volume: Vo
             volume.append_random(MIB)
 
 
+async def test_the_room_for_open_files_is_kept_though_the_outage_is_not_known_yet(
+    volume: Volume, clock: Clock
+) -> None:
+    volume.limit = 40 * MIB
+    volume.farm.go(online=False)
+    async with volume.running() as segments:
+        with pytest.raises(NoRoom):
+            for _ in range(40):
+                await segments.room(new=True)
+                volume.append_random(MIB)
+        for _ in range(4):
+            await segments.room()
+            volume.append_random(MIB)
+
+
+async def test_files_are_made_beside_somebody_who_writes_all_the_time(volume: Volume, clock: Clock) -> None:
+    """Slow farmers, so that local space is always scarce."""
+    volume.limit = 24 * MIB
+    for farmer in volume.farm.farmers.values():
+        farmer.put_delay = 10.0
+    async with volume.running() as segments, trio.open_nursery() as nursery:
+
+        async def write() -> None:
+            while True:
+                await segments.room()
+                volume.append_random(MIB)
+
+        nursery.start_soon(write)
+        await until(lambda: segments._journal._scarce)
+        with trio.fail_after(600):
+            for _ in range(5):
+                await segments.room(new=True)
+                await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_short_outage_only_delays_a_writer(volume: Volume, clock: Clock) -> None:
     volume.limit = 20 * MIB
     volume.farm.go(online=False)
