@@ -385,6 +385,7 @@ async def test_metadata_that_cannot_be_read_for_a_while_end_no_background_task(
         shard = catalogue.held(catalogue.get(run.seg))[0]
         segments.mark_lost(run.seg, 0, shard.shard_id)
         await until(lambda: segments.report().full == 1, volume.store)
+        await until(lambda: len(failed) == 3, volume.store)
         await until(lambda: not volume.segments.report().to_delete, volume.store)
         assert sorted(failed) == ["doomed_contracts", "held", "unwell"]
 
