@@ -92,6 +92,7 @@ class Eviction:
     async def _act(self, actions: Sequence[Callable[[], None]], freed: int, touched: list[LocalFile]) -> None:
         if not actions:
             self._busy.clear()
+            await trio.lowlevel.checkpoint()
             return
         self.leaving += freed
         try:

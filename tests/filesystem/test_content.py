@@ -208,18 +208,21 @@ async def test_who_waits_for_room_works_on_the_inode_that_all_others_see(tmp_pat
         ino = await v.write_file(b"a", b"content")
         await v.store.sync()
 
-        async def used_by_others(*, new: bool = False, moving: bool = False) -> None:
+        where = v.store if how == "truncate" else v.segments
+        room = where.room
+
+        async def used_by_others(**what: object) -> None:
+            where.room = room  # type: ignore[method-assign]
             await v.store.sync()
             v.evict()
             await v.fs.setattr(ino, mode=0o600)
 
-        room = v.segments.room
-        v.segments.room = used_by_others  # type: ignore[method-assign]
+        where.room = used_by_others  # type: ignore[method-assign]
         if how == "create":
             handle, _ = await v.fs.create(ROOT_INODE, b"a", 0o644, 0, 0)
         else:
             handle = await v.fs.open(ino, os.O_WRONLY | (os.O_TRUNC if how == "truncate" else 0))
-        v.segments.room = room  # type: ignore[method-assign]
+        assert where.room == room, "nobody waited"
         await v.fs.write(handle, 0, b"more than before")
         found = await v.fs.getattr(ino)
         assert (found.size, found.mode & 0o777) == (16, 0o600)

@@ -17,7 +17,7 @@ from storjfs.protocol.terms import Offer
 from storjfs.renter import FarmerUnavailable, Renter, ServiceRefused, ShardMissing
 from storjfs.renter.cashier import deposit_step
 from storjfs.renter.renter import GREET_EVERY
-from storjfs.renter.schedule import Due
+from storjfs.renter.schedule import Due, Window
 from storjfs.store import StoreError
 from storjfs.store.batch import Values
 from tests.renter.world import Site, World, a_world, quick_settings
@@ -500,6 +500,27 @@ async def test_what_is_deleted_is_free_at_once(tmp_path: Path, fast_clock: trio.
                 await renter.delete(contract, [shard_id])
         assert renter.space() == (3 * 64 * mib, 3 * 60 * mib)
         assert {row.used for row in renter.report().contracts} == {4 * mib}
+
+
+async def test_what_waits_for_its_deletion_is_held_and_counts_once(
+    tmp_path: Path, fast_clock: trio.testing.MockClock
+) -> None:
+    """Its row is gone before the farmer is asked, and the auditor may count in between."""
+    mib = 1 << 20
+    settings = quick_settings(code=(3, 5), audit_period=24 * 3600)
+    async with a_world(tmp_path, fast_clock, 5) as world, world.life(settings) as (renter, catalogue):
+        first, *_ = [await catalogue.store_segment(renter, 4 * mib) for _ in range(3)]
+        ids = [(shard_id,) for _, shard_id in first]
+        catalogue.store.write("DELETE FROM shard WHERE shard_id = ?", ids)
+        catalogue.store.write("INSERT INTO doomed VALUES (?, ?)", [(one, number) for number, one in first])
+        await renter.auditor._scan(Window(b"", 10.0, 0.0, 1.0))
+        assert {row.used for row in renter.report().contracts} == {12 * mib}
+        for contract, shard_id in first:
+            await renter.delete(contract, [shard_id])
+        assert {row.used for row in renter.report().contracts} == {8 * mib}
+        catalogue.store.write("DELETE FROM doomed WHERE shard_id = ?", ids)
+        await renter.auditor._scan(Window(b"", 10.0, 0.0, 1.0))
+        assert {row.used for row in renter.report().contracts} == {8 * mib}
 
 
 async def test_what_a_contract_that_ends_still_holds_is_counted_with_the_others(

@@ -377,7 +377,10 @@ async def test_a_segment_that_somebody_works_with_is_the_only_one_of_its_number(
             assert is_kept(runs[2].seg)
             nursery.cancel_scope.cancel()
 
-        monkeypatch.setattr(segments._deleter, "sweep", lambda: False)
+        async def nothing() -> bool:
+            return False
+
+        monkeypatch.setattr(segments._deleter, "sweep", nothing)
         segments.live(runs[3].seg, -runs[3].length)
         await volume.store.sync()
         assert is_kept(runs[3].seg)
@@ -410,6 +413,7 @@ async def test_metadata_that_cannot_be_read_for_a_while_end_no_background_task(
         shard = catalogue.held(catalogue.get(run.seg))[0]
         segments.mark_lost(run.seg, 0, shard.shard_id)
         await until(lambda: segments.report().full == 1, volume.store)
+        await until(lambda: len(failed) == 3, volume.store)
         await until(lambda: not volume.segments.report().to_delete, volume.store)
         assert sorted(failed) == ["doomed_contracts", "held", "unwell"]
 

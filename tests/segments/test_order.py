@@ -5,13 +5,17 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
 from storjfs.coding.geometry import PIECE
-from storjfs.segments.eviction import least_wanted
+from storjfs.segments.cached import CachedFiles
+from storjfs.segments.descriptors import Descriptors
+from storjfs.segments.eviction import LOOKED_AT, Eviction, least_wanted
 from storjfs.segments.files import byte_ranges
-from storjfs.segments.order import Entry, Order
+from storjfs.segments.folders import Folders
+from storjfs.segments.order import MOST_COUNTED, Entry, Order
 from tests.segments.conftest import Volume, until
 
 MIB = 1 << 20
@@ -284,3 +288,38 @@ async def test_without_its_order_the_cache_is_warm_all_the_same(volume: Volume) 
         replace_order(volume, content)
         async with volume.running():
             assert await read_runs(volume, 0, hot) == 0
+
+
+async def test_looking_for_something_to_give_up_lets_others_run(tmp_path: Path) -> None:
+    """Where everything was read again and again, all of it gets another round before anything goes."""
+    folders = Folders(tmp_path / "journal", tmp_path / "cache")
+    folders.make()
+    cached = CachedFiles(folders, Order(0, 1), Descriptors())
+    ids = [number.to_bytes(16, "big") for number in range(4 * LOOKED_AT)]
+    cached.found((segment_id, PIECE) for segment_id in ids)
+    for segment_id in ids:
+        file = cached.get(segment_id)
+        assert file is not None
+        file.entry.again = MOST_COUNTED
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    enough = cached.used - PIECE
+    seen: list[int] = []
+
+    def wanted() -> int:
+        seen.append(turns)
+        return cached.used - enough
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(others)
+        assert await Eviction(cached, cached.opened).give_up(wanted) > 0
+        nursery.cancel_scope.cancel()
+    assert len(seen) > 4
+    # Which of two tasks that could run runs first is up to chance, once.
+    assert all(later > earlier for earlier, later in zip(seen, seen[2:], strict=False))
