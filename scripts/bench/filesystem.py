@@ -41,7 +41,7 @@ class NoSegments:
         self._pos += length + 28
         return (run,)
 
-    async def room(self) -> None: ...
+    async def room(self, *, new: bool = False) -> None: ...
 
     def read_now(self, seg: int, pos: int, run: int, skip: int, length: int) -> bytes | None:
         return bytes(length)

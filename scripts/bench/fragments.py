@@ -25,9 +25,9 @@ from storjfs.keys import VolumeKeys
 from storjfs.store import open_meta
 from storjfs.volume import unlock_volume
 
-COPIES = ("read", "cut", "removed", "joined")
+COPIES = ("read", "cut", "removed")
 STEP = 7919  # a prime: neighbours lie far from each other
-REWRITTEN = 12  # windows to be joined, as many as may be without more writing
+JOINED = 40  # windows of a file that is left to the background to join
 PATIENCE = 300.0
 
 
@@ -139,17 +139,13 @@ class Work:
         return f"{returned * 1e3:.1f} ms, all committed after {whole:.1f} s; others meanwhile: {shown(stats)}"
 
     def join(self) -> str:
-        """One page of some windows is written: after a while each is in one piece again."""
+        """A new file of scattered pages: after a while its windows are in one piece each."""
+        write_scattered(self._at / "joined", JOINED * MIB // PAGE)
         ino = self._count("SELECT ino FROM dentry WHERE parent = 1 AND name = ?", b"joined")
-        with (self._at / "joined").open("r+b", buffering=0) as file:
-            for index in range(REWRITTEN):
-                os.pwrite(file.fileno(), b"y" * PAGE, index * MIB)
-            os.fsync(file.fileno())
-        started = time.perf_counter()
-        few = f"SELECT count(*) FROM extent WHERE ino = ? AND off < {REWRITTEN * MIB}"
-        before = self._count(few, ino)
-        self._until(lambda: self._count(few, ino) <= 2 * REWRITTEN)
-        return f"{before} extents are {self._count(few, ino)} after {time.perf_counter() - started:.0f} s"
+        extents = "SELECT count(*) FROM extent WHERE ino = ?"
+        started, before = time.perf_counter(), self._count(extents, ino)
+        self._until(lambda: self._count(extents, ino) <= 2 * JOINED)
+        return f"{before} extents are {self._count(extents, ino)} after {time.perf_counter() - started:.0f} s"
 
 
 def shown(figures: dict[str, float]) -> str:

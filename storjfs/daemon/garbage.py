@@ -8,6 +8,7 @@ time; what does not refer to itself, and that is nearly everything, goes at once
 
 import gc
 import logging
+import resource
 from time import thread_time
 from typing import Final
 
@@ -19,6 +20,9 @@ STEP: Final = 0.5
 """Seconds between two looks at what is new, and those over which is judged whether there is work to do."""
 IDLE: Final = 0.04
 """Share of them that the loop may be busy in a pause."""
+QUIET: Final = 25
+"""Times that the loop may wait for something in a pause, its own timers included. On a machine that is busy
+with other things requests may come so slowly that they take less than that share, and would still wait."""
 EVERYTHING: Final = 600.0
 """Seconds after which a pause is used to look through everything, if anything was left out since."""
 PATIENCE: Final = 3600.0
@@ -32,9 +36,9 @@ async def collect_garbage() -> None:
     last, left_out = trio.current_time(), False
     try:
         while True:
-            before = thread_time()
+            before, waits = thread_time(), _waits()
             await trio.sleep(STEP)
-            paused = thread_time() - before < STEP * IDLE
+            paused = thread_time() - before < STEP * IDLE and _waits() - waits < QUIET
             if left_out and trio.current_time() >= last + (EVERYTHING if paused else PATIENCE):
                 last, left_out = trio.current_time(), False
                 _look_through_everything()
@@ -47,6 +51,11 @@ async def collect_garbage() -> None:
     finally:
         gc.unfreeze()
         gc.enable()
+
+
+def _waits() -> int:
+    """How often this thread has waited so far; see getrusage(2)."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
 def _look_through_everything() -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import queue
 import re
 import threading
@@ -176,9 +175,8 @@ class MetaStore:
         self._jobs: queue.SimpleQueue[_Job | Callable[[], None] | None] = queue.SimpleQueue()
         self._checkpoints: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._checkpointing = False
-        self._distrusted: apsw.Error | OSError | None = None
+        self._distrusted: apsw.Error | None = None
         self._wal_pages = 0
-        self._for_sync = -1
         self._token: trio.lowlevel.TrioToken | None = None
         self._writer.set_wal_hook(self._note_wal)
 
@@ -387,7 +385,6 @@ class MetaStore:
         Changes made after the last `sync` are lost by cancelling, as in a crash.
         """
         self._token = trio.lowlevel.current_trio_token()
-        self._for_sync = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         threads = [
             threading.Thread(target=self._commit_jobs, name="storjfs commit"),
             threading.Thread(target=self._checkpoint_log, name="storjfs checkpoint"),
@@ -418,7 +415,6 @@ class MetaStore:
             self._read_cursor.close()
             self._reader.close()
             self._writer.close()
-            os.close(self._for_sync)  # last: it takes the process's locks of the file with it
 
     # --- the commit thread ---
 
@@ -506,17 +502,14 @@ class MetaStore:
         connection = self._connect(cache_kib=256)
         try:
             while self._checkpoints.get():
-                total = copied = 0
-                try:
-                    for _ in range(4):
+                for _ in range(4):
+                    try:
                         total, copied = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-                        if total - copied < FINISH_PAGES:
-                            break
-                    if total > copied:
-                        # Lest the commit thread has to wait until all these pages are on the disk.
-                        os.fsync(self._for_sync)
-                except (apsw.Error, OSError) as error:
-                    self._checkpoint_failed(error)
+                    except apsw.Error as error:
+                        self._checkpoint_failed(error)
+                        break
+                    if total - copied < FINISH_PAGES:
+                        break
                 self._jobs.put(self._finish_checkpoint)
         finally:
             connection.close()
@@ -529,11 +522,11 @@ class MetaStore:
                 self._checkpoint_failed(error)
         self._checkpointing = False
 
-    def _checkpoint_failed(self, error: apsw.Error | OSError) -> None:
+    def _checkpoint_failed(self, error: apsw.Error) -> None:
         """A failed sync is the end, which whoever waits for the next commit learns. Anything else, as a full
         disk, leaves the log as it was, and the next checkpoint begins where this one did."""
         _LOG.warning("the log of %s could not be copied: %s", self._path, error)
-        if isinstance(error, OSError) or sync_failed(error):
+        if sync_failed(error):
             self._distrusted = error
 
 

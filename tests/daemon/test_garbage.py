@@ -73,6 +73,28 @@ async def test_what_was_made_during_work_is_looked_through_in_a_pause(
         nursery.cancel_scope.cancel()
 
 
+async def test_requests_that_come_slowly_leave_no_pause(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They take hardly any of the processor, but each would have to wait."""
+    waits = 0
+    monkeypatch.setattr(garbage, "EVERYTHING", 5.0)
+    monkeypatch.setattr(garbage, "_waits", lambda: waits)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(garbage.collect_garbage)
+        await trio.testing.wait_all_tasks_blocked()
+        await be_busy(1)
+        made, one = knots()
+        del made
+        for _ in range(80):
+            waits += garbage.QUIET
+            await trio.sleep(garbage.STEP / 4)
+        assert one() is not None
+        await trio.sleep(3 * garbage.STEP)
+        assert one() is None
+        nursery.cancel_scope.cancel()
+
+
 async def test_but_it_does_not_wait_for_a_pause_for_ever(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
