@@ -86,7 +86,7 @@ def wrong_in(table: str, column: str) -> str:
 
 
 def _perhaps(table: str) -> str:
-    """An SQL condition that all wrong rows fulfil, and hardly any other: half as dear as to ask for each type.
+    """An SQL condition that all wrong rows fulfil, and hardly any other, without asking for each type.
 
     Texts and blobs are larger than any number, and one that is not whole makes the sum so.
     """
