@@ -26,6 +26,9 @@ MAX_REQUEST = 64 * 1024
 MOST_CONNECTIONS = 64
 REQUEST_PATIENCE = 10.0
 
+LONG = frozenset({"fsck", "scrub", "gc"})
+"""Requests that end at once with whoever asked; the next one goes on with what they have done."""
+
 Tell = Callable[[Mapping[str, Any]], Awaitable[None]]
 Action = Callable[[Mapping[str, Any], Tell], Awaitable[Any]]
 
@@ -105,7 +108,10 @@ class ControlServer:
             )
             return
         try:
-            result = await action(request, tell)
+            if request["do"] in LONG:
+                result = await _while_wanted(stream, action, request, tell)
+            else:
+                result = await action(request, tell)
         except Exception as error:
             if _is_gone(error):
                 return
@@ -114,6 +120,33 @@ class ControlServer:
             await _send(stream, {"error": describe(error)})
         else:
             await _send(stream, {"result": result})
+
+
+async def _while_wanted(
+    stream: trio.SocketStream, action: Action, request: Mapping[str, Any], tell: Tell
+) -> Any:
+    """The action's result; it is cancelled, and BrokenResourceError raised, once the client goes away."""
+    outcome: list[Any] = []
+    failure: list[Exception] = []
+    async with trio.open_nursery() as nursery:
+
+        async def work() -> None:
+            try:
+                outcome.append(await action(request, tell))
+            except Exception as error:
+                failure.append(error)
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(work)
+        with contextlib.suppress(trio.BrokenResourceError):
+            while await stream.receive_some(4096):
+                pass  # nothing more is expected
+        nursery.cancel_scope.cancel()
+    if failure:
+        raise failure[0]
+    if not outcome:
+        raise trio.BrokenResourceError("the client went away")
+    return outcome[0]
 
 
 def describe(error: BaseException) -> dict[str, Any]:

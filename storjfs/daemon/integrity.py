@@ -127,7 +127,7 @@ async def _watched(view: View, call: Callable[[], T], tell: Tell) -> T:
 
 async def _books(paths: VolumePaths, keys: VolumeKeys, tell: Tell) -> Findings:
     with View(paths.meta_db, keys.metadata_key) as view:
-        return await _watched(view, partial(check, view, journal=paths.journal_dir), tell)
+        return await _watched(view, partial(check, view, journal=paths.journal_dir, keys=keys), tell)
 
 
 def report(

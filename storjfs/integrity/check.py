@@ -18,17 +18,24 @@ from storjfs.integrity.names import check_names
 from storjfs.integrity.shards import check_segments, check_shards
 from storjfs.integrity.values import check_values
 from storjfs.integrity.view import View
+from storjfs.keys import VolumeKeys
 from storjfs.store import StoreError
 
 _DAMAGED: Final = (apsw.CorruptError, apsw.NotADBError, apsw.IOError)
 
 
 def check(
-    view: View, *, journal: Path | None = None, segments: bool = True, contracts: bool = True
+    view: View,
+    *,
+    journal: Path | None = None,
+    keys: VolumeKeys | None = None,
+    segments: bool = True,
+    contracts: bool = True,
 ) -> Findings:
     """Everything that a committed state says about itself. Blocking: belongs into a worker thread.
 
-    `journal`: the folder of unsent segments, None to leave it out. `segments`, `contracts`: whether those
+    `journal`: the folder of unsent segments, None to leave it out; `keys`: to look into its files, None not
+    to. `segments`, `contracts`: whether those
     tables are kept; tests of single rooms have only some. Raises Stopped, TooMuchWritten, StoreError.
     """
     findings = Findings()
@@ -36,7 +43,7 @@ def check(
         findings.extend(check_database(view))
         try:
             findings.extend(check_values(view))
-            findings.extend(_tables(view, journal, segments, contracts))
+            findings.extend(_tables(view, journal, keys, segments, contracts))
         except apsw.FullError as error:
             raise StoreError(
                 f"no space for what a check gathers in {tempfile.gettempdir()}",
@@ -51,14 +58,16 @@ def check(
     return findings
 
 
-def _tables(view: View, journal: Path | None, segments: bool, contracts: bool) -> Iterator[Finding]:
+def _tables(
+    view: View, journal: Path | None, keys: VolumeKeys | None, segments: bool, contracts: bool
+) -> Iterator[Finding]:
     yield from check_names(view)
     yield from check_content(view, segments=segments)
     if segments:
         yield from check_segments(view)
         yield from check_shards(view, contracts=contracts)
         if journal is not None:
-            yield from check_journal(view, journal)
+            yield from check_journal(view, journal, keys)
 
 
 @dataclass(slots=True)

@@ -128,6 +128,7 @@ _ALL: Final = (
     # this machine
     Kind("journal-missing", _LOSS, None, "unsent data is gone from this machine", _EIO),
     Kind("journal-short", _LOSS, None, "unsent data was cut short on this machine", _EIO),
+    Kind("journal-damaged", _LOSS, None, "unsent data was changed on this machine", _EIO),
     Kind("journal-stray", _NOTE, 4, "a file in the journal that belongs to nothing", "it is removed"),
     # farmers
     Kind("farmer-orphan", _WARNING, 4, "a farmer keeps a shard, for pay, that nothing needs",

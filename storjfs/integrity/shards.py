@@ -26,8 +26,9 @@ SHARD_LENGTH: Final = "(MAX(1, (s.size + s.k * 65536 - 1) / (s.k * 65536)) * 655
 
 # Where the last run of a segment ends, by the way back.
 RUNS_END: Final = (
-    f"(SELECT COALESCE(MAX({RUN_END}), 0) FROM (SELECT r.pos AS pos, r.length AS run FROM run r "
-    f"WHERE r.seg = s.seg AND r.pos BETWEEN 0 AND {SEGMENT_MAX} AND r.length BETWEEN 1 AND {SEGMENT_MAX}) e)"
+    f"COALESCE((SELECT {RUN_END} FROM (SELECT r.pos AS pos, r.length AS run FROM run r WHERE r.seg = s.seg "
+    f"AND r.pos BETWEEN 0 AND {SEGMENT_MAX} AND r.length BETWEEN 1 AND {SEGMENT_MAX} "
+    "ORDER BY r.pos DESC LIMIT 1) e), 0)"
 )
 
 _HELD_COUNT: Final = f"(SELECT COUNT(DISTINCT h.idx) FROM shard h WHERE h.seg = s.seg AND h.state IN {_HELD})"

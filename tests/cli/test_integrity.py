@@ -1,7 +1,15 @@
 """fsck, scrub and gc as a person runs them, with and without a mount."""
 
+import fcntl
 import json
 import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import termios
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +20,7 @@ from storjfs.cli import integrity
 from storjfs.keys import VolumeKeys
 from storjfs.store import open_meta
 from storjfs.volume import VolumePaths, unlock_volume
-from tests.cli.home import Home, home_in, wait_until_gone
+from tests.cli.home import PATIENCE, Home, home_in, wait_until_gone
 
 
 @pytest.fixture
@@ -96,3 +104,67 @@ def test_a_passphrase_opens_the_volume_without_a_mount_and_no_child_gets_it(
     assert known is not None
     assert known.read() == "correct horse"
     assert "STORJFS_PASSPHRASE" not in os.environ
+
+
+def at_a_terminal(home: Home, *words: str, press: bytes, when: bytes) -> tuple[int, bytes]:
+    """Run a command at a terminal of its own, and press a key once it has shown something."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "storjfs", *words]
+    started = subprocess.Popen(
+        command,
+        env={**home.env, "TERM": "xterm"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    shown, pressed = b"", False
+    try:
+        while select.select([ours], [], [], PATIENCE)[0]:
+            try:
+                part = os.read(ours, 1 << 16)
+            except OSError:  # EIO: the other end is closed
+                break
+            shown += part
+            if when in shown and not pressed:
+                os.write(ours, press)
+                pressed = True
+        return started.wait(PATIENCE), shown
+    finally:
+        started.kill()
+        started.wait()
+        os.close(ours)
+
+
+def test_ctrl_c_at_a_terminal_ends_a_scrub_that_the_next_one_goes_on_with(home: Home) -> None:
+    home.do("mount", str(home.at))
+    (home.at / "file").write_bytes(os.urandom(24 << 20))
+    home.do("flush")
+    code, shown = at_a_terminal(home, "scrub", "--rate", "1M", press=b"\x03", when=b"%")
+    assert (code, b"shards" in shown, b"interrupted" in shown) == (130, True, True), shown
+    assert b"\x1b[?25h" in shown  # the cursor is back
+    ended = time.time()
+    code, found = outcome(home, "scrub")
+    assert (code, found["wrong"], found["started"] < ended) == (0, 0, True)
+
+
+def test_one_scrub_runs_at_a_time_and_a_failure_is_json_too(home: Home) -> None:
+    done = home.run("fsck", "--json")
+    assert (done.returncode, set(json.loads(done.stdout))) == (8, {"schema", "error", "hint"})
+    home.do("mount", str(home.at))
+    (home.at / "file").write_bytes(os.urandom(24 << 20))
+    home.do("flush")
+    command = [sys.executable, "-m", "storjfs", "scrub", "--rate", "1M"]
+    first = subprocess.Popen(command, env=home.env, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert first.stderr is not None
+        assert first.stderr.readline() == b"shards ...\n"
+        second = home.run("scrub", "--json")
+        assert (second.returncode, set(json.loads(second.stdout))) == (5, {"schema", "error", "hint"})
+        assert "under way" in second.stderr
+    finally:
+        first.send_signal(signal.SIGINT)
+        first.communicate(timeout=PATIENCE)
+    assert first.returncode == 130

@@ -302,7 +302,7 @@ async def test_a_mount_survives_an_unlinked_inode_that_is_gone(sample: Sample) -
 
 
 def test_every_kind_has_its_damage() -> None:
-    elsewhere = {"database-damaged", "journal-missing", "journal-short", "journal-stray"}
+    elsewhere = {"database-damaged", "journal-damaged", "journal-missing", "journal-short", "journal-stray"}
     covered = set().union(*(damage.codes for damage in DAMAGES)) | elsewhere
     assert covered == {code for code in KINDS if not code.startswith("farmer-")}
 
@@ -312,6 +312,8 @@ async def test_unsent_data_that_is_gone_is_told_and_the_rest_is_well(sample: Sam
     content = file.read_bytes()
     file.write_bytes(content[:1000])
     assert sample.check().codes == {"journal-short"}
+    file.write_bytes(content[:5000] + bytes([content[5000] ^ 1]) + content[5001:])
+    assert sample.check().codes == {"journal-damaged"}
     file.unlink()
     done = sample.mend()
     assert (done.found.codes, done.left.codes) == ({"journal-missing"}, {"journal-missing"})

@@ -66,7 +66,7 @@ class Sample:
 
     def check(self) -> Findings:
         with View(self.meta_db, KEYS.metadata_key) as view:
-            return check(view, journal=self.journal)
+            return check(view, journal=self.journal, keys=KEYS)
 
     def mend(self) -> Examination:
         local = LocalFiles(KEYS, self.journal, self.folder / "cache")
