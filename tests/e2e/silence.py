@@ -45,7 +45,7 @@ class Readers:
         found = 0
         for task in Path(f"/proc/{self._process.pid}/task").iterdir():
             with contextlib.suppress(OSError):
-                found += _state(task) == "D"
+                found += _waits(task)
         return found
 
     def results(self, patience: float) -> list[str]:
@@ -54,9 +54,10 @@ class Readers:
         return said.split()
 
     def stop(self) -> None:
-        """End it, whatever it waits for."""
+        """End it; in vain as long as the mount keeps it waiting."""
         self._process.kill()
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
 
 
 class Writer:
@@ -74,7 +75,7 @@ class Writer:
     def stuck(self) -> bool:
         """Whether it waits for the kernel, again and again when one looks."""
         for _ in range(20):
-            if _state(Path(f"/proc/{self._process.pid}")) != "D":
+            if not _waits(Path(f"/proc/{self._process.pid}")):
                 return False
             time.sleep(0.05)
         return True
@@ -86,9 +87,10 @@ class Writer:
         return {path: random.Random(str(path)).randbytes(self.FILE) for path in self._files}
 
     def stop(self) -> None:
-        """End it."""
+        """As that of Readers."""
         self._process.kill()
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
 
 
 _WRITE = """
@@ -101,8 +103,10 @@ for name in sys.argv[2:]:
 """
 
 
-def _state(task: Path) -> str:
-    return (task / "stat").read_text().rpartition(")")[2].split()[0]
+def _waits(task: Path) -> bool:
+    """Whether it waits for a page, or for the answer to a request."""
+    state = (task / "stat").read_text().rpartition(")")[2].split()[0]
+    return state == "D" or (task / "wchan").read_text() == "request_wait_answer"
 
 
 def peak_memory(pid: int) -> int:

@@ -328,6 +328,58 @@ async def test_a_cache_folder_on_another_disk_is_filled_by_copying(
         assert volume.farm.gets() == 0
 
 
+@pytest.mark.parametrize("holes", [True, False])
+async def test_spoiled_pieces_count_as_long_as_their_blocks_are_taken(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch, holes: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, "no")
+
+    async with volume.running() as segments:
+        (run,) = volume.append_random(MIB - 1000)
+        await segments.flush()
+        await until(lambda: not segments._cache.unsent, volume.store)
+        cache = segments._cache
+        file = cache.find(segments._catalogue.get(run.seg))
+        assert file is not None
+        used, there = cache.used, on_disk(volume.cache)
+        if not holes:
+            monkeypatch.setattr("storjfs.segments.cached.free_blocks", refuse)
+        for _ in range(2):  # the second time there is nothing left to spoil
+            cache.spoiled(file, 2, 3)
+            freed = 3 * PIECE if holes else 0
+            assert cache.used == used - freed
+            assert on_disk(volume.cache) == there - freed
+        assert not file.has(2, 1)
+        monkeypatch.undo()
+        await volume.check_all()
+        assert volume.farm.gets() > 0
+        assert cache.used >= on_disk(volume.cache)
+
+
+async def test_a_copy_to_another_disk_follows_no_link(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = os.rename
+    elsewhere = volume.path.parent / "elsewhere"
+    elsewhere.write_bytes(b"precious")
+
+    def across(source: Path, target: Path) -> None:
+        if Path(source).parent != Path(target).parent:
+            Path(target).with_suffix(".part").symlink_to(elsewhere)
+            raise OSError(errno.EXDEV, "another disk")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", across)
+    async with volume.running() as segments:
+        volume.append_random(MIB)
+        await segments.flush()
+        await until(lambda: not os.listdir(volume.journal), volume.store)
+        await volume.check_all()
+        assert volume.farm.gets() == 0
+    assert elsewhere.read_bytes() == b"precious"
+
+
 async def test_problems_are_forgotten_once_they_are_over(volume: Volume) -> None:
     for number in (1, 2, 3):
         volume.farm.farmers[number].online = False
