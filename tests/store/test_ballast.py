@@ -63,9 +63,7 @@ def test_whoever_has_it_open_does_not_keep_its_blocks(path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_without_room_nothing_is_left_of_it(
-    path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
+def test_without_room_nothing_is_left_of_it(path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def full(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
