@@ -10,7 +10,7 @@ import trio
 
 from storjfs.daemon.wiring import Drive
 from storjfs.errors import FilesystemError
-from storjfs.segments import sealer
+from storjfs.segments import files, sealer
 from storjfs.store import ROOT_INODE, ballast
 from tests.real_drives import make_volume, running
 
@@ -22,8 +22,7 @@ class Quota:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.used_up = False
-        write_all = sealer.write_all
-        monkeypatch.setattr(sealer, "write_all", self._watched(write_all))
+        monkeypatch.setattr(sealer, "write_all", self._watched(files.write_all))
         monkeypatch.setattr(ballast.Ballast, "_fill", self._watched(ballast.Ballast._fill))
 
     def _watched(self, call: Any) -> Any:
