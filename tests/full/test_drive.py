@@ -246,6 +246,10 @@ def test_killed_on_a_full_disk_without_anything_set_aside_it_says_what_to_do(
 
 def test_deleting_every_other_file_on_a_full_disk_makes_room(disk: SmallDisk, drive: Drive) -> None:
     """No segment becomes empty by that: what is live is moved together first, below what writing needs."""
+    drive.umount()
+    settings = drive.paths().settings_file
+    settings.write_text(settings.read_text().replace('disk_reserve = "32 MiB"', 'disk_reserve = "64 MiB"'))
+    drive.mount()
     names = [drive.at / f"small{number}" for number in range(600)]
     for path in names:
         path.write_bytes(random.Random(path.name).randbytes(64 << 10))
@@ -253,8 +257,8 @@ def test_deleting_every_other_file_on_a_full_disk_makes_room(disk: SmallDisk, dr
     kept = Kept(drive)
 
     def leave_little() -> bool:
-        disk.hog.leave(14 * MIB)
-        return not can_write(kept) and disk.free < 15 * MIB
+        disk.hog.leave(28 * MIB)
+        return not can_write(kept) and disk.free < 30 * MIB
 
     await_that(leave_little, "no cached copy is left to give up")
     before = drive.status()["data"]["stored"]
