@@ -69,7 +69,7 @@ class DiskSpace:
     @property
     def takes_moves(self) -> bool:
         """Whether what is live may be moved out of segments, so that the rest of them becomes free."""
-        return not self.used_up() and self.left() >= self.reserve // 8
+        return not self.used_up() and self.left() >= self.reserve // 32
 
     def refusal(self) -> NoRoom:
         """What a program, and a person, is told when something is not taken."""

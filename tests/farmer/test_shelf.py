@@ -1,6 +1,7 @@
 """The shelf: whole shards or nothing, whatever step a crash comes after, and never more than its limit."""
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -193,6 +194,27 @@ def test_reading_beyond_the_shard_is_no_way_to_its_leaf_hashes(keeping: Keeping)
     keeping.put(NEW, bytes(5000))
     with pytest.raises(ShardDamaged):
         keeping.shelf.read(keeping.index[NEW], 4999, 2)
+
+
+def test_a_shard_that_finds_no_room_for_its_name_is_used_where_it_is(keeping: Keeping) -> None:
+    def full(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    move = keeping.disk.rename
+    keeping.disk.rename = full  # type: ignore[method-assign]
+    for shard_id in (OLD, NEW):
+        keeping.put(shard_id, DATA[:9000])
+    held = keeping.index[NEW]
+    assert keeping.shelf.read(held, 0, held.length) == DATA[:9000]
+    assert keeping.shelf.prove(held, [0])
+    keeping.delete(OLD)
+    assert keeping.files() == {NEW.hex()}
+    keeping.start()
+    assert keeping.shelf.read(held, 0, held.length) == DATA[:9000]
+    keeping.disk.rename = move  # type: ignore[method-assign]
+    keeping.start()
+    assert keeping.shelf.path(NEW).parent.name == NEW.hex()[:2]
+    assert keeping.shelf.read(held, 0, held.length) == DATA[:9000]
 
 
 def test_abandoned_arrival_leaves_nothing(keeping: Keeping) -> None:

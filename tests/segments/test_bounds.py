@@ -137,6 +137,40 @@ async def test_a_full_disk_refuses_new_data_early(volume: Volume) -> None:
         await segments.room()
 
 
+async def test_on_a_full_disk_copies_are_given_up_and_reading_makes_none(volume: Volume) -> None:
+    async with volume.running() as segments:
+        for _ in range(12):
+            volume.append_random(MIB)
+        await segments.flush()
+        await until(lambda: not list(volume.journal.iterdir()))
+        assert segments.report().cached_bytes
+        segments.space.reserve = 1 << 62
+        with pytest.raises(NoRoom):
+            await segments.room(new=True)
+        assert not segments.report().cached_bytes
+        await volume.check_all()
+        assert not list(volume.cache.iterdir())
+        segments.space.reserve = 0
+        segments.space.left(look=True)
+        await volume.check_all()
+        assert segments.report().cached_bytes
+
+
+async def test_what_is_open_is_written_to_when_nothing_new_is_taken(volume: Volume) -> None:
+    async with volume.running() as segments:
+        segments.space.reserve = segments.space.left(look=True) * 4 // 3
+        with pytest.raises(NoRoom):
+            await segments.room(new=True)
+        await segments.room()
+        segments.space.reserve *= 4
+        with pytest.raises(NoRoom):
+            await segments.room(new=True)
+        segments._journal._check_disk_at = 0
+        with pytest.raises(NoRoom):
+            await segments.room()
+        await segments.room(moving=True)
+
+
 async def test_a_failing_write_keeps_the_data_and_is_tried_again(
     volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
