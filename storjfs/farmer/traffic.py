@@ -1,0 +1,377 @@
+"""What passes between a farmer and its renters: counted, held to the limit, shared fairly.
+
+Every connection is a `Passage`: the stream that storjfs.network serves, and the service it serves there.
+Connections for requests (audits, vouchers, contracts) never wait. Shards wait where a limit holds, by renters
+and not by connections. Decision: docs/decisions/0010-farm-daemon.md.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final
+
+import trio
+from msgspec import Struct
+
+from storjfs.farmer.fairness import Bucket, FairQueue
+from storjfs.farmer.schedule import Limit, Schedule, WallClock
+from storjfs.network.control import ControlConnection
+from storjfs.network.data import ShardSource
+from storjfs.network.frames import Buffer
+from storjfs.network.service import Service, serve_peer
+from storjfs.network.tls import TlsStream
+from storjfs.protocol.failures import ErrorCode, RequestFailed
+from storjfs.protocol.ids import NodeId
+from storjfs.protocol.messages import Get, Hello, HelloAnswer, Purpose, Put, PutAnswer, Request
+
+CHUNK: Final = 64 << 10
+"""Bytes of one turn where a limit holds."""
+STEP: Final = 256 << 10
+"""Bytes after which a send is counted where none does: the size in which TLS sends anyway."""
+FREE: Final = 1 << 10
+"""What is this short is a header and no shard."""
+SHARE: Final = 128 << 10
+"""Bytes per second that each transfer under way has at least, on average; others wait for their turn."""
+FEWEST: Final = 2
+"""Transfers under way at once, however low the limit."""
+PATIENCE: Final = 15.0
+"""Seconds that a get waits for its turn: the renter does better to read elsewhere then."""
+METERED: Final = 10
+"""Seconds over which rates are averaged."""
+LOOK_EVERY: Final = 1.0
+"""Seconds between two looks at the schedule."""
+
+
+class Meter:
+    """Bytes in all, and per second of late."""
+
+    __slots__ = ("_seconds", "total")
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._seconds: deque[tuple[int, int]] = deque(maxlen=METERED + 1)
+
+    def add(self, count: int, now: float) -> None:
+        """`count` bytes at `now` (trio's clock)."""
+        self.total += count
+        second = int(now)
+        if self._seconds and self._seconds[-1][0] == second:
+            second, before = self._seconds.pop()
+            count += before
+        self._seconds.append((second, count))
+
+    def rate(self, now: float) -> float:
+        """Bytes per second over the last METERED seconds."""
+        return sum(count for second, count in self._seconds if second > now - METERED) / METERED
+
+
+class Direction:
+    """One direction of the line. `run` must be running where a limit holds."""
+
+    def __init__(self) -> None:
+        self.meter = Meter()
+        self.rate: int | None = None
+        """Bytes per second that hold now; None where nothing does."""
+        self.under_way = 0
+        """Transfers that have their turn."""
+        self._bucket = Bucket(1, 0.0)
+        self._chunks: FairQueue[NodeId, trio.Event] = FairQueue()
+        self._turns: FairQueue[NodeId, trio.Event] = FairQueue()
+        self._work = trio.Event()
+
+    @property
+    def waiting(self) -> int:
+        """Transfers that wait for their turn."""
+        return len(self._turns)
+
+    def limit(self, rate: int | None) -> None:
+        """`rate` holds from now on. What waits and need not any more goes on at once."""
+        if rate != self.rate:
+            if rate is not None:
+                self._bucket.change(rate, trio.current_time())
+            self.rate = rate
+            self._work.set()
+            self._admit()
+
+    async def run(self) -> None:
+        """Let chunks through as their time comes, until cancelled."""
+        while True:
+            await self._work.wait()
+            self._work = trio.Event()
+            while self._chunks:
+                delay = self._bucket.wait(trio.current_time()) if self.rate is not None else 0.0
+                if delay > 0:
+                    with trio.move_on_after(delay):
+                        await self._work.wait()  # the limit may change
+                    self._work = trio.Event()
+                    continue
+                ticket = self._chunks.pop()
+                if self.rate is not None:
+                    self._bucket.take(ticket.size, trio.current_time())
+                ticket.item.set()
+
+    async def let_through(self, peer: NodeId, count: int) -> None:
+        """Return when `count` more bytes of this renter's shards may pass; at once where no limit holds."""
+        if self.rate is None:
+            return
+        allowed = trio.Event()
+        ticket = self._chunks.push(peer, count, allowed)
+        self._work.set()
+        try:
+            await allowed.wait()
+        finally:
+            self._chunks.withdraw(ticket)
+
+    async def enter(self, peer: NodeId, size: int) -> None:
+        """Return when a transfer of `size` bytes has its turn; `leave` follows. Cancelled, it has none."""
+        if self._free and not self._turns:
+            self.under_way += 1
+            return
+        turn = trio.Event()
+        ticket = self._turns.push(peer, size, turn)
+        try:
+            await turn.wait()
+        except BaseException:
+            self._turns.withdraw(ticket)
+            if turn.is_set():
+                self.leave()
+            raise
+
+    def leave(self) -> None:
+        """A transfer has ended."""
+        self.under_way -= 1
+        self._admit()
+
+    @property
+    def _free(self) -> bool:
+        return self.rate is None or self.under_way < max(self.rate // SHARE, FEWEST)
+
+    def _admit(self) -> None:
+        while self._turns and self._free:
+            self.under_way += 1
+            self._turns.pop().item.set()
+
+
+class Traffic:
+    """All connections of a farmer. `now` is the time of day, for the schedule."""
+
+    def __init__(
+        self, now: Callable[[], float] = time.time, local: WallClock = datetime.fromtimestamp
+    ) -> None:
+        self.sent = Direction()
+        self.received = Direction()
+        self.passages: set[Passage] = set()
+        self.closing = False
+        """Nothing new is begun."""
+        self.limit: Limit | None = None
+        self.schedule = Schedule()
+        self._now = now
+        self._local = local
+        self._busy = 0
+        self._idle = trio.Event()
+        self._changed = trio.Event()
+
+    def configure(self, limit: Limit | None, schedule: Schedule) -> None:
+        """Hold to `limit` while `schedule` says so, from now on; transfers under way go on."""
+        self.limit, self.schedule = limit, schedule
+        self._changed.set()
+        self._look()
+
+    async def run(self) -> None:
+        """Keep the limit, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.sent.run)
+            nursery.start_soon(self.received.run)
+            while True:
+                self._changed = trio.Event()
+                self._look()
+                if self.limit is None or not self.schedule.spans:
+                    await self._changed.wait()
+                else:
+                    with trio.move_on_after(LOOK_EVERY):
+                        await self._changed.wait()
+
+    async def serve(self, stream: TlsStream, service: Service) -> None:
+        """Serve one connection to its end, as storjfs.network.serve_tls does."""
+        await self.serve_peer(stream, stream.peer, service)
+
+    async def serve_peer(self, stream: trio.abc.Stream, peer: NodeId, service: Service) -> None:
+        """The same for any stream."""
+        if self.closing:
+            return
+        passage = Passage(self, stream, peer)
+        self.passages.add(passage)
+        try:
+            await serve_peer(passage, peer, _PassageService(passage, service))
+        finally:
+            self.passages.discard(passage)
+            passage.end_turn()
+
+    async def idle(self) -> None:
+        """Return when no transfer and no request is under way."""
+        while self._busy:
+            self._idle = trio.Event()
+            await self._idle.wait()
+
+    def begin(self) -> None:
+        """A transfer or request begins. Raises RequestFailed (BUSY) where the farmer is stopping."""
+        if self.closing:
+            raise RequestFailed(ErrorCode.BUSY, "the farmer is stopping")
+        self._busy += 1
+
+    def end(self) -> None:
+        """It has ended."""
+        self._busy -= 1
+        if not self._busy:
+            self._idle.set()
+
+    def _look(self) -> None:
+        limit = self.limit
+        if limit is not None and not self.schedule.holds(self._local(self._now())):
+            limit = None
+        self.sent.limit(limit.sent if limit is not None else None)
+        self.received.limit(limit.received if limit is not None else None)
+
+
+class Passage(trio.abc.Stream):
+    """One connection: the stream below it, counted, and held up by the limit if it carries shards."""
+
+    def __init__(self, traffic: Traffic, stream: trio.abc.Stream, peer: NodeId) -> None:
+        self.traffic = traffic
+        self.peer = peer
+        self.shards = False
+        """Whether it carries shards: known from the hello."""
+        self.since = trio.current_time()
+        self._stream = stream
+        self._into: Any = getattr(stream, "receive_into", None)
+        self._owed = 0
+        self._has_turn = False
+
+    async def send_all(self, data: Buffer) -> None:
+        """As trio.abc.SendStream."""
+        direction = self.traffic.sent
+        if not self.shards or len(data) <= FREE:
+            await self._stream.send_all(data)
+            direction.meter.add(len(data), trio.current_time())
+            return
+        view, start = memoryview(data), 0
+        while start < len(view):
+            part = view[start : start + (STEP if direction.rate is None else CHUNK)]
+            await direction.let_through(self.peer, len(part))
+            await self._stream.send_all(part)
+            direction.meter.add(len(part), trio.current_time())
+            start += len(part)
+
+    async def receive_into(self, buffer: bytearray | memoryview) -> int:
+        """As TlsStream.receive_into: a cancelled one loses nothing."""
+        self.end_turn()  # it is read from again: what was asked for has been sent
+        direction = self.traffic.received
+        if self._owed:
+            await direction.let_through(self.peer, self._owed)
+            self._owed = 0
+        limited = self.shards and direction.rate is not None
+        view = memoryview(buffer)[:CHUNK] if limited else memoryview(buffer)
+        if self._into is not None:
+            count = int(await self._into(view))
+        else:
+            data = await self._stream.receive_some(len(view))
+            count = len(data)
+            view[:count] = data
+        direction.meter.add(count, trio.current_time())
+        if limited and count > FREE:
+            self._owed = count
+        return count
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """As trio.abc.ReceiveStream."""
+        buffer = bytearray(max_bytes or CHUNK)
+        count = await self.receive_into(buffer)
+        return bytes(memoryview(buffer)[:count])
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """As trio.abc.SendStream."""
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        """Close the stream below."""
+        await self._stream.aclose()
+
+    async def take_turn(self, size: int) -> None:
+        """Wait for the turn to send `size` bytes; it lasts until the next receive, or `end_turn`.
+
+        Raises RequestFailed (BUSY) after PATIENCE seconds, or where the farmer is stopping.
+        """
+        self.traffic.begin()
+        try:
+            with trio.move_on_after(PATIENCE):
+                await self.traffic.sent.enter(self.peer, size)
+                self._has_turn = True
+        finally:
+            if not self._has_turn:
+                self.traffic.end()
+        if not self._has_turn:
+            raise RequestFailed(ErrorCode.BUSY, "the farmer's line is busy")
+
+    def end_turn(self) -> None:
+        """Nothing is being sent any more. Idempotent."""
+        if self._has_turn:
+            self._has_turn = False
+            self.traffic.sent.leave()
+            self.traffic.end()
+
+
+class _PassageService(Service):
+    """A farmer's service as one connection sees it."""
+
+    def __init__(self, passage: Passage, service: Service) -> None:
+        self._passage = passage
+        self._service = service
+
+    async def hello(self, peer: NodeId, hello: Hello) -> HelloAnswer:
+        answer = await self._service.hello(peer, hello)
+        self._passage.shards = hello.purpose is Purpose.DATA
+        return answer
+
+    async def request(self, peer: NodeId, request: Request[Any]) -> Struct:
+        with self._begun():
+            return await self._service.request(peer, request)
+
+    async def put(self, peer: NodeId, header: Put, source: ShardSource) -> PutAnswer:
+        received = self._passage.traffic.received
+        with self._begun():
+            await received.enter(peer, header.length)
+            try:
+                return await self._service.put(peer, header, source)
+            finally:
+                received.leave()
+
+    async def get(self, peer: NodeId, header: Get) -> Buffer:
+        await self._passage.take_turn(header.length)
+        try:
+            return await self._service.get(peer, header)
+        except BaseException:
+            self._passage.end_turn()
+            raise
+
+    def attached(self, peer: NodeId, connection: ControlConnection) -> None:
+        self._service.attached(peer, connection)
+
+    def detached(self, peer: NodeId, connection: ControlConnection) -> None:
+        self._service.detached(peer, connection)
+
+    def _begun(self) -> "_Begun":
+        return _Begun(self._passage.traffic)
+
+
+class _Begun:
+    """Something is under way in this block."""
+
+    def __init__(self, traffic: Traffic) -> None:
+        self._traffic = traffic
+
+    def __enter__(self) -> None:
+        self._traffic.begin()
+
+    def __exit__(self, *_: object) -> None:
+        self._traffic.end()
