@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -22,11 +23,11 @@ from storjfs.farmer.keeping import Keeper
 from storjfs.farmer.payments import Payments
 from storjfs.farmer.records import Records
 from storjfs.farmer.service import FarmerService
-from storjfs.farmer.settings import FarmerSettings
+from storjfs.farmer.settings import AT_START, FarmerSettings
 from storjfs.farmer.shelf import Shelf
+from storjfs.farmer.traffic import Traffic
 from storjfs.network.identity import Identity
-from storjfs.network.service import serve_tls
-from storjfs.network.streams import serve
+from storjfs.network.streams import LIMITS, serve
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.terms import Address
 from storjfs.settlement import Ledger, Settlement
@@ -84,6 +85,7 @@ class Farmer:
             lambda: self.addresses,
         )
         self.service = FarmerService(self.book, self.payments, self.keeper, self.contracting)
+        self.traffic = Traffic(clock)
 
     @classmethod
     def open(
@@ -130,9 +132,15 @@ class Farmer:
         """
         where = self.settings.listen
         host, port = (where.host, where.port) if where is not None else (LOCAL.host, 0)
-        handler = partial(serve_tls, service=self.service)
+        handler = partial(self.traffic.serve, service=self.service)
+        limits = replace(
+            LIMITS,
+            connections=self.settings.connections,
+            per_peer=self.settings.connections_per_renter,
+        )
         async with self.running(), trio.open_nursery() as nursery:
-            self.listening = await nursery.start(serve, self.identity, host, port, handler)
+            listen = partial(serve, limits=limits)
+            self.listening = await nursery.start(listen, self.identity, host, port, handler)
             task_status.started(self.listening)
 
     @asynccontextmanager
@@ -143,6 +151,8 @@ class Farmer:
                 await records.start(self.records.run)
                 try:
                     async with trio.open_nursery() as nursery:
+                        self.traffic.configure(self.settings.limit, self.settings.schedule)
+                        nursery.start_soon(self.traffic.run)
                         nursery.start_soon(self.work)
                         yield self
                         nursery.cancel_scope.cancel()
@@ -153,6 +163,26 @@ class Farmer:
                         self.records.stop()
         finally:
             self.close()
+
+    def apply(self, settings: FarmerSettings) -> tuple[list[str], list[str]]:
+        """Go on with `settings`; nothing that is connected notices.
+
+        Returns the names of settings that hold from now on, and of those that wait for the next start.
+        """
+        names = [field.name for field in fields(settings)]
+        changed = [name for name in names if getattr(settings, name) != getattr(self.settings, name)]
+        waiting = [name for name in changed if name in AT_START]
+        self.settings = replace(settings, **{name: getattr(self.settings, name) for name in AT_START})
+        self.shelf.limit = self.settings.capacity
+        self.contracting.settings = self.settings
+        self.traffic.configure(self.settings.limit, self.settings.schedule)
+        return [name for name in changed if name not in waiting], waiting
+
+    async def drain(self, seconds: float) -> None:
+        """Begin nothing new, and return when what is under way has ended, or after so many seconds."""
+        self.traffic.closing = True
+        with trio.move_on_after(seconds):
+            await self.traffic.idle()
 
     def close(self) -> None:
         """Give up files and lock of a farmer that does not serve. Idempotent."""

@@ -115,6 +115,9 @@ class Schedule:
         return "; ".join(map(_show_span, self.spans))
 
 
+ALWAYS: Final = Schedule()
+
+
 def _no_schedule(text: str) -> SettingsError:
     return SettingsError(
         f"{text!r} is not a schedule", hint='Write it as in "08:00-23:00" or "Mon-Fri 08:00-23:00".'

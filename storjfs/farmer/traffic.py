@@ -15,7 +15,7 @@ import trio
 from msgspec import Struct
 
 from storjfs.farmer.fairness import Bucket, FairQueue
-from storjfs.farmer.schedule import Limit, Schedule, WallClock
+from storjfs.farmer.schedule import ALWAYS, Limit, Schedule, WallClock
 from storjfs.network.control import ControlConnection
 from storjfs.network.data import ShardSource
 from storjfs.network.frames import Buffer
@@ -165,7 +165,7 @@ class Traffic:
         self.closing = False
         """Nothing new is begun."""
         self.limit: Limit | None = None
-        self.schedule = Schedule()
+        self.schedule = ALWAYS
         self._now = now
         self._local = local
         self._busy = 0
