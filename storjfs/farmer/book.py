@@ -12,6 +12,7 @@ from typing import Any, Final
 import trio
 
 from storjfs.farmer.account import LaneAccount, egress_parts
+from storjfs.farmer.history import History
 from storjfs.farmer.records import Records, Statement
 from storjfs.farmer.shelf import reserve_for
 from storjfs.protocol.contracts import RESERVES_CAPACITY, Event, State, next_state
@@ -98,6 +99,7 @@ class Book:
     def __init__(self, records: Records, clock: Clock) -> None:
         self.records = records
         self.clock = clock
+        self.history = History(records, clock)
         self.contracts: dict[ContractId, ContractEntry] = {}
         self.lanes: dict[LaneId, LaneEntry] = {}
         for row in records.read(

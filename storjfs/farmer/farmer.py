@@ -194,10 +194,15 @@ class Farmer:
     async def work(self) -> None:
         """Do what time makes due, until cancelled."""
         claimed = trio.current_time()
+        begun = False
         while True:
             try:
+                if not begun:
+                    await self.book.history.begin()
+                    begun = True
                 await self.contracting.review()
                 await self.payments.fold_all()
+                await self.book.history.fold()
                 if trio.current_time() - claimed >= self.settings.claim_every:
                     claimed = trio.current_time()
                     await self.payments.claim_all()
@@ -210,6 +215,7 @@ class Farmer:
         try:
             await self.payments.fold_all()
             await self.payments.claim_all()
+            await self.book.history.fold(stopping=True)
         except Exception:
             log.exception("the last claims failed")
 
