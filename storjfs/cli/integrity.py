@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from storjfs.daemon.client import NotMounted, request
+from storjfs.volume import wording
 
-from . import wording
 from .options import Known, passphrase_for, passphrase_options, volume_option
 from .progress import PartsBar
 

@@ -128,6 +128,11 @@ class Book:
         rows = self.records.read("SELECT account, claimed FROM lane")
         return sum(LaneAccount.from_bytes(row[0]).paid for row in rows), sum(row[1] for row in rows)
 
+    def earned(self) -> int:
+        """By proofs and egress since the first day, promised or not: all lanes there ever were."""
+        accounts = (LaneAccount.from_bytes(row[0]) for row in self.records.read("SELECT account FROM lane"))
+        return sum(account.proofs.amount + account.egress.amount for account in accounts)
+
     # --- finding ---
 
     def find(self, contract_id: ContractId, renter: NodeId) -> ContractEntry:

@@ -4,7 +4,7 @@ Bounded: contracts for CONTRACT_DAYS, all of them together for TOTAL_DAYS, the l
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -168,6 +168,13 @@ class History:
             contract,
         )
         return {row[0]: Sums(*row[1:]) for row in rows}
+
+    def all_days(self, since: int) -> Iterator[tuple[int, int, Sums]]:
+        """`(day, contract, sums)` of every contract, and of ALL, from day `since` on."""
+        for row in self._records.read(
+            f"SELECT day, contract, {', '.join(NAMES)} FROM day WHERE day >= ? ORDER BY day", since
+        ):
+            yield row[0], row[1], Sums(*row[2:])
 
     def by_contract(self, since: int) -> dict[int, Sums]:
         """The sums of each contract from day `since` on; from BEFORE on: of all times."""

@@ -33,6 +33,9 @@ class Payments:
         self._book = book
         self._settlement = settlement
         self.payee = payee
+        self.trouble = ""
+        """What the settlement said when it last failed us; empty once it has worked again."""
+        self.trouble_since = 0
 
     # --- vouchers ---
 
@@ -152,7 +155,9 @@ class Payments:
         except UnknownLane:
             return
         except SettlementError as error:
+            self._failed(error)
             raise RequestFailed(ErrorCode.BUSY, "the settlement cannot be reached") from error
+        self.trouble = ""
         if (seen.payer, seen.payee) != (lane.payer, self.payee):
             raise RequestFailed(ErrorCode.NOT_FUNDED, "the lane is for others")
         await self._book.update_lane(
@@ -177,7 +182,9 @@ class Payments:
                 return
             except SettlementError as error:
                 log.warning("claiming on lane %s failed: %s", short(lane.lane_id), error)
+                self._failed(error)
                 return
+            self.trouble = ""
             await self._book.update_lane(
                 lane,
                 also=self._claimed(lane, seen.claimed),
@@ -185,6 +192,11 @@ class Payments:
                 claimed=int(seen.claimed),
                 expiry=seen.expiry,
             )
+
+    def _failed(self, error: SettlementError) -> None:
+        if not self.trouble:
+            self.trouble_since = self._book.now
+        self.trouble = str(error)
 
     def _claimed(self, lane: LaneEntry, claimed: int) -> list[Statement]:
         """History of a claim: of the lane's only contract, else of all together."""
@@ -214,7 +226,9 @@ class Payments:
                     )
                 except SettlementError as error:
                     log.warning("closing lane %s failed: %s", short(lane.lane_id), error)
+                    self._failed(error)
                     continue
+                self.trouble = ""
                 await self._book.update_lane(
                     lane,
                     also=self._claimed(lane, seen.claimed),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
+from storjfs.farmer.prices import DEFAULT
 from storjfs.farmer.schedule import ALWAYS, Limit, Schedule
 from storjfs.protocol.terms import Address
 from storjfs.volume.errors import SettingsError
@@ -41,9 +42,9 @@ class FarmerSettings:
     """Where to listen; None: on this machine only, on a free port."""
     announce: tuple[Address, ...] = ()
     """Addresses for the offer; none: the one listened on."""
-    price: int = 5_000_000
+    price: int = DEFAULT.storage
     """Per GiB and month."""
-    egress_price: int = 10_000_000
+    egress_price: int = DEFAULT.egress
     """Per GiB sent."""
     group: str = ""
     """Who operates it; farmers of one group are taken to fail together."""

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime
+from ipaddress import IPv6Address, ip_address
 from typing import Any, Final
 
 import trio
@@ -166,6 +167,8 @@ class Traffic:
         """Nothing new is begun."""
         self.limit: Limit | None = None
         self.schedule = ALWAYS
+        self.last_contact: float | None = None
+        """When a renter on another machine connected last, seconds since 1970."""
         self._now = now
         self._local = local
         self._busy = 0
@@ -194,6 +197,8 @@ class Traffic:
 
     async def serve(self, stream: TlsStream, service: Service) -> None:
         """Serve one connection to its end, as storjfs.network.serve_tls does."""
+        if _from_afar(stream.transport):
+            self.last_contact = self._now()
         await self.serve_peer(stream, stream.peer, service)
 
     async def serve_peer(self, stream: trio.abc.Stream, peer: NodeId, service: Service) -> None:
@@ -232,6 +237,18 @@ class Traffic:
             limit = None
         self.sent.limit(limit.sent if limit is not None else None)
         self.received.limit(limit.received if limit is not None else None)
+
+
+def _from_afar(transport: trio.abc.Stream) -> bool:
+    """Whether the other side is on another machine, as far as its address tells."""
+    if not isinstance(transport, trio.SocketStream):
+        return False
+    try:
+        address = ip_address(transport.socket.getpeername()[0].partition("%")[0])
+    except (OSError, ValueError):
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return not (mapped or address).is_loopback
 
 
 class Passage(trio.abc.Stream):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from storjfs.farmer.command import farm
+from storjfs.cli.farm import farm
 from storjfs.farmer.settings import FarmerSettings
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.terms import Address
@@ -74,7 +74,7 @@ async def test_farmer_runs_tells_where_and_keeps_its_settings(tmp_path: Path) ->
             await renter.pay(1)
         done = CliRunner().invoke(farm, ["status", "--at", str(at), "--json"])
         seen = json.loads(done.output)
-        assert (seen["running"], seen["node_id"], seen["shards"]) == (True, identity, 1)
+        assert (seen["running"], seen["node_id"], seen["contracts"][0]["shards"]) == (True, identity, 1)
         assert farmer.interrupt() == 0
     settings = FarmerSettings.read(at)
     assert settings is not None
@@ -86,7 +86,7 @@ async def test_farmer_runs_tells_where_and_keeps_its_settings(tmp_path: Path) ->
         assert again.interrupt() == 0
     done = CliRunner().invoke(farm, ["status", "--at", str(at)])
     assert "not running" in done.output
-    assert "1 contract " in done.output
+    assert renter.key.node_id.hex()[:8] in done.output
 
 
 def test_mistakes_are_one_clear_line(tmp_path: Path) -> None:
