@@ -82,10 +82,10 @@ class FarmProcess:
         self._since = time.time()
         if not _written(farmer.folder, farmer.settings):
             farmer.settings.write(farmer.folder)  # only what works is kept
+        await self._listen(nursery)
         self._say(f"identity  {farmer.node_id.hex()}")
         for address in farmer.addresses:
             self._say(f"address   {address}/{farmer.node_id.hex()}")
-        await self._listen(nursery)
         nursery.start_soon(self._watch)
         nursery.start_soon(self._tell)
         self._notifier.ready(self._line())
@@ -241,5 +241,6 @@ def _written(folder: Path, settings: FarmerSettings) -> bool:
 
 
 def _changed(name: str, before: FarmerSettings, after: FarmerSettings) -> str:
+    word = "share" if name == "capacity" else name
     old, new = before.shown(name) or "none", after.shown(name) or "none"
-    return f"{'share' if name == 'capacity' else name}: {old} -> {new}"
+    return f"{word}: {old} -> {new}"

@@ -8,6 +8,7 @@ import trio
 
 from storjfs import __version__
 from storjfs.farmer.pulse import ClockWatch, Heartbeat
+from storjfs.farmer.settings import FarmerSettings
 
 if TYPE_CHECKING:  # the command that shows all this should not load what the farmer needs to run
     from storjfs.farmer.farmer import Farmer
@@ -27,6 +28,17 @@ class LineFacts(msgspec.Struct, frozen=True):
     """Transfers."""
     waiting: int
     """Transfers that wait for their turn."""
+
+
+class Selling(msgspec.Struct, frozen=True):
+    """Settings that the figures show: bytes, nanocredits, texts as in farmer.toml."""
+
+    share: int
+    price: int
+    egress_price: int
+    listen: str
+    limit: str
+    schedule: str
 
 
 class Live(msgspec.Struct, frozen=True):
@@ -56,12 +68,24 @@ class Live(msgspec.Struct, frozen=True):
     slept: float
     settlement_trouble: str
     settlement_trouble_since: int
-    share: int
-    """The share in force, bytes."""
+    selling: Selling
+    """The settings in force, whatever farmer.toml says."""
     refused_settings: str
     """Why the last farmer.toml was refused; empty if it was not."""
     at_next_start: tuple[str, ...]
     """Settings in farmer.toml that hold from the next start only."""
+
+
+def selling_of(settings: FarmerSettings) -> Selling:
+    """What these settings say of it."""
+    return Selling(
+        share=settings.capacity,
+        price=settings.price,
+        egress_price=settings.egress_price,
+        listen=settings.shown("listen"),
+        limit=settings.shown("limit"),
+        schedule=settings.shown("schedule"),
+    )
 
 
 def facts(
@@ -95,7 +119,7 @@ def facts(
         slept=clock.slept,
         settlement_trouble=payments.trouble,
         settlement_trouble_since=payments.trouble_since,
-        share=farmer.settings.capacity,
+        selling=selling_of(farmer.settings),
         refused_settings=refused_settings,
         at_next_start=at_next_start,
     )

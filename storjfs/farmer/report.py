@@ -31,7 +31,7 @@ from storjfs.farmer.figures import (
 )
 from storjfs.farmer.history import ALL, BEFORE, DAY, Sums
 from storjfs.farmer.identity import load_identity
-from storjfs.farmer.live import Live
+from storjfs.farmer.live import Live, Selling, selling_of
 from storjfs.farmer.records import Records
 from storjfs.farmer.settings import FarmerSettings
 from storjfs.protocol.contracts import SERVES_SHARDS
@@ -77,22 +77,23 @@ def read_report(folder: Path, live: Live | None = None, *, answers: bool = True)
 
     Blocking. Raises NoFarmer, SettingsError, StoreError.
     """
-    settings = FarmerSettings.read(folder)
-    if settings is None or not (folder / "farmer.db").exists():
+    found = FarmerSettings.read(folder) if live is None else None
+    selling = live.selling if live is not None else selling_of(found) if found is not None else None
+    if selling is None or not (folder / "farmer.db").exists():
         raise NoFarmer(
             f"there is no farmer in {folder}", hint=f"Make one: storjfs farm --at {folder} --share 100GB"
         )
     records = Records(folder / "farmer.db")
     try:
         book = Book(records, time.time)
-        return make_report(book, settings, folder, live, running=is_running(folder), answers=answers)
+        return make_report(book, selling, folder, live, running=is_running(folder), answers=answers)
     finally:
         records.close()
 
 
 def make_report(
     book: Book,
-    settings: FarmerSettings,
+    selling: Selling,
     folder: Path,
     live: Live | None,
     *,
@@ -114,11 +115,11 @@ def make_report(
         running=running,
         answers=running and answers,
         reachable=_reachable(live, running=running),
-        listen=settings.shown("listen"),
-        limit=settings.shown("limit"),
-        schedule=settings.shown("schedule"),
-        space=_space(book, live.share if live is not None else settings.capacity, folder),
-        prices=Prices(settings.price, settings.egress_price),
+        listen=selling.listen,
+        limit=selling.limit,
+        schedule=selling.schedule,
+        space=_space(book, selling.share, folder),
+        prices=Prices(selling.price, selling.egress_price),
         money=_money(book, shown.get(ALL, {}), now),
         contracts=_contracts(book, shown),
         days=_days(shown.get(ALL, {})),
