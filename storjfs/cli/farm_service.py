@@ -57,9 +57,9 @@ def unit_text(folder: Path, *, system: bool) -> str:
         "PLAIN_FOLDER": str(folder).replace("%", "%%"),
     }
     if system:
-        values |= {"USER": _owner(folder), "WRITABLE": " ".join(map(_quoted, _writable(folder)))}
+        values |= {"USER": _owner(folder), "WRITABLE": " ".join(_writable(folder))}
     for name, value in values.items():
-        found = found.replace(f"@{name}@", value)
+        found = found.replace(f"@{name}@" if value else f"@{name}@\n", value)
     return found
 
 
@@ -127,13 +127,12 @@ def _owner(folder: Path) -> str:
         return str(number)
 
 
-def _writable(folder: Path) -> list[Path]:
-    """The farmer's folder, and the folder of its ledger where that is another one."""
+def _writable(folder: Path) -> list[str]:
+    """The farmer's folder, and that of its ledger if it is another one (if it is there: the minus)."""
     settings = FarmerSettings.read(folder)
-    paths = [folder]
-    if settings is not None and folder not in settings.ledger.parents:
-        paths.append(settings.ledger.parent)
-    return paths
+    if settings is None or folder in settings.ledger.parents:
+        return [_quoted(folder)]
+    return [_quoted(folder), _quoted(f"-{settings.ledger.parent}")]
 
 
 def _command() -> tuple[str, str]:
@@ -143,11 +142,11 @@ def _command() -> tuple[str, str]:
         return _quoted(program.absolute(), command=True), ""
     root = Path(storjfs.__file__).resolve().parents[1]
     installed = Path(sys.prefix).resolve() in root.parents
-    environment = "" if installed else f"Environment={_quoted(Path(f'PYTHONPATH={root}'))}"
+    environment = "" if installed else f"Environment={_quoted(f'PYTHONPATH={root}')}"
     return f"{_quoted(Path(sys.executable), command=True)} -P -m storjfs", environment
 
 
-def _quoted(path: Path, *, command: bool = False) -> str:
+def _quoted(path: Path | str, *, command: bool = False) -> str:
     """A path as units want it (systemd.syntax(7)); in a command line, dollars are special too."""
     text = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     if command:
