@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from storjfs.farmer.figures import ContractFigures, Report, Warn
+from storjfs.farmer.payments import CLAIM_BEFORE
 from storjfs.farmer.shelf import KEEP_FREE
 from storjfs.volume.wording import ago, count, duration, money, short_id, size
 
@@ -285,6 +286,7 @@ def _unpaid(report: Report) -> Iterator[Warn]:
 
 def _lanes(report: Report) -> Iterator[Warn]:
     seen: set[str] = set()
+    stuck = not report.running or (report.live is not None and bool(report.live.settlement_trouble))
     for one in report.contracts:
         lane = one.lane
         if lane.lane in seen or not lane.open:
@@ -292,12 +294,12 @@ def _lanes(report: Report) -> Iterator[Warn]:
         seen.add(lane.lane)
         who = f"the lane of renter {short_id(one.renter)}"
         left = lane.expiry - report.at
-        if lane.claimable and left < 2 * DAY:
+        if lane.claimable and left < (2 * DAY if stuck else CLAIM_BEFORE // 2):
             yield Warn(
                 "lane_expiring",
                 "critical" if left < 2 * HOUR else "warning",
                 f"{who} expires in {duration(left)} with {money(lane.claimable)} credits unclaimed",
-                "The farmer claims by itself in the last hour: let it run, and see to its ledger.",
+                "A running farmer claims by itself: start it, and see that its ledger can be reached.",
                 lane.expiry,
             )
         elif one.served and lane.expiry < one.ends_at:

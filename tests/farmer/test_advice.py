@@ -205,8 +205,7 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
         "2 d",
     ),
     ("audit_unpaid", "warning", {"one_unpaid_audits": 1}, "3 h ago"),
-    ("lane_expiring", "warning", {"lane_expiry": int(NOW) + DAY}, "1.000 credits unclaimed"),
-    ("lane_expiring", "critical", {"lane_expiry": int(NOW) + HOUR}, "1 h"),
+    ("lane_expiring", "critical", {"lane_expiry": int(NOW) + 600}, "1.000 credits unclaimed"),
     ("lane_short", "warning", {"lane_expiry": int(NOW) + 29 * DAY}, "before its contract ends"),
     ("deposit_low", "warning", {"lane_promised": 99 * CREDIT}, "two days"),
     (
@@ -233,6 +232,17 @@ def test_each_cause_has_its_warning_and_no_other(
     found = warnings(report(**changes))
     assert [(warn.code, warn.level) for warn in found] == [(code, level)]
     assert said in found[0].message
+
+
+def test_lane_that_expires_is_told_long_before_where_nobody_can_claim() -> None:
+    away = {"live": None, "running": False, "runs": STOPPED}
+    trouble = {"live_settlement_trouble": "gone", "live_settlement_trouble_since": int(NOW) - HOUR}
+    for why in (away, trouble):
+        for left, level in ((DAY, "warning"), (HOUR, "critical")):
+            found = warnings(report(lane_expiry=int(NOW) + left, **why))
+            (lane,) = (warn for warn in found if warn.code == "lane_expiring")
+            assert (lane.level, lane.due) == (level, NOW + left)
+    assert "lane_expiring" not in [warn.code for warn in warnings(report(lane_expiry=int(NOW) + HOUR))]
 
 
 def test_penalties_have_their_date_where_it_is_known() -> None:

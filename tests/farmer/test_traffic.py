@@ -11,6 +11,7 @@ import trio.testing
 
 from storjfs.farmer.schedule import ALWAYS, Limit, Schedule
 from storjfs.farmer.traffic import CHUNK, PATIENCE, SHARE, Direction, Meter, Passage, Traffic
+from storjfs.network.failures import PeerUnreachable
 from storjfs.protocol.failures import ErrorCode, RequestFailed
 from storjfs.protocol.ids import NodeId
 from storjfs.settlement import Ledger
@@ -342,3 +343,31 @@ async def test_farmer_that_drains_ends_what_is_under_way_and_begins_nothing(
         with pytest.raises(RequestFailed) as refusal:
             await renter.put(4096)
         assert refusal.value.code == ErrorCode.BUSY
+
+
+async def test_connections_are_limited_in_all_and_for_each_renter(tmp_path: Path, ledger: Ledger) -> None:
+    async with farming(tmp_path, connections=4, connections_per_renter=3) as farmer:
+        where = farmer.node_id, farmer.listening[0]
+        async with renting(ledger, *where) as first, renting(ledger, *where) as second:
+            await first.agree()
+            first.peer._data._slots = trio.Semaphore(16)
+            ends: list[str] = []
+
+            async def put() -> None:
+                try:
+                    await first.put(4096)
+                    ends.append("stored")
+                except PeerUnreachable:
+                    ends.append("closed")
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(8):
+                    nursery.start_soon(put)
+            # One connection for requests and two for shards; those beyond were closed.
+            assert "stored" in ends
+            assert "closed" in ends
+            assert len(farmer.traffic.passages) <= 3
+            await second.ask_offer()
+            async with renting(ledger, *where) as third:
+                with pytest.raises(PeerUnreachable):
+                    await third.ask_offer()
