@@ -155,17 +155,20 @@ def _line(line: LineFacts) -> str:
 
 
 def _contracts(report: Report, width: int) -> Table:
-    gap = 2 if width > NARROW else 1
-    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    """One row per contract; in 80 columns some cells have two lines, and nothing is cut off."""
+    narrow = width <= NARROW
+    table = Table(box=None, pad_edge=False, padding=(0, 1 if narrow else 2, 0, 0), header_style="bold")
     table.add_column("renter", no_wrap=True)
-    table.add_column("state")
-    table.add_column("stored", min_width=10)
-    for column in ("audit", "a/l/d", "earned", "claimable", "claimed", "a day", "ends"):
-        table.add_column(column, justify="right", no_wrap=column != "audit")
+    table.add_column("state", min_width=8)
+    table.add_column("stored", min_width=8)
+    table.add_column("audits", min_width=9)
+    for column in ("earned", "a day", "claimable", "claimed", "ends"):
+        table.add_column(column, justify="right", no_wrap=True)
     for one in report.contracts:
         table.add_row(*_contract(report, one))
     table.caption = (
-        "a/l/d: audits answered, of these too late; shards damaged or missing. Money is in credits."
+        "audits: the last; how many were answered / of these too late / shards not proved. "
+        "Money is in credits."
     )
     table.caption_justify = "left"
     return table
@@ -173,16 +176,16 @@ def _contracts(report: Report, width: int) -> Table:
 
 def _contract(report: Report, one: ContractFigures) -> list[str | Text]:
     state = Text(one.state) if one.paying else Text(f"{one.state}, must pay first", style="yellow")
+    last = "-" if one.last_audit is None else f"{wording.briefly(report.at - one.last_audit)} ago"
     return [
         wording.short_id(one.renter),
         state,
         f"{wording.size(one.used)} of {wording.size(one.capacity)}",
-        wording.ago(one.last_audit, report.at),
-        Text(f"{one.audits}/{one.late}/{one.lost}", style="red" if one.lost else ""),
+        Text(f"{last} {one.audits}/{one.late}/{one.lost}", style="red" if one.lost else ""),
         wording.money(one.earned),
+        wording.money(one.per_day),
         wording.money(one.lane.claimable),
         wording.money(one.claimed),
-        wording.money(one.per_day),
         wording.briefly(one.ends_at - report.at),
     ]
 

@@ -180,6 +180,9 @@ async def test_table_fits_and_shows_what_matters(farmer: Farmer, renter: Renter,
     await renter.audit()
     await renter.pay()
     text = shown(running(farmer), width)
+    header = next(line for line in text.splitlines() if line.startswith("renter"))
+    columns = ("renter", "state", "stored", "audits", "earned", "a day", "claimable", "claimed", "ends")
+    assert header.split() == " ".join(columns).split()
     assert max(map(len, text.splitlines())) <= width
     flat = " ".join(text.split())
     for part in (
@@ -188,6 +191,7 @@ async def test_table_fits_and_shows_what_matters(farmer: Farmer, renter: Renter,
         "claimable",
         renter.key.node_id.hex()[:8],
         "1/0/0",
+        "59 min",
         "to earn more",
     ):
         assert part in flat
