@@ -12,6 +12,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -211,6 +212,7 @@ class FarmProcess:
         return brief(self._farmer.book, self._farmer.settings.capacity)
 
 
+@cache
 def socket_address(folder: Path) -> Path:
     """Where the control socket of the farmer in `folder` is bound or found.
 

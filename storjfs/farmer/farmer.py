@@ -36,6 +36,8 @@ from storjfs.volume.files import make_private
 log = logging.getLogger(__name__)
 
 REVIEW_EVERY = 5.0
+FOLD_EVERY = 30.0
+"""Seconds of byte counts that a crash makes history forget."""
 LAST_WORDS = 10.0
 """Seconds at most for the last claims when a farmer stops."""
 LOCAL = Address("127.0.0.1", 1)
@@ -193,7 +195,7 @@ class Farmer:
 
     async def work(self) -> None:
         """Do what time makes due, until cancelled."""
-        claimed = trio.current_time()
+        claimed = folded = trio.current_time()
         begun = False
         while True:
             try:
@@ -202,7 +204,9 @@ class Farmer:
                     begun = True
                 await self.contracting.review()
                 await self.payments.fold_all()
-                await self.book.history.fold()
+                if trio.current_time() - folded >= FOLD_EVERY:
+                    folded = trio.current_time()
+                    await self.book.history.fold()
                 if trio.current_time() - claimed >= self.settings.claim_every:
                     claimed = trio.current_time()
                     await self.payments.claim_all()

@@ -6,7 +6,7 @@ and not by connections. Decision: docs/decisions/0010-farm-daemon.md.
 """
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from datetime import datetime
 from ipaddress import IPv6Address, ip_address
@@ -74,12 +74,16 @@ class Direction:
         self.meter = Meter()
         self.rate: int | None = None
         """Bytes per second that hold now; None where nothing does."""
-        self.under_way = 0
-        """Transfers that have their turn."""
+        self._holding: Counter[NodeId] = Counter()
         self._bucket = Bucket(1, 0.0)
         self._chunks: FairQueue[NodeId, trio.Event] = FairQueue()
         self._turns: FairQueue[NodeId, trio.Event] = FairQueue()
         self._work = trio.Event()
+
+    @property
+    def under_way(self) -> int:
+        """Transfers that have their turn."""
+        return self._holding.total()
 
     @property
     def waiting(self) -> int:
@@ -126,8 +130,8 @@ class Direction:
 
     async def enter(self, peer: NodeId, size: int) -> None:
         """Return when a transfer of `size` bytes has its turn; `leave` follows. Cancelled, it has none."""
-        if self._free and not self._turns:
-            self.under_way += 1
+        if (self._free(1) and not self._turns) or (peer not in self._holding and self._free(2)):
+            self._holding[peer] += 1
             return
         turn = trio.Event()
         ticket = self._turns.push(peer, size, turn)
@@ -136,22 +140,28 @@ class Direction:
         except BaseException:
             self._turns.withdraw(ticket)
             if turn.is_set():
-                self.leave()
+                self.leave(peer)
             raise
 
-    def leave(self) -> None:
+    def leave(self, peer: NodeId) -> None:
         """A transfer has ended."""
-        self.under_way -= 1
+        self._holding[peer] -= 1
+        if not self._holding[peer]:
+            del self._holding[peer]
         self._admit()
 
-    @property
-    def _free(self) -> bool:
-        return self.rate is None or self.under_way < max(self.rate // SHARE, FEWEST)
+    def _free(self, times: int) -> bool:
+        """Whether one more transfer is less than so many times what the line bears.
+
+        Twice that for a renter that has none under way: else a few who read slowly would keep all others out.
+        """
+        return self.rate is None or self.under_way < times * max(self.rate // SHARE, FEWEST)
 
     def _admit(self) -> None:
-        while self._turns and self._free:
-            self.under_way += 1
-            self._turns.pop().item.set()
+        while self._turns and self._free(1):
+            ticket = self._turns.pop()
+            self._holding[ticket.owner] += 1
+            ticket.item.set()
 
 
 class Traffic:
@@ -319,6 +329,7 @@ class Passage(trio.abc.Stream):
 
         Raises RequestFailed (BUSY) after PATIENCE seconds, or where the farmer is stopping.
         """
+        self.end_turn()  # requests sent ahead are read without a receive between them
         self.traffic.begin()
         try:
             with trio.move_on_after(PATIENCE):
@@ -334,7 +345,7 @@ class Passage(trio.abc.Stream):
         """Nothing is being sent any more. Idempotent."""
         if self._has_turn:
             self._has_turn = False
-            self.traffic.sent.leave()
+            self.traffic.sent.leave(self.peer)
             self.traffic.end()
 
 
@@ -356,12 +367,13 @@ class _PassageService(Service):
 
     async def put(self, peer: NodeId, header: Put, source: ShardSource) -> PutAnswer:
         received = self._passage.traffic.received
+        self._passage.end_turn()
         with self._begun():
             await received.enter(peer, header.length)
             try:
                 return await self._service.put(peer, header, source)
             finally:
-                received.leave()
+                received.leave(peer)
 
     async def get(self, peer: NodeId, header: Get) -> Buffer:
         await self._passage.take_turn(header.length)

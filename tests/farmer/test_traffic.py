@@ -13,7 +13,9 @@ from storjfs.farmer.schedule import ALWAYS, Limit, Schedule
 from storjfs.farmer.traffic import CHUNK, PATIENCE, SHARE, Direction, Meter, Passage, Traffic
 from storjfs.network.failures import PeerUnreachable
 from storjfs.protocol.failures import ErrorCode, RequestFailed
+from storjfs.protocol.framing import encode_request
 from storjfs.protocol.ids import NodeId
+from storjfs.protocol.messages import Get
 from storjfs.settlement import Ledger
 from tests.farmer.renter import MIB, Renter, Shard, farming, renting
 
@@ -199,19 +201,20 @@ async def test_more_transfers_than_the_line_bears_wait_and_the_waiting_take_turn
         await line.enter(peer, MIB)
         order.append(peer)
         await trio.sleep(1)
-        line.leave()
+        line.leave(peer)
 
     async with direction(4 * SHARE) as line, trio.open_nursery() as nursery:
         for _ in range(12):
             nursery.start_soon(transfer, line, ALICE)
         await trio.testing.wait_all_tasks_blocked()
         assert (line.under_way, line.waiting) == (4, 8)
-        for _ in range(2):
+        for _ in range(3):
             nursery.start_soon(transfer, line, BOB)
         await trio.testing.wait_all_tasks_blocked()
-        assert line.under_way == 4
+        # His first does not wait for hers, however slow they are.
+        assert (line.under_way, line.waiting) == (5, 10)
     assert (line.under_way, line.waiting) == (0, 0)
-    # Bob's two did not wait behind all of Alice's.
+    # Nor did his others wait behind all of hers.
     assert [index for index, peer in enumerate(order) if peer == BOB][-1] <= 8
 
 
@@ -221,16 +224,16 @@ async def test_cancelled_while_waiting_no_turn_is_lost(autojump_clock: trio.test
         await line.enter(ALICE, 1)
         async with trio.open_nursery() as nursery:
             for _ in range(3):
-                nursery.start_soon(line.enter, BOB, 1)
+                nursery.start_soon(line.enter, ALICE, 1)
             await trio.testing.wait_all_tasks_blocked()
             assert line.waiting == 3
             nursery.cancel_scope.cancel()
         assert (line.under_way, line.waiting) == (2, 0)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(line.enter, BOB, 1)
+            nursery.start_soon(line.enter, ALICE, 1)
             await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
-            line.leave()  # the turn goes to one that is cancelled and has not noticed yet
+            line.leave(ALICE)  # the turn goes to one that is cancelled and has not noticed yet
         assert line.under_way == 1
 
 
@@ -241,7 +244,7 @@ async def test_get_that_waits_too_long_is_told_to_read_elsewhere(
         for _ in range(2):
             await passage(line, ALICE)[0].take_turn(MIB)
         before = trio.current_time()
-        late, _ = passage(line, BOB)
+        late, _ = passage(line, ALICE)
         with pytest.raises(RequestFailed) as refusal:
             await late.take_turn(MIB)
         assert refusal.value.code == ErrorCode.BUSY
@@ -259,6 +262,28 @@ async def test_turn_ends_when_it_is_read_from_again(autojump_clock: trio.testing
         await made.receive_into(bytearray(10))
         assert line.sent.under_way == 0
         await line.idle()
+
+
+async def test_requests_sent_ahead_take_one_turn_at_a_time(tmp_path: Path, ledger: Ledger) -> None:
+    """Without a wait for the answers between them, so that the farmer reads several at once."""
+    async with (
+        farming(tmp_path, limit=Limit.parse("100Mbit"), egress_price=0) as farmer,
+        renting(ledger, farmer.node_id, farmer.listening[0]) as renter,
+    ):
+        await renter.agree()
+        shard = await renter.put(8192)
+        frames = renter.peer._data._idle[-1]
+        header = Get(renter.contract_id, shard.shard_id, 0, 8192)
+        await frames.send(b"".join(encode_request(number, header) for number in range(20)))
+        for number in range(20):
+            frame = await frames.receive_frame()
+            assert frame is not None
+            assert frame.id == number
+            await frames.receive_exactly(memoryview(bytearray(8192)))
+        assert farmer.traffic.sent.under_way <= 1
+        await renter.get(shard)
+        await farmer.drain(60)
+        assert farmer.traffic.sent.under_way == 0
 
 
 def test_meter_shows_what_was_lately() -> None:
