@@ -12,8 +12,10 @@ import trio
 from click.core import ParameterSource
 
 from storjfs.daemon.client import NotMounted, request
+from storjfs.daemon.exit_codes import ExitCode, ReportedError, exit_code_of
 from storjfs.daemon.farm import ANSWER_PATIENCE, FarmProcess, socket_address
 from storjfs.daemon.notify import Notifier
+from storjfs.errors import StorjfsError
 from storjfs.farmer.embedded import SWITCH_INTERVAL, raise_file_limit
 from storjfs.farmer.farmer import Farmer
 from storjfs.farmer.prices import TABLE
@@ -153,7 +155,13 @@ def status(context: click.Context, folder: Path, as_json: bool, watch: bool) -> 
     from .farm_status import show, show_again
 
     folder = _folder(context, folder)
-    return show_again(folder, as_json) if watch else show(folder, as_json)
+    try:
+        return show_again(folder, as_json) if watch else show(folder, as_json)
+    except StorjfsError as error:
+        if exit_code_of(error) > ExitCode.USAGE:
+            raise
+        # 1 and 2 say something about the farmer here.
+        raise ReportedError(str(error), error.hint, ExitCode.HEALTH_UNKNOWN) from error
 
 
 @farm.command()

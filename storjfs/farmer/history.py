@@ -101,9 +101,15 @@ class History:
         today = self.today
         return [_row(today, number, sums) for number in dict.fromkeys((contract, ALL))]
 
-    def note(self, contract: int, sums: Sums) -> None:
-        """Add `sums` to today with the next `fold`: a crash before it forgets them."""
-        self._pending[self.today, contract].add(sums)
+    def note_sent(self, contract: int, count: int, earned: int) -> None:
+        """`count` bytes went out and earned so much: for the next `fold`, a crash before it forgets them."""
+        sums = self._pending[self.today, contract]
+        sums.sent += count
+        sums.egress += earned
+
+    def note_received(self, contract: int, count: int) -> None:
+        """`count` bytes came in: likewise."""
+        self._pending[self.today, contract].received += count
 
     async def begin(self) -> None:
         """A run begins."""

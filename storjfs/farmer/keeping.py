@@ -10,7 +10,6 @@ from storjfs.coding import merkle
 from storjfs.farmer.account import egress_price
 from storjfs.farmer.book import Book, ContractEntry
 from storjfs.farmer.disk import aligned_buffer
-from storjfs.farmer.history import Sums
 from storjfs.farmer.payments import EPOCHS_KEPT, Payments
 from storjfs.farmer.records import Statement
 from storjfs.farmer.shelf import BATCH, Arrival, Held, NoRoom, ShardDamaged, Shelf, footprint
@@ -147,7 +146,7 @@ class Keeper:
             entry.used += length
             entry.footprint += footprint(length)
             self._shelf.settled(arrival)
-            self._book.history.note(entry.number, Sums(received=length))
+            self._book.history.note_received(entry.number, length)
         finally:
             self._committing.discard(shard_id)
             self._committed.unpark_all()
@@ -191,7 +190,7 @@ class Keeper:
             raise RequestFailed(ErrorCode.PAYMENT_REQUIRED, "too much was sent without a voucher")
         entry.lane.sent(entry.terms, header.length)
         earned = egress_price(entry.terms, header.length)
-        self._book.history.note(entry.number, Sums(sent=header.length, egress=earned))
+        self._book.history.note_sent(entry.number, header.length, earned)
         try:
             return await trio.to_thread.run_sync(
                 self._shelf.read, held, header.offset, header.length, limiter=self._limiter

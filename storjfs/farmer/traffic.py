@@ -128,10 +128,18 @@ class Direction:
         finally:
             self._chunks.withdraw(ticket)
 
+    def enter_at_once(self, peer: NodeId) -> bool:
+        """As `enter`, if it need not wait; whether it has its turn."""
+        if self.rate is not None:
+            free = self._free(1) and not self._turns
+            if not free and (peer in self._holding or not self._free(2)):
+                return False
+        self._holding[peer] += 1
+        return True
+
     async def enter(self, peer: NodeId, size: int) -> None:
         """Return when a transfer of `size` bytes has its turn; `leave` follows. Cancelled, it has none."""
-        if (self._free(1) and not self._turns) or (peer not in self._holding and self._free(2)):
-            self._holding[peer] += 1
+        if self.enter_at_once(peer):
             return
         turn = trio.Event()
         ticket = self._turns.push(peer, size, turn)
@@ -292,13 +300,14 @@ class Passage(trio.abc.Stream):
 
     async def receive_into(self, buffer: bytearray | memoryview) -> int:
         """As TlsStream.receive_into: a cancelled one loses nothing."""
-        self.end_turn()  # it is read from again: what was asked for has been sent
+        if self._has_turn:
+            self.end_turn()  # it is read from again: what was asked for has been sent
         direction = self.traffic.received
         if self._owed:
             await direction.let_through(self.peer, self._owed)
             self._owed = 0
         limited = self.shards and direction.rate is not None
-        view = memoryview(buffer)[:CHUNK] if limited else memoryview(buffer)
+        view = memoryview(buffer)[:CHUNK] if limited else buffer
         if self._into is not None:
             count = int(await self._into(view))
         else:
@@ -332,9 +341,11 @@ class Passage(trio.abc.Stream):
         self.end_turn()  # requests sent ahead are read without a receive between them
         self.traffic.begin()
         try:
-            with trio.move_on_after(PATIENCE):
-                await self.traffic.sent.enter(self.peer, size)
-                self._has_turn = True
+            self._has_turn = self.traffic.sent.enter_at_once(self.peer)
+            if not self._has_turn:
+                with trio.move_on_after(PATIENCE):
+                    await self.traffic.sent.enter(self.peer, size)
+                    self._has_turn = True
         finally:
             if not self._has_turn:
                 self.traffic.end()

@@ -49,12 +49,12 @@ async def test_what_is_noted_is_there_after_a_fold_and_adds_up(tmp_path: Path) -
     hands = Hands()
     async with history(tmp_path, hands) as days:
         for contract, count in ((1, 10), (2, 5), (1, 1)):
-            days.note(contract, Sums(sent=count, egress=count))
+            days.note_sent(contract, count, count)
         assert days.days(0) == {}
         await days.fold()
-        days.note(1, Sums(sent=100))
+        days.note_sent(1, 100, 0)
         hands.time += DAY
-        days.note(1, Sums(received=7))
+        days.note_received(1, 7)
         await days.fold()
         assert days.days(0) == {20_000: Sums(sent=116, egress=16), 20_001: Sums(received=7)}
         assert days.days(0, 1) == {20_000: Sums(sent=111, egress=11), 20_001: Sums(received=7)}
@@ -63,7 +63,7 @@ async def test_what_is_noted_is_there_after_a_fold_and_adds_up(tmp_path: Path) -
 
 async def test_fold_that_fails_forgets_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with history(tmp_path, Hands()) as days:
-        days.note(1, Sums(sent=3))
+        days.note_sent(1, 3, 0)
 
         async def fail(*_: object) -> None:
             raise OSError("the disk is gone")
@@ -72,7 +72,7 @@ async def test_fold_that_fails_forgets_nothing(tmp_path: Path, monkeypatch: pyte
             broken.setattr(days._records, "commit", fail)
             with pytest.raises(OSError, match="gone"):
                 await days.fold()
-        days.note(1, Sums(sent=4))
+        days.note_sent(1, 4, 0)
         await days.fold()
         assert days.days(0, 1) == {20_000: Sums(sent=7)}
 
@@ -81,16 +81,16 @@ async def test_old_days_and_old_lives_are_forgotten(tmp_path: Path) -> None:
     hands = Hands()
     async with history(tmp_path, hands) as days:
         for _ in range(TOTAL_DAYS + 10):
-            days.note(1, Sums(audits=1))
+            days.note_received(1, 1)
             await days.fold()
             hands.time += DAY
-        days.note(1, Sums(audits=1))
+        days.note_received(1, 1)
         await days.fold()
         assert len(days.days(1)) == TOTAL_DAYS
         assert len(days.days(1, 1)) == CONTRACT_DAYS
         # What they were sums of is not forgotten.
-        assert days.by_contract(0)[1] == Sums(audits=TOTAL_DAYS + 11)
-        assert days.days(0)[0] == Sums(audits=11)
+        assert days.by_contract(0)[1] == Sums(received=TOTAL_DAYS + 11)
+        assert days.days(0)[0] == Sums(received=11)
         for _ in range(LIVES + 10):
             await days.begin()
         assert len(days.lives()) == LIVES

@@ -309,3 +309,30 @@ def test_status_is_shown_again_and_again(at: Path) -> None:
         assert seen[0]["node_id"] == seen[1]["node_id"]
         assert seen[0]["at"] < seen[1]["at"]
         assert farmer.interrupt() == 0
+
+
+def test_failures_of_status_are_told_from_what_it_says(at: Path, tmp_path: Path) -> None:
+    assert run("status", "--at", str(tmp_path / "none")).returncode == 8
+    edit(at, 'capacity = "64 MiB"', 'capacity = "lots"')
+    done = run("status", "--at", str(at))
+    assert (done.returncode, done.stdout) == (13, "")
+    assert "'lots' is not a size" in done.stderr
+
+
+async def test_audits_and_vouchers_do_not_wait_behind_shards(at: Path, ledger: Ledger) -> None:
+    edit(at, "# limit =", 'limit = "1Mbit"')
+    with Running("--at", str(at)) as farmer:
+        async with renting(ledger, *farmer.where()) as renter, trio.open_nursery() as nursery:
+            await renter.agree()
+            shard = await renter.put(4096)
+            ends: list[str] = []
+            for _ in range(3):
+                nursery.start_soon(put, renter, 4 * MIB, ends)
+            await begun(at, 2)
+            for _ in range(20):
+                assert [verdict.passed for verdict in await renter.audit(shard)] == [True]
+                await renter.pay()
+            # The three take a hundred seconds.
+            assert ends == []
+            nursery.cancel_scope.cancel()
+        assert farmer.interrupt() == 0
