@@ -1,11 +1,12 @@
 """`storjfs farm`: be a farmer; `status`, `reload` and `service` beside it."""
 
 import contextlib
+import dataclasses
 import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 import trio
@@ -24,6 +25,8 @@ from storjfs.farmer.settings import FarmerSettings, parse_address
 from storjfs.volume.errors import SettingsError
 from storjfs.volume.files import make_private
 from storjfs.volume.units import parse_credits, parse_size
+
+NO_LIMIT: Final = "none"
 
 
 def default_folder() -> Path:
@@ -49,7 +52,7 @@ at_option = click.option(
 @click.option("--listen", metavar="HOST:PORT", help='Where to listen, as in "0.0.0.0:7420".')
 @click.option("--announce", metavar="HOST:PORT", multiple=True, help="Where renters reach this farmer.")
 @click.option(
-    "--limit", metavar="RATE", help='Bandwidth for shards: "20Mbit", "10Mbit/50Mbit" sent/received.'
+    "--limit", metavar="RATE", help='Bandwidth for shards: "20Mbit", "10Mbit/50Mbit" sent/received; "none".'
 )
 @click.option("--schedule", metavar="TIMES", help='When the limit holds, as in "08:00-23:00"; else always.')
 @click.option("--connections", type=click.IntRange(min=1), help="Connections at a time.")
@@ -92,7 +95,7 @@ def farm(
         "capacity": parse_size(share) if share is not None else None,
         "listen": parse_address(listen) if listen is not None else None,
         "announce": tuple(map(parse_address, announce)) or None,
-        "limit": Limit.parse(limit) if limit is not None else None,
+        "limit": Limit.parse(limit) if limit not in (None, NO_LIMIT) else None,
         "schedule": Schedule.parse(schedule) if schedule is not None else None,
         "connections": connections,
         "connections_per_renter": connections_per_renter,
@@ -102,11 +105,11 @@ def farm(
         "ledger": ledger.absolute() if ledger is not None else None,
     }
     if context.invoked_subcommand is None:
-        run(folder, _settings(folder, **given))
-    elif any(value is not None for value in given.values()):
+        run(folder, _settings(folder, unlimited=limit == NO_LIMIT, **given))
+    elif limit is not None or any(value is not None for value in given.values()):
         if context.invoked_subcommand != "service":
             raise click.UsageError(f"{context.invoked_subcommand} changes no settings.")
-        settings = _settings(folder, **given)
+        settings = _settings(folder, unlimited=limit == NO_LIMIT, **given)
         make_private(folder)
         settings.write(folder)
 
@@ -204,11 +207,12 @@ def service(context: click.Context, folder: Path, install: bool, name: str, syst
         click.echo(unit_text(folder, system=system), nl=False)
 
 
-def _settings(folder: Path, **given: object) -> FarmerSettings:
+def _settings(folder: Path, *, unlimited: bool, **given: object) -> FarmerSettings:
     """Those in the folder with what was given on the command line."""
     found = FarmerSettings.read(folder)
     if found is not None:
-        return found.changed(**given)
+        found = found.changed(**given)
+        return dataclasses.replace(found, limit=None) if unlimited else found
     if given["capacity"] is None:
         raise SettingsError("how much space to share is not known yet", hint="Say it: --share 100GB")
     given["ledger"] = given["ledger"] or folder / "ledger.db"

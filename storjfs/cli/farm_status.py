@@ -109,7 +109,7 @@ def _summary(report: Report) -> Table:
         since = wording.duration(report.at - live.since)
         table.add_row("process", f"{live.pid}, for {since}, at {', '.join(live.addresses)}")
         contact = wording.ago(live.last_contact, report.at)
-        renters = wording.count(live.renters, "renter")
+        renters = wording.count(len(live.renters), "renter")
         table.add_row(
             "reachable",
             f"{report.reachable}; {wording.count(live.connections, 'connection')} of {renters}, "

@@ -90,10 +90,15 @@ class FairQueue(Generic[K, T]):
         return ticket
 
     def withdraw(self, ticket: Ticket[K, T]) -> None:
-        """Take an item out that was not popped. What it cost is not given back: it is little, and rare."""
-        if not ticket.withdrawn:
-            ticket.withdrawn = True
-            self._waiting -= 1
+        """Take an item out, if it was not popped; its owner gets back what it cost."""
+        if ticket.withdrawn:
+            return
+        ticket.withdrawn = True
+        self._waiting -= 1
+        if ticket.owner in self._finish:
+            self._finish[ticket.owner] -= ticket.size
+        if not self._waiting:
+            self._settle()
 
     def pop(self) -> Ticket[K, T]:
         """The next one. Raises IndexError where nothing waits."""

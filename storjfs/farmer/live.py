@@ -1,6 +1,7 @@
 """What only the running farmer knows: who is connected, what passes, and does it work."""
 
 import os
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,7 +13,7 @@ from storjfs.farmer.settings import FarmerSettings
 
 if TYPE_CHECKING:  # the command that shows all this should not load what the farmer needs to run
     from storjfs.farmer.farmer import Farmer
-    from storjfs.farmer.traffic import Direction
+    from storjfs.farmer.traffic import Direction, Traffic
 
 
 class LineFacts(msgspec.Struct, frozen=True):
@@ -28,6 +29,15 @@ class LineFacts(msgspec.Struct, frozen=True):
     """Transfers."""
     waiting: int
     """Transfers that wait for their turn."""
+
+
+class PeerFacts(msgspec.Struct, frozen=True):
+    """A renter that is connected."""
+
+    renter: str
+    connections: int
+    transfers: int
+    """Of its shards, under way in either direction."""
 
 
 class Selling(msgspec.Struct, frozen=True):
@@ -54,8 +64,8 @@ class Live(msgspec.Struct, frozen=True):
     last_contact: float | None
     """When a renter on another machine connected last."""
     connections: int
-    renters: int
-    """Of how many renters these are."""
+    renters: tuple[PeerFacts, ...]
+    """Whose these are."""
     sent: LineFacts
     received: LineFacts
     arriving: int
@@ -108,7 +118,7 @@ def facts(
         listening=tuple(map(str, farmer.listening)),
         last_contact=traffic.last_contact,
         connections=len(traffic.passages),
-        renters=len({passage.peer for passage in traffic.passages}),
+        renters=_renters(traffic),
         sent=_line(traffic.sent),
         received=_line(traffic.received),
         arriving=len(farmer.shelf.arrivals),
@@ -122,6 +132,14 @@ def facts(
         selling=selling_of(farmer.settings),
         refused_settings=refused_settings,
         at_next_start=at_next_start,
+    )
+
+
+def _renters(traffic: "Traffic") -> tuple[PeerFacts, ...]:
+    connections = Counter(passage.peer for passage in traffic.passages)
+    return tuple(
+        PeerFacts(peer.hex(), count, traffic.sent.transfers_of(peer) + traffic.received.transfers_of(peer))
+        for peer, count in connections.items()
     )
 
 

@@ -152,7 +152,7 @@ def _reachable(live: Live | None, *, running: bool) -> str:
 
 
 def _space(book: Book, share: int, folder: Path) -> Space:
-    disk = os.statvfs(folder)
+    disk = os.statvfs(folder / "shelf")
     sold = book.reserved
     return Space(
         share=share,

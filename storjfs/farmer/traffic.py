@@ -85,6 +85,10 @@ class Direction:
         """Transfers that have their turn."""
         return self._holding.total()
 
+    def transfers_of(self, peer: NodeId) -> int:
+        """Of these, those of one renter."""
+        return self._holding[peer]
+
     @property
     def waiting(self) -> int:
         """Transfers that wait for their turn."""

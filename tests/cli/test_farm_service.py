@@ -136,6 +136,11 @@ def test_settings_before_the_word_make_the_farmer(tmp_path: Path, monkeypatch: p
     assert found is not None
     assert (found.capacity, found.shown("limit"), found.shown("schedule")) == (10**9, "20Mbit", "08:00-23:00")
     assert found.price == 2_500_000
+    done = CliRunner().invoke(farm, ["--at", str(at), "--limit", "none", "service"])
+    assert "[Service]" in done.output
+    again = FarmerSettings.read(at)
+    assert again is not None
+    assert (again.shown("limit"), again.shown("schedule")) == ("", "08:00-23:00")
     done = CliRunner().invoke(farm, ["--share", "2GB", "--at", str(at), "status"])
     assert done.exit_code == 2
     assert "changes no settings" in done.output

@@ -18,7 +18,7 @@ from storjfs.farmer.figures import (
     Space,
     Warn,
 )
-from storjfs.farmer.live import LineFacts, Live, Selling
+from storjfs.farmer.live import LineFacts, Live, PeerFacts, Selling
 from storjfs.farmer.prices import DEFAULT, TABLE
 from storjfs.farmer.pulse import Heartbeat
 from storjfs.protocol.terms import CREDIT
@@ -80,7 +80,7 @@ LIVE = Live(
     listening=("0.0.0.0:7420",),
     last_contact=NOW - HOUR,
     connections=2,
-    renters=1,
+    renters=(PeerFacts("0123456789abcdef", 2, 0),),
     sent=LINE,
     received=LINE,
     arriving=0,

@@ -73,6 +73,17 @@ def test_items_of_an_owner_keep_their_order_and_withdrawn_ones_never_come() -> N
     assert not queue
 
 
+def test_who_gave_up_waiting_has_paid_nothing() -> None:
+    queue: FairQueue[str, int] = FairQueue()
+    for _ in range(100):
+        queue.withdraw(queue.push("unlucky", 64 * KIB, 0))
+    assert queue._heap == []
+    for _ in range(20):
+        queue.push("other", KIB, 0)
+        queue.push("unlucky", KIB, 0)
+    assert Counter(queue.pop().owner for _ in range(20)) == {"other": 10, "unlucky": 10}
+
+
 def test_strangers_that_come_once_do_not_fill_the_memory() -> None:
     queue: FairQueue[int, None] = FairQueue()
     for stranger in range(5 * REMEMBERED):
