@@ -1,5 +1,6 @@
 """`storjfs farm` in a process of its own, with what it prints and what it tells systemd."""
 
+import contextlib
 import json
 import os
 import select
@@ -36,6 +37,14 @@ class Manager:
         while name not in (heard := self.heard()):
             pass
         return heard
+
+    def drain(self) -> None:
+        """Drop what is there."""
+        self.socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.socket.recv(65536)
+        self.socket.settimeout(PATIENCE)
 
 
 class Running:

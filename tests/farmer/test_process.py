@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import apsw
 import pytest
 import trio
 
@@ -188,6 +189,22 @@ def test_watchdog_hears_of_a_farmer_whose_disk_works_and_of_no_other(at: Path, m
         report = status(at)
         assert (report["health"], report["warnings"][0]["code"]) == ("critical", "disk_failing")
         (at / "shelf" / "pulse").rmdir()
+        manager.until("WATCHDOG")
+        assert farmer.interrupt() == 0
+
+
+def test_watchdog_hears_nothing_while_the_records_do_not_commit(at: Path, manager: Manager) -> None:
+    with Running("--at", str(at), NOTIFY_SOCKET=str(manager.path), WATCHDOG_USEC="300000") as farmer:
+        manager.until("WATCHDOG")
+        locked = apsw.Connection(str(at / "farmer.db"))
+        locked.execute("BEGIN IMMEDIATE")
+        manager.drain()
+        beats = 0
+        while "database is locked" not in (heard := manager.heard()).get("STATUS", ""):
+            beats += "WATCHDOG" in heard
+        assert beats <= 1  # that which was under way
+        locked.execute("ROLLBACK")
+        locked.close()
         manager.until("WATCHDOG")
         assert farmer.interrupt() == 0
 
