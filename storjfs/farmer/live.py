@@ -13,7 +13,8 @@ from storjfs.farmer.settings import FarmerSettings
 
 if TYPE_CHECKING:  # the command that shows all this should not load what the farmer needs to run
     from storjfs.farmer.farmer import Farmer
-    from storjfs.farmer.traffic import Direction, Traffic
+    from storjfs.farmer.line import Direction
+    from storjfs.farmer.traffic import Traffic
 
 
 class LineFacts(msgspec.Struct, frozen=True):

@@ -9,8 +9,9 @@ import pytest
 import trio
 import trio.testing
 
+from storjfs.farmer.line import SHARE, Direction, Meter
 from storjfs.farmer.schedule import ALWAYS, Limit, Schedule
-from storjfs.farmer.traffic import CHUNK, PATIENCE, SHARE, Direction, Meter, Passage, Traffic
+from storjfs.farmer.traffic import CHUNK, PATIENCE, Passage, Traffic
 from storjfs.network.failures import PeerUnreachable
 from storjfs.protocol.failures import ErrorCode, RequestFailed
 from storjfs.protocol.framing import encode_request
