@@ -147,26 +147,26 @@ class Passage(trio.abc.Stream):
         self._into: Any = getattr(stream, "receive_into", None)
         self._owed = 0
         self._has_turn = False
+        self._unsent = 0
+        """Bytes of the range whose turn it is that have not gone out yet."""
 
     async def send_all(self, data: Buffer) -> None:
         """As trio.abc.SendStream."""
         direction = self.traffic.sent
         if not self.shards or len(data) <= FREE:
             await self._stream.send_all(data)
-            direction.meter.add(len(data), trio.current_time())
+            self._gone(len(data))
             return
         view, start = memoryview(data), 0
         while start < len(view):
             part = view[start : start + (STEP if direction.rate is None else CHUNK)]
             await direction.let_through(self.peer, len(part))
             await self._stream.send_all(part)
-            direction.meter.add(len(part), trio.current_time())
+            self._gone(len(part))
             start += len(part)
 
     async def receive_into(self, buffer: bytearray | memoryview) -> int:
         """As TlsStream.receive_into: a cancelled one loses nothing."""
-        if self._has_turn:
-            self.end_turn()  # it is read from again: what was asked for has been sent
         direction = self.traffic.received
         if self._owed:
             await direction.let_through(self.peer, self._owed)
@@ -199,11 +199,12 @@ class Passage(trio.abc.Stream):
         await self._stream.aclose()
 
     async def take_turn(self, size: int) -> None:
-        """Wait for the turn to send `size` bytes; it lasts until the next receive, or `end_turn`.
+        """Wait for the turn to send `size` bytes; it lasts until these are sent, or `end_turn`.
 
         Raises RequestFailed (BUSY) after PATIENCE seconds, or where the farmer is stopping.
         """
-        self.end_turn()  # requests sent ahead are read without a receive between them
+        self.end_turn()
+        self._unsent = size
         self.traffic.begin()
         try:
             self._has_turn = self.traffic.sent.enter_at_once(self.peer)
@@ -216,6 +217,14 @@ class Passage(trio.abc.Stream):
                 self.traffic.end()
         if not self._has_turn:
             raise RequestFailed(ErrorCode.BUSY, "the farmer's line is busy")
+
+    def _gone(self, count: int) -> None:
+        self.traffic.sent.meter.add(count, trio.current_time())
+        if self._has_turn:
+            # The header of the answer counts too: it is a few bytes, and the range goes out in one call.
+            self._unsent -= count
+            if self._unsent <= 0:
+                self.end_turn()
 
     def end_turn(self) -> None:
         """Nothing is being sent any more. Idempotent."""
@@ -243,7 +252,6 @@ class _PassageService(Service):
 
     async def put(self, peer: NodeId, header: Put, source: ShardSource) -> PutAnswer:
         received = self._passage.traffic.received
-        self._passage.end_turn()
         with self._begun():
             await received.enter(peer, header.length)
             try:

@@ -254,13 +254,17 @@ async def test_get_that_waits_too_long_is_told_to_read_elsewhere(
         assert (line.sent.under_way, line.sent.waiting) == (2, 0)
 
 
-async def test_turn_ends_when_it_is_read_from_again(autojump_clock: trio.testing.MockClock) -> None:
+async def test_turn_lasts_until_all_is_sent_though_the_connection_is_read_from_meanwhile(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     async with traffic(None) as line:
         made, _ = passage(line, ALICE)
         await made.take_turn(MIB)
-        await made.send_all(bytes(MIB))
-        assert line.sent.under_way == 1
         await made.receive_into(bytearray(10))
+        await made.send_all(bytes(20))
+        await made.send_all(bytes(MIB // 2))
+        assert line.sent.under_way == 1
+        await made.send_all(bytes(MIB // 2))
         assert line.sent.under_way == 0
         await line.idle()
 
