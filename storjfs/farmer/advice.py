@@ -9,7 +9,6 @@ from typing import Final
 
 from storjfs.farmer.figures import ContractFigures, Report, Warn
 from storjfs.farmer.payments import CLAIM_BEFORE
-from storjfs.farmer.shelf import KEEP_FREE
 from storjfs.volume.wording import ago, count, duration, money, short_id, size
 
 HOUR: Final = 3600
@@ -126,7 +125,7 @@ def _heartbeat(report: Report) -> Iterator[Warn]:
 
 def _disk_room(report: Report) -> Iterator[Warn]:
     space = report.space
-    free = max(space.disk_free - KEEP_FREE, 0)
+    free = max(space.disk_free - space.keep_free, 0)
     owed = max(min(space.sold, space.share) - space.stored, 0)
     if owed > free:
         level = "critical" if free < owed // 10 or not free else "warning"

@@ -6,7 +6,6 @@ from typing import Final
 from storjfs.farmer.advice import DAY, time_away
 from storjfs.farmer.figures import Report, Suggestion
 from storjfs.farmer.prices import DEFAULT
-from storjfs.farmer.shelf import KEEP_FREE
 from storjfs.volume.wording import count, duration, money, size
 
 
@@ -17,7 +16,7 @@ def suggestions(report: Report) -> tuple[Suggestion, ...]:
 
 def _sold_out(report: Report) -> Iterator[Suggestion]:
     space = report.space
-    spare = space.disk_free - KEEP_FREE - max(space.share - space.stored, 0)
+    spare = space.disk_free - space.keep_free - max(space.share - space.stored, 0)
     if space.left < space.share // 20 and spare > space.share // 10 and space.stored <= space.share:
         yield Suggestion(
             "share_more",

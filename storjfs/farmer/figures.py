@@ -42,6 +42,8 @@ class Space(msgspec.Struct, frozen=True):
     """Bytes of shard files."""
     left: int
     """Of the share, neither sold nor taken."""
+    keep_free: int
+    """Bytes of the disk that are never used."""
     disk_free: int
     disk_size: int
 

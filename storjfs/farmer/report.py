@@ -34,6 +34,7 @@ from storjfs.farmer.identity import load_identity
 from storjfs.farmer.live import Live, Selling, selling_of
 from storjfs.farmer.records import Records
 from storjfs.farmer.settings import FarmerSettings
+from storjfs.farmer.shelf import KEEP_FREE
 from storjfs.protocol.contracts import SERVES_SHARDS
 from storjfs.protocol.terms import GIB, MONTH
 from storjfs.volume import wording
@@ -159,6 +160,7 @@ def _space(book: Book, share: int, folder: Path) -> Space:
         sold=sold,
         stored=book.stored,
         left=max(share - sold, 0),
+        keep_free=KEEP_FREE,
         disk_free=disk.f_bavail * disk.f_frsize,
         disk_size=disk.f_blocks * disk.f_frsize,
     )

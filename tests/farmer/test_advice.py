@@ -114,6 +114,7 @@ GOOD = Report(
         sold=100 * GIB,
         stored=40 * GIB,
         left=400 * GIB,
+        keep_free=64 << 20,
         disk_free=600 * GIB,
         disk_size=900 * GIB,
     ),
