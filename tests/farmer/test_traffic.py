@@ -1,7 +1,7 @@
 """Limits and fairness: by the mock clock where time matters, by ratios where sockets are real."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -319,21 +319,24 @@ async def get_always(renter: Renter, shard: Shard, got: list[int]) -> None:
 async def test_real_renters_share_a_real_line_whatever_their_connections(
     tmp_path: Path, ledger: Ledger
 ) -> None:
-    """One reads on sixteen connections at once, one on a single one: they get the same while both want."""
+    """One reads on fifteen connections at once, one on a single one: they get the same while both want."""
     limit = Limit.parse("40Mbit")
-    async with farming(tmp_path, limit=limit, egress_price=0, connections_per_renter=20) as farmer:
+    async with farming(tmp_path, limit=limit, egress_price=0, connections_per_renter=30) as farmer:
         where = farmer.node_id, farmer.listening[0]
-        async with renting(ledger, *where) as many, renting(ledger, *where) as one:
-            many.peer._data._slots = trio.Semaphore(16)
+        async with AsyncExitStack() as stack:
+            many = [await stack.enter_async_context(renting(ledger, *where, b"m" * 32)) for _ in range(5)]
+            one = await stack.enter_async_context(renting(ledger, *where))
             shards = []
-            for renter in (many, one):
+            for renter in (many[0], one):
                 await renter.agree()
                 shards.append(await renter.put(MIB // 2))
+            for other in many:
+                other.offer, other.contract = many[0].offer, many[0].contract
             from_many, from_one = list[int](), list[int]()
             began = trio.current_time()
             async with trio.open_nursery() as nursery:
-                for _ in range(16):
-                    nursery.start_soon(get_always, many, shards[0], from_many)
+                for number in range(15):
+                    nursery.start_soon(get_always, many[number % 5], shards[0], from_many)
                 while sum(from_one) < 10 * MIB:
                     from_one.append(len(await one.get(shards[1])))
                 shares = sum(from_many), sum(from_one)
@@ -380,7 +383,6 @@ async def test_connections_are_limited_in_all_and_for_each_renter(tmp_path: Path
         where = farmer.node_id, farmer.listening[0]
         async with renting(ledger, *where) as first, renting(ledger, *where) as second:
             await first.agree()
-            first.peer._data._slots = trio.Semaphore(16)
             ends: list[str] = []
 
             async def put() -> None:
