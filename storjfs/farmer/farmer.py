@@ -36,6 +36,8 @@ from storjfs.volume.files import make_private
 log = logging.getLogger(__name__)
 
 REVIEW_EVERY = 5.0
+LINGER = 0.2
+"""Seconds that the last answers have to go out in, once they are ready."""
 FOLD_EVERY = 30.0
 """Seconds of byte counts that a crash makes history forget."""
 LAST_WORDS = 10.0
@@ -185,6 +187,7 @@ class Farmer:
         self.traffic.closing = True
         with trio.move_on_after(seconds):
             await self.traffic.idle()
+            await trio.sleep(LINGER)
 
     def close(self) -> None:
         """Give up files and lock of a farmer that does not serve. Idempotent."""

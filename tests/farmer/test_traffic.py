@@ -365,41 +365,32 @@ async def test_farmer_that_drains_ends_what_is_under_way_and_begins_nothing(
     async with (
         farming(tmp_path, limit=limit) as farmer,
         renting(ledger, farmer.node_id, farmer.listening[0]) as renter,
-        trio.open_nursery() as nursery,
     ):
         await renter.agree()
-        nursery.start_soon(renter.put, 2 * MIB)
-        while not farmer.shelf.arrivals:
-            await trio.testing.wait_all_tasks_blocked(0.01)
-        await farmer.drain(60)
-        assert farmer.book.stored > 2 * MIB
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(renter.put, 2 * MIB)
+            while not farmer.shelf.arrivals:
+                await trio.testing.wait_all_tasks_blocked(0.01)
+            await farmer.drain(60)
+            assert farmer.book.stored > 2 * MIB
         with pytest.raises(RequestFailed) as refusal:
             await renter.put(4096)
         assert refusal.value.code == ErrorCode.BUSY
 
 
 async def test_connections_are_limited_in_all_and_for_each_renter(tmp_path: Path, ledger: Ledger) -> None:
-    async with farming(tmp_path, connections=4, connections_per_renter=3) as farmer:
+    async with (
+        farming(tmp_path, connections=4, connections_per_renter=3) as farmer,
+        AsyncExitStack() as stack,
+    ):
         where = farmer.node_id, farmer.listening[0]
-        async with renting(ledger, *where) as first, renting(ledger, *where) as second:
-            await first.agree()
-            ends: list[str] = []
-
-            async def put() -> None:
-                try:
-                    await first.put(4096)
-                    ends.append("stored")
-                except PeerUnreachable:
-                    ends.append("closed")
-
-            async with trio.open_nursery() as nursery:
-                for _ in range(8):
-                    nursery.start_soon(put)
-            # One connection for requests and two for shards; those beyond were closed.
-            assert "stored" in ends
-            assert "closed" in ends
-            assert len(farmer.traffic.passages) <= 3
-            await second.ask_offer()
-            async with renting(ledger, *where) as third:
+        same = [await stack.enter_async_context(renting(ledger, *where, b"s" * 32)) for _ in range(4)]
+        others = [await stack.enter_async_context(renting(ledger, *where)) for _ in range(2)]
+        for one in (*same[:3], others[0]):
+            await one.ask_offer()
+            if one is same[2]:
                 with pytest.raises(PeerUnreachable):
-                    await third.ask_offer()
+                    await same[3].ask_offer()
+        with pytest.raises(PeerUnreachable):
+            await others[1].ask_offer()
+        assert len(farmer.traffic.passages) == 4
