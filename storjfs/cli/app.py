@@ -28,7 +28,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "fsck": ("storjfs.cli.integrity", "fsck", "Check the volume, and mend what can be mended."),
     "scrub": ("storjfs.cli.integrity", "scrub", "Read all data, or a share of it, back and verify it."),
     "gc": ("storjfs.cli.integrity", "gc", "Free now what nothing needs any more."),
-    "farm": ("storjfs.farmer.command", "farm", "Be a farmer: share disk space and earn."),
+    "farm": ("storjfs.cli.farm", "farm", "Be a farmer: share disk space and earn."),
 }
 
 

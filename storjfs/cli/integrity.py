@@ -12,8 +12,8 @@ import click
 from storjfs.daemon.client import NotMounted, request
 from storjfs.daemon.exit_codes import ReportedError
 from storjfs.errors import StorjfsError
+from storjfs.volume import wording
 
-from . import wording
 from .options import Known, passphrase_for, passphrase_options, volume_option
 from .progress import PartsBar
 

@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from storjfs.daemon.exit_codes import ExitCode, ReportedError
+from storjfs.volume import wording
 
-from . import wording
 from .options import (
     Known,
     new_passphrase_for,

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import click
 
-from . import wording
+from storjfs.volume import wording
 
 
 class _Bar:

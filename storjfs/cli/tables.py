@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from . import wording
+from storjfs.volume import wording
 
 # Columns where the output is no terminal.
 WIDTH_ELSEWHERE = 140

@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 
 from storjfs.daemon.exit_codes import ExitCode, ReportedError
+from storjfs.volume import wording
 
-from . import wording
 from .asking import ask_mount
 from .options import passphrase_options, volume_option
 

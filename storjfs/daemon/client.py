@@ -17,14 +17,21 @@ class NotMounted(ReportedError):
 
 
 def request(
-    path: Path, do: str, *, progress: Callable[[dict[str, Any]], None] | None = None, **arguments: Any
+    path: Path,
+    do: str,
+    *,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+    patience: float | None = None,
+    **arguments: Any,
 ) -> Any:
-    """Ask the mount process listening at `path`; returns its result.
+    """Ask the mount process, or the farmer, listening at `path`; returns its result.
 
-    Raises NotMounted where nobody listens, and ReportedError with what went wrong over there.
+    Raises NotMounted where nobody listens, ReportedError with what went wrong over there, and TimeoutError
+    after `patience` seconds without a word.
     """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(patience)
             connection.connect(str(path))
             connection.sendall(json.dumps({"do": do, **arguments}).encode() + b"\n")
             for message in _lines(connection):

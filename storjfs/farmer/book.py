@@ -12,6 +12,7 @@ from typing import Any, Final
 import trio
 
 from storjfs.farmer.account import LaneAccount, egress_parts
+from storjfs.farmer.history import History
 from storjfs.farmer.records import Records, Statement
 from storjfs.farmer.shelf import reserve_for
 from storjfs.protocol.contracts import RESERVES_CAPACITY, Event, State, next_state
@@ -98,6 +99,7 @@ class Book:
     def __init__(self, records: Records, clock: Clock) -> None:
         self.records = records
         self.clock = clock
+        self.history = History(records, clock)
         self.contracts: dict[ContractId, ContractEntry] = {}
         self.lanes: dict[LaneId, LaneEntry] = {}
         for row in records.read(
@@ -125,6 +127,11 @@ class Book:
         """What vouchers promised in all, and what of it was claimed: all lanes there ever were."""
         rows = self.records.read("SELECT account, claimed FROM lane")
         return sum(LaneAccount.from_bytes(row[0]).paid for row in rows), sum(row[1] for row in rows)
+
+    def earned(self) -> int:
+        """By proofs and egress since the first day, promised or not: all lanes there ever were."""
+        accounts = (LaneAccount.from_bytes(row[0]) for row in self.records.read("SELECT account FROM lane"))
+        return sum(account.proofs.amount + account.egress.amount for account in accounts)
 
     # --- finding ---
 

@@ -58,7 +58,8 @@ class Contracting:
         self._keeper = keeper
         self._shelf = shelf
         self._key = key
-        self._settings = settings
+        self.settings = settings
+        """What is sold from now on; may be replaced."""
         self._settlement = settlement
         self._addresses = addresses
         # Held from the look at what is free until it is reserved.
@@ -81,7 +82,7 @@ class Contracting:
 
     def offer(self, besides: ContractEntry | None = None, *, margin: int = 0) -> Offer:
         """What this farmer sells now."""
-        settings = self._settings
+        settings = self.settings
         return Offer(
             farmer=self._key.node_id,
             payee=self._key.public,

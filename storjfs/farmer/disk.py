@@ -85,6 +85,18 @@ class Disk:
         """Remove the name; no error where there is none."""
         path.unlink(missing_ok=True)
 
+    def probe(self, path: Path) -> bool:
+        """Whether a few bytes written to the file at `path`, and synced, are read back from the disk."""
+        token = os.urandom(ALIGNMENT)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(file, token, 0)
+            os.fdatasync(file)
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)  # not from memory
+            return os.pread(file, ALIGNMENT, 0) == token
+        finally:
+            os.close(file)
+
     def free(self, path: Path) -> int:
         """Bytes that may still be written to the file system of `path`."""
         status = os.statvfs(path)

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -22,11 +23,11 @@ from storjfs.farmer.keeping import Keeper
 from storjfs.farmer.payments import Payments
 from storjfs.farmer.records import Records
 from storjfs.farmer.service import FarmerService
-from storjfs.farmer.settings import FarmerSettings
+from storjfs.farmer.settings import AT_START, FarmerSettings
 from storjfs.farmer.shelf import Shelf
+from storjfs.farmer.traffic import Traffic
 from storjfs.network.identity import Identity
-from storjfs.network.service import serve_tls
-from storjfs.network.streams import serve
+from storjfs.network.streams import LIMITS, serve
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.terms import Address
 from storjfs.settlement import Ledger, Settlement
@@ -36,6 +37,10 @@ from storjfs.volume.files import make_private
 log = logging.getLogger(__name__)
 
 REVIEW_EVERY = 5.0
+LINGER = 0.2
+"""Seconds that the last answers have to go out in, once they are ready."""
+FOLD_EVERY = 30.0
+"""Seconds of byte counts that a crash makes history forget."""
 LAST_WORDS = 10.0
 """Seconds at most for the last claims when a farmer stops."""
 BALLAST = 4 << 20
@@ -95,6 +100,7 @@ class Farmer:
             lambda: self.addresses,
         )
         self.service = FarmerService(self.book, self.payments, self.keeper, self.contracting)
+        self.traffic = Traffic(clock)
 
     @classmethod
     def open(
@@ -141,9 +147,15 @@ class Farmer:
         """
         where = self.settings.listen
         host, port = (where.host, where.port) if where is not None else (LOCAL.host, 0)
-        handler = partial(serve_tls, service=self.service)
+        handler = partial(self.traffic.serve, service=self.service)
+        limits = replace(
+            LIMITS,
+            connections=self.settings.connections,
+            per_peer=self.settings.connections_per_renter,
+        )
         async with self.running(), trio.open_nursery() as nursery:
-            self.listening = await nursery.start(serve, self.identity, host, port, handler)
+            listen = partial(serve, limits=limits)
+            self.listening = await nursery.start(listen, self.identity, host, port, handler)
             task_status.started(self.listening)
 
     @asynccontextmanager
@@ -154,6 +166,8 @@ class Farmer:
                 await records.start(self.records.run)
                 try:
                     async with trio.open_nursery() as nursery:
+                        self.traffic.configure(self.settings.limit, self.settings.schedule)
+                        nursery.start_soon(self.traffic.run)
                         nursery.start_soon(self.work)
                         yield self
                         nursery.cancel_scope.cancel()
@@ -165,6 +179,28 @@ class Farmer:
         finally:
             self.close()
 
+    def apply(self, settings: FarmerSettings) -> tuple[list[str], list[str]]:
+        """Go on with `settings`; nothing that is connected notices.
+
+        Returns the names of settings that hold from now on, and of those that wait for the next start.
+        """
+        names = [field.name for field in fields(settings)]
+        changed = [name for name in names if getattr(settings, name) != getattr(self.settings, name)]
+        waiting = [name for name in changed if name in AT_START]
+        self.settings = replace(settings, **{name: getattr(self.settings, name) for name in AT_START})
+        self.shelf.limit = self.settings.capacity
+        self.shelf.keep_free = self.settings.keep_free
+        self.contracting.settings = self.settings
+        self.traffic.configure(self.settings.limit, self.settings.schedule)
+        return [name for name in changed if name not in waiting], waiting
+
+    async def drain(self, seconds: float) -> None:
+        """Begin nothing new, and return when what is under way has ended, or after so many seconds."""
+        self.traffic.closing = True
+        with trio.move_on_after(seconds):
+            await self.traffic.idle()
+            await trio.sleep(LINGER)
+
     def close(self) -> None:
         """Give up files and lock of a farmer that does not serve. Idempotent."""
         if self._lock >= 0:
@@ -174,12 +210,19 @@ class Farmer:
 
     async def work(self) -> None:
         """Do what time makes due, until cancelled."""
-        claimed = trio.current_time()
+        claimed = folded = trio.current_time()
+        begun = False
         while True:
             try:
                 await self._set_aside()
+                if not begun:
+                    await self.book.history.begin()
+                    begun = True
                 await self.contracting.review()
                 await self.payments.fold_all()
+                if trio.current_time() - folded >= FOLD_EVERY:
+                    folded = trio.current_time()
+                    await self.book.history.fold()
                 if trio.current_time() - claimed >= self.settings.claim_every:
                     claimed = trio.current_time()
                     await self.payments.claim_all()
@@ -199,6 +242,7 @@ class Farmer:
         try:
             await self.payments.fold_all()
             await self.payments.claim_all()
+            await self.book.history.fold(stopping=True)
         except Exception:
             log.exception("the last claims failed")
 

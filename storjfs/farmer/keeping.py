@@ -9,6 +9,7 @@ import apsw
 import trio
 
 from storjfs.coding import merkle
+from storjfs.farmer.account import egress_price
 from storjfs.farmer.book import Book, ContractEntry
 from storjfs.farmer.disk import aligned_buffer
 from storjfs.farmer.payments import EPOCHS_KEPT, Payments
@@ -145,6 +146,7 @@ class Keeper:
             entry.used += length
             entry.footprint += footprint(length)
             self._shelf.settled(arrival)
+            self._book.history.note_received(entry.number, length)
         finally:
             self._committing.discard(shard_id)
             self._committed.unpark_all()
@@ -199,6 +201,8 @@ class Keeper:
         if not entry.lane.now.may_send(entry.terms, header.length):
             raise RequestFailed(ErrorCode.PAYMENT_REQUIRED, "too much was sent without a voucher")
         entry.lane.sent(entry.terms, header.length)
+        earned = egress_price(entry.terms, header.length)
+        self._book.history.note_sent(entry.number, header.length, earned)
         try:
             return await trio.to_thread.run_sync(
                 self._shelf.read, held, header.offset, header.length, limiter=self._limiter
@@ -225,12 +229,14 @@ class Keeper:
         async with entry.lane.auditing:
             repeated = self._answered_before(entry, batch.epoch, digest)
             self._check_service(entry, paid=not repeated)
-            reply, proved = await trio.to_thread.run_sync(
+            reply, proved, lost = await trio.to_thread.run_sync(
                 self._prove, entry, terms, batch, self._known(entry, batch), limiter=self._limiter
             )
             if not repeated:
                 in_time = trio.current_time() - started <= terms.answer_deadline
-                await self._payments.bill(entry, terms, batch.epoch, proved, digest, in_time=in_time)
+                await self._payments.bill(
+                    entry, terms, batch.epoch, proved, digest, in_time=in_time, lost=lost
+                )
         return AuditAnswer(reply, entry.lane.voucher)
 
     def _answered_before(self, entry: ContractEntry, epoch: int, digest: bytes) -> bool:
@@ -256,8 +262,11 @@ class Keeper:
         terms: Terms,
         batch: audits.AuditRequest,
         known: dict[ShardId, Held],
-    ) -> tuple[Signed, int]:
-        """The signed reply, and how many sealed bytes it proves. In a worker thread."""
+    ) -> tuple[Signed, int, int]:
+        """The signed reply, how many sealed bytes it proves, and how many shards are not here or damaged.
+
+        In a worker thread.
+        """
         proofs, proved = [], 0
         for shard in batch.shards:
             leaves: tuple[audits.LeafProof, ...] = ()
@@ -271,7 +280,8 @@ class Keeper:
                     pass  # no leaves: the answer says that it is lost, and it is not billed
             proofs.append(audits.ShardProof(shard.shard_id, leaves))
         reply = audits.AuditReply(entry.contract_id, batch.epoch, batch.nonce, tuple(proofs))
-        return audits.sign_reply(self._key, reply), proved
+        lost = sum(not proof.leaves for proof in proofs)
+        return audits.sign_reply(self._key, reply), proved, lost
 
     # --- list ---
 

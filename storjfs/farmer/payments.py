@@ -7,6 +7,7 @@ import trio
 
 from storjfs.farmer.account import LaneAccount
 from storjfs.farmer.book import Book, ContractEntry, LaneEntry
+from storjfs.farmer.history import ALL, Sums
 from storjfs.farmer.records import Statement
 from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
 from storjfs.protocol.ids import PublicKey, short
@@ -32,6 +33,9 @@ class Payments:
         self._book = book
         self._settlement = settlement
         self.payee = payee
+        self.trouble = ""
+        """What the settlement said when it last failed us; empty once it has worked again."""
+        self.trouble_since = 0
 
     # --- vouchers ---
 
@@ -58,10 +62,13 @@ class Payments:
             if voucher.amount > lane.deposit:
                 raise RequestFailed(ErrorCode.NOT_FUNDED, "the deposit does not cover the voucher")
             after = lane.now.with_voucher(voucher.amount, voucher.counter)
+            promised = Sums(promised=voucher.amount - account.paid)
+            named = self._book.contracts.get(voucher.contract_id)
+            also = self._book.history.rows(named.number if named is not None else ALL, promised)
             await self._book.update_lane(
                 lane,
                 lambda account: account.with_voucher(voucher.amount, voucher.counter),
-                also=self._served_again(lane) if after.serving else (),
+                also=[*also, *(self._served_again(lane) if after.serving else ())],
                 voucher=signed,
             )
             if after.serving:
@@ -70,9 +77,20 @@ class Payments:
         return lane
 
     async def bill(
-        self, entry: ContractEntry, terms: Terms, epoch: int, proved: int, digest: bytes, *, in_time: bool
+        self,
+        entry: ContractEntry,
+        terms: Terms,
+        epoch: int,
+        proved: int,
+        digest: bytes,
+        *,
+        in_time: bool,
+        lost: int = 0,
     ) -> None:
-        """An audit batch was answered that proves `proved` bytes; what came too late is not billed."""
+        """An audit batch was answered that proves `proved` bytes; what came too late is not billed.
+
+        `lost`: how many shards the answer says are not here.
+        """
         lane = entry.lane
         async with lane.turn:
             billed = proved if in_time else 0
@@ -96,7 +114,9 @@ class Payments:
             def change(account: LaneAccount) -> LaneAccount:
                 return account.with_audit(terms, entry.number, epoch, billed)[0]
 
-            await self._book.update_lane(lane, change, also=[row, prune, mark])
+            sums = Sums(audits=1, late=int(not in_time), proved=proved, lost=lost, proofs=price)
+            also = [row, prune, mark, *self._book.history.rows(entry.number, sums)]
+            await self._book.update_lane(lane, change, also=also)
             entry.unpaid_since = unpaid_since
 
     async def fold(self, lane: LaneEntry) -> None:
@@ -135,11 +155,14 @@ class Payments:
         except UnknownLane:
             return
         except SettlementError as error:
+            self._failed(error)
             raise RequestFailed(ErrorCode.BUSY, "the settlement cannot be reached") from error
+        self.trouble = ""
         if (seen.payer, seen.payee) != (lane.payer, self.payee):
             raise RequestFailed(ErrorCode.NOT_FUNDED, "the lane is for others")
         await self._book.update_lane(
             lane,
+            also=self._claimed(lane, seen.claimed),
             deposit=int(seen.deposit),
             claimed=int(seen.claimed),
             expiry=seen.expiry,
@@ -159,10 +182,29 @@ class Payments:
                 return
             except SettlementError as error:
                 log.warning("claiming on lane %s failed: %s", short(lane.lane_id), error)
+                self._failed(error)
                 return
+            self.trouble = ""
             await self._book.update_lane(
-                lane, deposit=int(seen.deposit), claimed=int(seen.claimed), expiry=seen.expiry
+                lane,
+                also=self._claimed(lane, seen.claimed),
+                deposit=int(seen.deposit),
+                claimed=int(seen.claimed),
+                expiry=seen.expiry,
             )
+
+    def _failed(self, error: SettlementError) -> None:
+        if not self.trouble:
+            self.trouble_since = self._book.now
+        self.trouble = str(error)
+
+    def _claimed(self, lane: LaneEntry, claimed: int) -> list[Statement]:
+        """History of a claim: of the lane's only contract, else of all together."""
+        if claimed == lane.claimed:
+            return []
+        entries = self._contracts_of(lane)
+        number = entries[0].number if len(entries) == 1 else ALL
+        return self._book.history.rows(number, Sums(claimed=claimed - lane.claimed))
 
     async def claim_all(self, *, only_expiring: bool = False) -> None:
         """Claim on all lanes, or on those that soon expire."""
@@ -184,9 +226,15 @@ class Payments:
                     )
                 except SettlementError as error:
                     log.warning("closing lane %s failed: %s", short(lane.lane_id), error)
+                    self._failed(error)
                     continue
+                self.trouble = ""
                 await self._book.update_lane(
-                    lane, deposit=int(seen.deposit), claimed=int(seen.claimed), open=False
+                    lane,
+                    also=self._claimed(lane, seen.claimed),
+                    deposit=int(seen.deposit),
+                    claimed=int(seen.claimed),
+                    open=False,
                 )
 
     async def fold_all(self, *, least: int = 1) -> None:

@@ -21,8 +21,41 @@ log = logging.getLogger(__name__)
 Statement = tuple[str, Values]
 Step = Callable[[], None]
 
-VERSION = 1
-SCHEMA = """
+VERSION = 2
+_HISTORY = """
+CREATE TABLE day (                         -- storjfs.farmer.history.Sums
+    day          INTEGER NOT NULL,         -- since 1970, UTC
+    contract     INTEGER NOT NULL,         -- 0: all together
+    audits       INTEGER NOT NULL,
+    late         INTEGER NOT NULL,
+    proved       INTEGER NOT NULL,
+    lost         INTEGER NOT NULL,
+    proofs       INTEGER NOT NULL,
+    received     INTEGER NOT NULL,
+    sent         INTEGER NOT NULL,
+    egress       INTEGER NOT NULL,
+    promised     INTEGER NOT NULL,
+    claimed      INTEGER NOT NULL,
+    up           INTEGER NOT NULL,
+    PRIMARY KEY (day, contract)
+) WITHOUT ROWID;
+
+CREATE TABLE life (                        -- the last runs of the farmer
+    number       INTEGER NOT NULL PRIMARY KEY,
+    started      INTEGER NOT NULL,
+    seen         INTEGER NOT NULL,         -- when it was last known to run
+    stopped      INTEGER                   -- NULL: not, or not in good order
+);
+"""
+_FROM_AUDITS = """
+INSERT INTO day SELECT time / 86400, contract, count(*), 0, sum(proved), 0, sum(price), 0, 0, 0, 0, 0, 0
+    FROM audit GROUP BY time / 86400, contract;
+INSERT INTO day SELECT day, 0, sum(audits), 0, sum(proved), 0, sum(proofs), 0, 0, 0, 0, 0, 0
+    FROM day GROUP BY day;
+"""
+MIGRATIONS = {1: _HISTORY + _FROM_AUDITS}
+SCHEMA = (
+    """
 CREATE TABLE contract (
     contract     INTEGER NOT NULL PRIMARY KEY,
     contract_id  BLOB NOT NULL UNIQUE,
@@ -94,7 +127,10 @@ CREATE TABLE deletion (                    -- signed orders: they rebut a claim 
     time         INTEGER NOT NULL,
     signed       BLOB NOT NULL
 );
+
 """
+    + _HISTORY
+)
 
 
 class _Job:
@@ -116,8 +152,8 @@ class Records:
 
     def __init__(self, path: Path, relieve: Callable[[], bool] = lambda: False) -> None:
         self._relieve = relieve
-        self._writer = open_database(path, None, SCHEMA, version=VERSION)
-        self._reader = open_database(path, None, SCHEMA, version=VERSION)
+        self._writer = open_database(path, None, SCHEMA, version=VERSION, migrations=MIGRATIONS)
+        self._reader = open_database(path, None, SCHEMA, version=VERSION, migrations=MIGRATIONS)
         self._waiting: list[_Job] = []
         self._wake = trio.Event()
         self._closed = False

@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
+from storjfs.farmer.prices import DEFAULT
+from storjfs.farmer.schedule import ALWAYS, Limit, Schedule
 from storjfs.protocol.terms import Address
 from storjfs.volume.errors import SettingsError
 from storjfs.volume.units import (
@@ -24,6 +26,9 @@ FORMAT_VERSION = 1
 DAY = 86400
 DEFAULT_PORT = 7420
 KEEP_FREE: Final = 64 << 20
+MOST_CONNECTIONS = 100_000
+AT_START = ("listen", "ledger", "connections", "connections_per_renter")
+"""Settings that a running farmer does not change: they hold from its next start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +45,9 @@ class FarmerSettings:
     """Where to listen; None: on this machine only, on a free port."""
     announce: tuple[Address, ...] = ()
     """Addresses for the offer; none: the one listened on."""
-    price: int = 5_000_000
+    price: int = DEFAULT.storage
     """Per GiB and month."""
-    egress_price: int = 10_000_000
+    egress_price: int = DEFAULT.egress
     """Per GiB sent."""
     group: str = ""
     """Who operates it; farmers of one group are taken to fail together."""
@@ -53,10 +58,21 @@ class FarmerSettings:
     grace_max: int = 30 * DAY
     claim_every: int = 3600
     """Seconds between two claims at the settlement."""
+    limit: Limit | None = None
+    """Of the bandwidth that shards may take; None: none."""
+    schedule: Schedule = ALWAYS
+    """When the limit holds; at all other times there is none."""
+    connections: int = 512
+    """Connections at a time; whoever comes beyond is closed at once."""
+    connections_per_renter: int = 16
 
     def __post_init__(self) -> None:
         if self.capacity < 1 << 20:
             raise SettingsError("a farmer must share at least 1 MiB")
+        if not 1 <= self.connections_per_renter <= self.connections <= MOST_CONNECTIONS:
+            raise SettingsError(
+                f"a farmer has 1 to {MOST_CONNECTIONS} connections, and for each renter 1 to that many"
+            )
         if self.listen is not None and self.listen.host in ("0.0.0.0", "::") and not self.announce:
             raise SettingsError(
                 "a farmer that listens on all its addresses must say under which one renters reach it",
@@ -86,7 +102,7 @@ class FarmerSettings:
         lines = [f"version = {FORMAT_VERSION}"]
         for name, comment in _COMMENTS.items():
             value = getattr(self, name)
-            text = _SHOW[name](value) if value is not None else None
+            text = _SHOW[name](value) if value not in (None, ALWAYS) else None
             lines += ["", f"# {comment}"] if comment else []
             lines.append(f"{name} = {text}" if text is not None else f"# {name} =")
         return "\n".join(lines) + "\n"
@@ -111,6 +127,11 @@ class FarmerSettings:
     def changed(self, **changes: Any) -> Self:
         """A copy with those `changes` that are not None."""
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+    def shown(self, name: str) -> str:
+        """One setting as it stands in farmer.toml, without quotes; empty where it is not set."""
+        value = getattr(self, name)
+        return _SHOW[name](value).strip('"') if value is not None else ""
 
 
 _FIELDS = frozenset(field.name for field in fields(FarmerSettings))
@@ -141,6 +162,12 @@ def _quoted(text: object) -> str:
     return json.dumps(str(text), ensure_ascii=False)
 
 
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise SettingsError(f"{value!r} in {FILE} must be a whole number")
+    return value
+
+
 _READ: dict[str, Callable[[Any], Any]] = {
     "capacity": parse_size,
     "keep_free": parse_size,
@@ -150,6 +177,10 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "price": parse_credits,
     "egress_price": parse_credits,
     "group": _text,
+    "limit": lambda value: Limit.parse(_text(value)),
+    "schedule": lambda value: Schedule.parse(_text(value)),
+    "connections": _count,
+    "connections_per_renter": _count,
     **dict.fromkeys(
         ("term_min", "term_max", "period_min", "period_max", "grace_max", "claim_every"), parse_duration
     ),
@@ -163,6 +194,10 @@ _SHOW: dict[str, Callable[[Any], str]] = {
     "price": lambda value: _quoted(show_credits(value)),
     "egress_price": lambda value: _quoted(show_credits(value)),
     "group": _quoted,
+    "limit": _quoted,
+    "schedule": _quoted,
+    "connections": str,
+    "connections_per_renter": str,
     **dict.fromkeys(
         ("term_min", "term_max", "period_min", "period_max", "grace_max", "claim_every"),
         lambda value: _quoted(show_duration(value)),
@@ -183,4 +218,8 @@ _COMMENTS = {
     "period_max": "",
     "grace_max": "How long data may be kept at most for a renter that does not pay.",
     "claim_every": "How often earnings are claimed.",
+    "limit": 'Bandwidth for shards, as in "20Mbit" or "10Mbit/50Mbit" (sent/received).',
+    "schedule": 'When the limit holds, as in "Mon-Fri 08:00-23:00; Sat,Sun 10:00-24:00"; left out: always.',
+    "connections": "Connections at a time, in all and for each renter.",
+    "connections_per_renter": "",
 }

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storjfs.cli.wording import duration, money, size
+from storjfs.volume.wording import duration, money, size
 
 
 @pytest.mark.parametrize(

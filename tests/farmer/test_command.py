@@ -1,58 +1,17 @@
 """`storjfs farm` as a person uses it."""
 
 import json
-import os
-import select
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 from click.testing import CliRunner
 
-from storjfs.farmer.command import farm
+from storjfs.cli.farm import farm
 from storjfs.farmer.settings import FarmerSettings
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.terms import Address
 from storjfs.settlement import Ledger
+from tests.farmer.process import PATIENCE, Running
 from tests.farmer.renter import MIB, renting
-
-PATIENCE = 30
-
-
-class Running:
-    """A farmer in a process of its own, whose output is read line by line."""
-
-    def __init__(self, *words: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "storjfs", "farm", *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
-
-    def __enter__(self) -> "Running":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.communicate()
-
-    def line(self) -> str:
-        assert self.process.stdout is not None
-        assert select.select([self.process.stdout], [], [], PATIENCE)[0]
-        # Byte by byte: a buffered reader would hide from select what it has read already.
-        line = b""
-        while not line.endswith(b"\n"):
-            byte = os.read(self.process.stdout.fileno(), 1)
-            assert byte, self.process.communicate()[1]
-            line += byte
-        return line.decode().rstrip()
-
-    def interrupt(self) -> int:
-        self.process.send_signal(signal.SIGINT)
-        return self.process.wait(PATIENCE)
 
 
 async def test_farmer_runs_tells_where_and_keeps_its_settings(tmp_path: Path) -> None:
@@ -74,7 +33,7 @@ async def test_farmer_runs_tells_where_and_keeps_its_settings(tmp_path: Path) ->
             await renter.pay(1)
         done = CliRunner().invoke(farm, ["status", "--at", str(at), "--json"])
         seen = json.loads(done.output)
-        assert (seen["running"], seen["node_id"], seen["shards"]) == (True, identity, 1)
+        assert (seen["running"], seen["node_id"], seen["contracts"][0]["shards"]) == (True, identity, 1)
         assert farmer.interrupt() == 0
     settings = FarmerSettings.read(at)
     assert settings is not None
@@ -86,7 +45,7 @@ async def test_farmer_runs_tells_where_and_keeps_its_settings(tmp_path: Path) ->
         assert again.interrupt() == 0
     done = CliRunner().invoke(farm, ["status", "--at", str(at)])
     assert "not running" in done.output
-    assert "1 contract " in done.output
+    assert renter.key.node_id.hex()[:8] in done.output
 
 
 def test_mistakes_are_one_clear_line(tmp_path: Path) -> None:

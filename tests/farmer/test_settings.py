@@ -8,6 +8,7 @@ import trio.testing
 
 from storjfs.farmer.identity import IdentityUnusable, load_identity
 from storjfs.farmer.records import Records
+from storjfs.farmer.schedule import Limit, Schedule
 from storjfs.farmer.settings import FarmerSettings, parse_address
 from storjfs.protocol.terms import Address
 from storjfs.volume.errors import SettingsError
@@ -21,6 +22,10 @@ FULL = FarmerSettings(
     egress_price=0,
     group="the \\ group",
     term_min=61,
+    limit=Limit(1_250_000, 6_250_000),
+    schedule=Schedule.parse("Mon-Fri 08:00-23:00; Sat,Sun 22:00-06:00"),
+    connections=100,
+    connections_per_renter=7,
 )
 
 
@@ -44,6 +49,13 @@ def test_no_file_no_settings(tmp_path: Path) -> None:
         ("group = 5", "quotes"),
         ('capacity = "1 KiB"', "1 MiB"),
         ("=", "TOML"),
+        ('limit = "fast"', "fast"),
+        ("limit = 20", "quotes"),
+        ('schedule = "always"', "always"),
+        ('connections = "many"', "many"),
+        ("connections = true", "whole number"),
+        ("connections = 0", "connections"),
+        ("connections_per_renter = 513", "connections"),
     ],
 )
 def test_mistakes_are_named(line: str, said: str) -> None:

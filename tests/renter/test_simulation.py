@@ -370,7 +370,7 @@ async def test_where_no_renewal_is_agreed_the_shards_move_and_the_contract_ends(
         placed = await catalogue.store_segment(renter)
         contract, shard_id = placed[0]
         site = site_of(world, renter, contract)
-        site.farmer.contracting._settings = site.farmer.settings.changed(price=10**14)
+        site.farmer.contracting.settings = site.farmer.settings.changed(price=10**14)
         entry = renter.book.get(contract)
         assert entry is not None
         await until(lambda: entry.state is State.ENDING)

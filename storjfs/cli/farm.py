@@ -1,0 +1,232 @@
+"""`storjfs farm`: be a farmer; `status`, `reload` and `service` beside it."""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import trio
+from click.core import ParameterSource
+
+from storjfs.daemon.client import NotMounted, request
+from storjfs.daemon.exit_codes import ExitCode, ReportedError, exit_code_of
+from storjfs.daemon.farm import ANSWER_PATIENCE, FarmProcess, socket_address
+from storjfs.daemon.notify import Notifier
+from storjfs.errors import StorjfsError
+from storjfs.farmer.embedded import SWITCH_INTERVAL, raise_file_limit
+from storjfs.farmer.farmer import Farmer
+from storjfs.farmer.prices import TABLE
+from storjfs.farmer.schedule import Limit, Schedule
+from storjfs.farmer.settings import FarmerSettings, parse_address
+from storjfs.volume.errors import SettingsError
+from storjfs.volume.files import make_private
+from storjfs.volume.units import parse_credits, parse_size
+
+NO_LIMIT: Final = "none"
+
+
+def default_folder() -> Path:
+    """Where a farmer lives unless it is told otherwise."""
+    given = os.environ.get("XDG_DATA_HOME", "")
+    base = Path(given) if os.path.isabs(given) else Path.home() / ".local" / "share"
+    return base / "storjfs" / "farmer"
+
+
+at_option = click.option(
+    "--at",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=default_folder,
+    show_default="~/.local/share/storjfs/farmer",
+    help="The folder in which the farmer keeps everything.",
+)
+
+
+@click.group(invoke_without_command=True)
+@click.option("--share", metavar="SIZE", help='How much of the disk may be used, as in "500GB".')
+@at_option
+@click.option("--listen", metavar="HOST:PORT", help='Where to listen, as in "0.0.0.0:7420".')
+@click.option("--announce", metavar="HOST:PORT", multiple=True, help="Where renters reach this farmer.")
+@click.option(
+    "--limit", metavar="RATE", help='Bandwidth for shards: "20Mbit", "10Mbit/50Mbit" sent/received; "none".'
+)
+@click.option("--schedule", metavar="TIMES", help='When the limit holds, as in "08:00-23:00"; else always.')
+@click.option("--connections", type=click.IntRange(min=1), help="Connections at a time.")
+@click.option("--connections-per-renter", type=click.IntRange(min=1), help="Of these, for each renter.")
+@click.option("--prices", type=click.Choice(list(TABLE)), help="A row of the table of prices; home at first.")
+@click.option("--price", metavar="CREDITS", help="Per GiB and month.")
+@click.option("--egress-price", metavar="CREDITS", help="Per GiB sent to renters.")
+@click.option("--group", metavar="NAME", help="Who operates it; name all your farmers alike.")
+@click.option(
+    "--ledger",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The ledger in which renters open their lanes.",
+)
+@click.pass_context
+def farm(
+    context: click.Context,
+    share: str | None,
+    folder: Path,
+    listen: str | None,
+    announce: tuple[str, ...],
+    limit: str | None,
+    schedule: str | None,
+    connections: int | None,
+    connections_per_renter: int | None,
+    prices: str | None,
+    price: str | None,
+    egress_price: str | None,
+    group: str | None,
+    ledger: Path | None,
+) -> None:
+    """Be a farmer: share disk space, prove what you hold, and earn.
+
+    Runs until it is interrupted; for good as a service: storjfs farm service. What is given here is kept in
+    farmer.toml, so that the next start needs nothing but the folder. Interrupting is safe at any time;
+    renters wait for a while for your return.
+    """
+    folder = folder.absolute()
+    row = TABLE[prices] if prices is not None else None
+    given: dict[str, Any] = {
+        "capacity": parse_size(share) if share is not None else None,
+        "listen": parse_address(listen) if listen is not None else None,
+        "announce": tuple(map(parse_address, announce)) or None,
+        "limit": Limit.parse(limit) if limit not in (None, NO_LIMIT) else None,
+        "schedule": Schedule.parse(schedule) if schedule is not None else None,
+        "connections": connections,
+        "connections_per_renter": connections_per_renter,
+        "price": parse_credits(price) if price is not None else row and row.storage,
+        "egress_price": parse_credits(egress_price) if egress_price is not None else row and row.egress,
+        "group": group,
+        "ledger": ledger.absolute() if ledger is not None else None,
+    }
+    if context.invoked_subcommand is None:
+        run(folder, _settings(folder, unlimited=limit == NO_LIMIT, **given))
+    elif limit is not None or any(value is not None for value in given.values()):
+        if context.invoked_subcommand != "service":
+            raise click.UsageError(f"{context.invoked_subcommand} changes no settings.")
+        settings = _settings(folder, unlimited=limit == NO_LIMIT, **given)
+        make_private(folder)
+        settings.write(folder)
+
+
+def run(folder: Path, settings: FarmerSettings) -> None:
+    """Be the farmer in `folder` until a signal ends it."""
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    notifier = Notifier()
+    raise_file_limit()
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    farmer = Farmer.open(folder, settings, wait=5.0)
+    try:
+        trio.run(FarmProcess(farmer, notifier, _say, at_terminal=os.isatty(0)).run)
+    except ExceptionGroup as group:
+        raise _plain(group, settings) from group
+    finally:
+        farmer.close()
+
+
+def _say(line: str) -> None:
+    """A line for whoever watches; the terminal may be gone."""
+    with contextlib.suppress(OSError):
+        click.echo(line)
+
+
+def _folder(context: click.Context, folder: Path) -> Path:
+    """`farm --at DIR status` as well as `farm status --at DIR`."""
+    if context.parent is not None and context.get_parameter_source("folder") is ParameterSource.DEFAULT:
+        folder = context.parent.params["folder"]
+    return folder.absolute()
+
+
+@farm.command()
+@at_option
+@click.option("--json", "as_json", is_flag=True, help="As JSON; see docs/reference/farm-status.md.")
+@click.option("--watch", is_flag=True, help="Again and again, until interrupted.")
+@click.pass_context
+def status(context: click.Context, folder: Path, as_json: bool, watch: bool) -> int:
+    """Show whether the farmer works, what it holds and earns, and what threatens that.
+
+    Works whether it runs or not. The exit code is 0 if all is well, 1 if something wants attention, 2 if pay
+    or contracts are being lost.
+    """
+    from .farm_status import show, show_again
+
+    folder = _folder(context, folder)
+    try:
+        return show_again(folder, as_json) if watch else show(folder, as_json)
+    except StorjfsError as error:
+        if exit_code_of(error) > ExitCode.USAGE:
+            raise
+        # 1 and 2 say something about the farmer here.
+        raise ReportedError(str(error), error.hint, ExitCode.HEALTH_UNKNOWN) from error
+
+
+@farm.command()
+@at_option
+@click.pass_context
+def reload(context: click.Context, folder: Path) -> None:
+    """Have the running farmer read farmer.toml again; what is connected stays so.
+
+    A wrong file is refused, with the reason, and the old settings stay.
+    """
+    try:
+        answer = request(socket_address(_folder(context, folder)), "reload", patience=ANSWER_PATIENCE)
+    except NotMounted:
+        raise SettingsError(
+            "no farmer runs there, or it has no control socket", hint="It reads farmer.toml when it starts."
+        ) from None
+    for line in answer["changed"] or ["nothing has changed"]:
+        click.echo(line)
+
+
+@farm.command()
+@at_option
+@click.option("--install", is_flag=True, help="Install it, and start it now and at every boot.")
+@click.option("--name", default="storjfs-farm", show_default=True, help="Of the unit.")
+@click.option("--system/--user", "system", default=None, help="Which systemd: the machine's, or yours.")
+@click.pass_context
+def service(context: click.Context, folder: Path, install: bool, name: str, system: bool | None) -> None:
+    """Print the systemd unit of this farmer, or install it.
+
+    As root it is the machine's and runs as the owner of the farmer's folder; else it is yours. Settings may
+    come before the word: storjfs farm --share 500GB service --install
+    """
+    from .farm_service import install_unit, unit_text
+
+    folder = _folder(context, folder)
+    system = os.geteuid() == 0 if system is None else system
+    if install:
+        install_unit(folder, name, system=system)
+    else:
+        click.echo(unit_text(folder, system=system), nl=False)
+
+
+def _settings(folder: Path, *, unlimited: bool, **given: object) -> FarmerSettings:
+    """Those in the folder with what was given on the command line."""
+    found = FarmerSettings.read(folder)
+    if found is not None:
+        found = found.changed(**given)
+        return dataclasses.replace(found, limit=None) if unlimited else found
+    if given["capacity"] is None:
+        raise SettingsError("how much space to share is not known yet", hint="Say it: --share 100GB")
+    given["ledger"] = given["ledger"] or folder / "ledger.db"
+    return FarmerSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _plain(group: ExceptionGroup[Exception], settings: FarmerSettings) -> Exception:
+    """What to tell a person where the farmer could not start; anything else as it is."""
+    error: Exception = group
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    if isinstance(error, OSError) and settings.listen is not None:
+        return SettingsError(
+            f"cannot listen on {settings.listen}: {error.strerror or error}",
+            hint="Choose another address: --listen HOST:PORT",
+        )
+    return error

@@ -1,0 +1,248 @@
+"""The farmer as a process: its signals, what systemd and `storjfs farm status` hear of it, and its end.
+
+    SIGTERM, SIGINT   stop: transfers under way may end, earnings are claimed; a second one does not wait
+    SIGHUP            read farmer.toml again; from a terminal that goes away: stop
+
+Decision: docs/decisions/0010-farm-daemon.md.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import trio
+
+from storjfs.errors import StorjfsError
+from storjfs.farmer.farmer import LAST_WORDS, Farmer
+from storjfs.farmer.live import Live, facts
+from storjfs.farmer.pulse import ClockWatch, Pulse, is_synchronised
+from storjfs.farmer.report import brief, newest_moment
+from storjfs.farmer.settings import FILE, FarmerSettings
+from storjfs.volume import wording
+from storjfs.volume.errors import SettingsError
+
+from .client import NotMounted, request
+from .control import ControlServer, Tell
+from .notify import Notifier
+
+log = logging.getLogger(__name__)
+
+SOCKET: Final = "control"
+LONGEST_ADDRESS: Final = 100
+"""Bytes of a Unix socket's path that every system takes."""
+DRAIN: Final = 10.0
+"""Seconds that transfers under way have to end in."""
+TELL_EVERY: Final = 60.0
+PULSE_EVERY: Final = 60.0
+ANSWER_PATIENCE: Final = 10.0
+"""Seconds that a command waits for the running farmer."""
+BEATS: Final = 3
+"""Heartbeats within the time of the watchdog."""
+
+Say = Callable[[str], None]
+
+
+class FarmProcess:
+    """One farmer, from its first connection to its last claim. `say` is for who watches the process."""
+
+    def __init__(self, farmer: Farmer, notifier: Notifier, say: Say, *, at_terminal: bool) -> None:
+        self._farmer = farmer
+        self._notifier = notifier
+        self._say = say
+        self._at_terminal = at_terminal
+        self._since = 0.0
+        self._pulse = Pulse(farmer.book.history, farmer.shelf, farmer.book.clock)
+        self._clock = ClockWatch(newest_moment(farmer.records))
+        self._refused = ""
+        self._at_next_start: tuple[str, ...] = ()
+
+    async def run(self) -> None:
+        """Serve until a signal ends it. Raises what keeps it from starting."""
+        async with trio.open_nursery() as nursery:
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+                await nursery.start(self._farmer.serve)
+                await self._served(nursery)
+                async for number in signals:
+                    if number != signal.SIGHUP or self._at_terminal:
+                        break
+                    with contextlib.suppress(StorjfsError, OSError):
+                        self.reload()
+                await self._stop(signals)
+            nursery.cancel_scope.cancel()
+
+    async def _served(self, nursery: trio.Nursery) -> None:
+        """It serves: keep the settings, say where, and begin to watch."""
+        farmer = self._farmer
+        self._since = time.time()
+        if not _written(farmer.folder, farmer.settings):
+            farmer.settings.write(farmer.folder)  # only what works is kept
+        await self._listen(nursery)
+        self._say(f"identity  {farmer.node_id.hex()}")
+        for address in farmer.addresses:
+            self._say(f"address   {address}/{farmer.node_id.hex()}")
+        nursery.start_soon(self._watch)
+        nursery.start_soon(self._tell)
+        self._notifier.ready(self._line())
+
+    async def _listen(self, nursery: trio.Nursery) -> None:
+        actions = {"facts": self._facts, "reload": self._reload}
+        server = ControlServer(socket_address(self._farmer.folder), actions)
+        try:
+            await nursery.start(server.run)
+        except OSError as error:
+            # A disk without sockets (exFAT) farms as well as any; status then comes from the database.
+            log.warning("no control socket in %s: %s", self._farmer.folder, error)
+
+    async def _stop(self, signals: AsyncIterator[int]) -> None:
+        self._notifier.stopping("stopping: waiting for transfers under way, claiming what was earned")
+        self._notifier.patience(DRAIN + LAST_WORDS + DRAIN)
+        self._say("stopping: claiming what was earned")
+
+        async def insisted() -> None:
+            async for number in signals:
+                if number != signal.SIGHUP:
+                    ending.cancel_scope.cancel()
+
+        async with trio.open_nursery() as ending:
+            ending.start_soon(insisted)
+            await self._farmer.drain(DRAIN)
+            ending.cancel_scope.cancel()
+
+    # --- settings ---
+
+    def reload(self) -> list[str]:
+        """Read farmer.toml and go on with it; lines that say what changed.
+
+        Raises SettingsError or OSError: then nothing has.
+        """
+        self._notifier.reloading()
+        try:
+            settings = self._read()
+            before = self._farmer.settings
+            changed, waiting = self._farmer.apply(settings)
+        except (StorjfsError, OSError) as error:
+            self._refused = str(error)
+            log.error("%s was refused, and the old settings hold: %s", FILE, error)
+            self._notifier.ready(f"{FILE} was refused, the old settings hold: {error}")
+            raise
+        self._refused = ""
+        self._at_next_start = tuple(waiting)
+        lines = [_changed(name, before, settings) for name in changed]
+        lines += [f"{_changed(name, before, settings)}, from the next start on" for name in waiting]
+        lines += self._shrunk()
+        for line in lines or ["nothing has changed"]:
+            self._say(f"settings  {line}")
+        self._notifier.ready(self._line())
+        return lines
+
+    def _read(self) -> FarmerSettings:
+        try:
+            settings = FarmerSettings.read(self._farmer.folder)
+        except UnicodeDecodeError as error:
+            raise SettingsError(f"{FILE} is not UTF-8 text: {error}") from None
+        if settings is None:
+            raise SettingsError(f"there is no {FILE} in {self._farmer.folder}", hint="Put it back.")
+        return settings
+
+    def _shrunk(self) -> list[str]:
+        """What a share means that is less than what is stored or sold."""
+        share, stored = self._farmer.settings.capacity, self._farmer.shelf.stored
+        sold = self._farmer.book.reserved
+        if stored > share:
+            return [
+                f"{wording.size(stored - share)} more than that are stored: nothing new is taken or offered "
+                "until renters delete or contracts end; nothing is dropped"
+            ]
+        if sold > share:
+            return [
+                f"{wording.size(sold - share)} more than that are sold: nothing more is offered, and renters "
+                "are refused once the share is full"
+            ]
+        return []
+
+    # --- what others hear ---
+
+    async def _facts(self, request: Mapping[str, Any], tell: Tell) -> Any:
+        found = facts(
+            self._farmer,
+            since=self._since,
+            heartbeat=self._pulse.last,
+            clock=self._clock,
+            synchronised=is_synchronised(),
+            refused_settings=self._refused,
+            at_next_start=self._at_next_start,
+        )
+        return msgspec.to_builtins(found)
+
+    async def _reload(self, request: Mapping[str, Any], tell: Tell) -> Any:
+        return {"changed": self.reload()}
+
+    async def _watch(self) -> None:
+        """See whether all works, and only then tell the watchdog."""
+        within = self._notifier.watchdog
+        interval = within / BEATS if within is not None else PULSE_EVERY
+        while True:
+            beat = await self._pulse.beat()
+            self._clock.look()
+            if beat.works:
+                self._notifier.alive()
+            if beat.problem:
+                self._notifier.status(beat.problem)
+            await trio.sleep(interval)
+
+    async def _tell(self) -> None:
+        """Say the status line when it has changed, once a minute at most."""
+        before = ""
+        while True:
+            line = self._line()
+            if line != before:
+                self._say(f"status    {line}")
+                self._notifier.status(line)
+                before = line
+            await trio.sleep(TELL_EVERY)
+
+    def _line(self) -> str:
+        return brief(self._farmer.book, self._farmer.settings.capacity)
+
+
+@cache
+def socket_address(folder: Path) -> Path:
+    """Where the control socket of the farmer in `folder` is bound or found.
+
+    Folders may be deeper than a socket's address is long; then it goes by a descriptor, which stays open.
+    """
+    path = folder / SOCKET
+    if len(os.fsencode(path)) <= LONGEST_ADDRESS:
+        return path
+    return Path(f"/proc/self/fd/{os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)}/{SOCKET}")
+
+
+def ask_facts(folder: Path) -> Live | None:
+    """What the running farmer says of itself, None where none listens. Blocking.
+
+    Raises TimeoutError where it does not answer, ReportedError.
+    """
+    try:
+        return msgspec.convert(request(socket_address(folder), "facts", patience=ANSWER_PATIENCE), Live)
+    except NotMounted:
+        return None
+
+
+def _written(folder: Path, settings: FarmerSettings) -> bool:
+    """Whether these settings stand in the folder, as a person may have written them."""
+    with contextlib.suppress(StorjfsError):
+        return FarmerSettings.read(folder) == settings
+    return False
+
+
+def _changed(name: str, before: FarmerSettings, after: FarmerSettings) -> str:
+    word = "share" if name == "capacity" else name
+    old, new = before.shown(name) or "none", after.shown(name) or "none"
+    return f"{word}: {old} -> {new}"
