@@ -2,15 +2,18 @@
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Protocol, TypeVar
 
 import trio
 
 from storjfs.network.failures import PeerUnreachable, RequestTimeout
 from storjfs.network.frames import Buffer, FrameStream
+from storjfs.network.guests import Guest
+from storjfs.network.turns import Turns
 from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
 from storjfs.protocol.framing import (
+    MAX_DATA_FRAME,
     encode_answer,
     encode_failure,
     encode_request,
@@ -19,6 +22,7 @@ from storjfs.protocol.framing import (
 )
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.messages import Get, GetAnswer, Put, PutAnswer, Request
+from storjfs.protocol.priorities import Priority
 
 log = logging.getLogger(__name__)
 
@@ -27,40 +31,37 @@ T = TypeVar("T")
 _FATAL = (ProtocolViolation, trio.BrokenResourceError, trio.ClosedResourceError)
 """What a broken transfer raises: nothing can be answered any more."""
 
-IDLE_SECONDS = 300.0
-"""A server closes a data connection on which nothing is asked for so long."""
-STALL_SECONDS = 30.0
-"""... or within a transfer that does not move for so long."""
-_SLOWEST = 32 << 10
-"""Bytes per second that a receiver must manage on average, or it is cut off."""
 _SKIP = 64 << 10
 
 
 class ShardSource:
     """The bytes that follow a put: `length` of them, to be read once."""
 
-    __slots__ = ("_frames", "_left", "length")
+    __slots__ = ("_frames", "_left", "_patience", "length")
 
     def __init__(self, frames: FrameStream, length: int) -> None:
         self.length = length
         self._frames, self._left = frames, length
+        self._patience = frames.patience.for_shard(length)
 
     async def receive_into(self, view: memoryview) -> int:
         """Some bytes into `view` (not empty): at least one, 0 after the last.
 
-        Raises ProtocolViolation where the connection ends or stands still before.
+        Raises ProtocolViolation where the connection ends or stands still before, or is too slow in all.
         """
         wanted = min(len(view), self._left)
         if not wanted:
             return 0
-        with trio.move_on_after(STALL_SECONDS) as stall:
+        # Only waiting for the other side counts, not what this one does with the bytes.
+        began = trio.current_time()
+        with trio.move_on_after(min(self._frames.patience.stall, self._patience)):
             count = await self._frames.receive_some_into(view[:wanted])
             if not count:
                 raise ProtocolViolation("the stream ended within a shard")
             self._left -= count
+            self._patience -= trio.current_time() - began
             return count
-        assert stall.cancelled_caught
-        raise ProtocolViolation(f"nothing came for {STALL_SECONDS:g} s within a shard")
+        raise ProtocolViolation("nothing came within a shard, or all too slowly")
 
     async def receive_exactly(self, view: memoryview) -> None:
         """Fill `view`, at most as long as what is left. Raises as `receive_into`, and ValueError."""
@@ -85,19 +86,27 @@ class ShardService(Protocol):
     async def get(self, peer: NodeId, header: Get, /) -> Buffer: ...
 
 
-async def serve_shards(frames: FrameStream, peer: NodeId, service: ShardService) -> None:
-    """Serve puts and gets until the other side closes or falls idle. Raises ProtocolViolation."""
+async def serve_shards(
+    frames: FrameStream, peer: NodeId, service: ShardService, guest: Guest | None = None
+) -> None:
+    """Serve puts and gets until the other side closes or falls idle; `guest` is what the peer may take.
+
+    Raises ProtocolViolation, and RequestFailed for a request of another version: who knows what follows it.
+    """
+    guest = guest or Guest()
     while True:
-        frame = None
-        with trio.move_on_after(IDLE_SECONDS):
-            frame = await frames.receive_frame()
+        more = False
+        with trio.move_on_after(frames.patience.idle):
+            more = await frames.wait_for_more()
+        frame = await frames.receive_frame(MAX_DATA_FRAME) if more else None
         if frame is None:
             return
+        await guest.transfers.spend()
         header = open_request(frame)
         if isinstance(header, Put):
             await _serve_put(frames, frame.id, peer, header, service)
         elif isinstance(header, Get):
-            await _serve_get(frames, frame.id, peer, header, service)
+            await _serve_get(frames, frame.id, peer, header, service, guest)
         else:
             raise ProtocolViolation(f"{type(header).__name__} on a data connection")
 
@@ -113,24 +122,65 @@ async def _serve_put(
     except Exception as error:
         answer = _refusal(number, error)
     await source.skip()
-    await frames.send(answer)
+    await _send_in_time(frames, answer)
 
 
 async def _serve_get(
-    frames: FrameStream, number: int, peer: NodeId, header: Get, service: ShardService
+    frames: FrameStream, number: int, peer: NodeId, header: Get, service: ShardService, guest: Guest
 ) -> None:
-    try:
-        data = await service.get(peer, header)
-        if len(data) != header.length:
-            raise ValueError(f"{len(data)} bytes to send where {header.length} were asked for")
-    except Exception as error:
-        await frames.send(_refusal(number, error))
+    async def find() -> Buffer:
+        # Room is made for it only when there is some.
+        await room.enter_async_context(guest.sending(header.length))
+        return await service.get(peer, header)
+
+    async with AsyncExitStack() as room:
+        try:
+            data = await _unless_left(frames, find)
+            if len(data) != header.length:
+                raise ValueError(f"{len(data)} bytes to send where {header.length} were asked for")
+        except _FATAL:
+            raise
+        except Exception as error:
+            await _send_in_time(frames, _refusal(number, error))
+            return
+        await _send_in_time(frames, encode_answer(number, GetAnswer(header.length)), data)
+
+
+async def _unless_left(frames: FrameStream, work: Callable[[], Awaitable[T]]) -> T:
+    """What `work` returns or raises. Where the other side leaves before, it is cancelled.
+
+    Raises trio.BrokenResourceError then.
+    """
+    outcome: list[T] = []
+    error: Exception | None = None
+    async with trio.open_nursery() as nursery:
+
+        async def watch() -> None:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                if await frames.wait_for_more():
+                    return  # the next request, which will wait
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(watch)
+        try:
+            outcome.append(await work())
+        except Exception as failure:
+            error = failure
+        nursery.cancel_scope.cancel()
+    if error is not None:
+        raise error
+    if not outcome:
+        raise trio.BrokenResourceError("the peer left before its answer was ready")
+    return outcome[0]
+
+
+async def _send_in_time(frames: FrameStream, *parts: Buffer) -> None:
+    """Send these one after the other. Raises ProtocolViolation where the other side reads too slowly."""
+    with trio.move_on_after(frames.patience.for_shard(sum(map(len, parts)))):
+        for part in parts:
+            await frames.send(part)
         return
-    with trio.move_on_after(STALL_SECONDS + header.length / _SLOWEST) as scope:
-        await frames.send(encode_answer(number, GetAnswer(header.length)))
-        await frames.send(data)
-    if scope.cancelled_caught:
-        raise ProtocolViolation("the peer reads too slowly")
+    raise ProtocolViolation("the peer reads too slowly")
 
 
 def _refusal(number: int, error: Exception) -> bytes:
@@ -143,12 +193,14 @@ def _refusal(number: int, error: Exception) -> bytes:
 class DataPool:
     """At most `size` data connections to one farmer, made by `connect` when needed and kept while they work.
 
-    A connection on which a transfer was cancelled, timed out or failed is dropped; a refusal keeps it.
+    Transfers that wait for one go by their priority, and uploads leave one to the others. A connection on
+    which a transfer was cancelled, timed out or failed is dropped, which tells the farmer to stop; a refusal
+    keeps it.
     """
 
     def __init__(self, connect: Callable[[], Awaitable[FrameStream]], size: int = 3) -> None:
         self._connect = connect
-        self._slots = trio.Semaphore(size)
+        self._turns = Turns(size, {Priority.UPLOAD: max(1, size - 1)})
         self._idle: list[FrameStream] = []
         self._closed = False
 
@@ -166,9 +218,15 @@ class DataPool:
             await frames.send(data)
             return await _answer(frames, header)
 
-        return await self._attempt(transfer, timeout)
+        return await self._attempt(transfer, timeout, Priority.UPLOAD)
 
-    async def get_into(self, header: Get, buffer: memoryview, timeout: float) -> None:  # noqa: ASYNC109
+    async def get_into(
+        self,
+        header: Get,
+        buffer: memoryview,
+        timeout: float,  # noqa: ASYNC109
+        priority: Priority = Priority.READ,
+    ) -> None:
         """Fill `buffer` (`header.length` bytes) with the range that `header` asks for.
 
         Raises as `put`; then and when cancelled the buffer's content is undefined.
@@ -183,7 +241,7 @@ class DataPool:
                 raise ProtocolViolation("the farmer sends another length than was asked for")
             await frames.receive_exactly(buffer)
 
-        await self._attempt(transfer, timeout)
+        await self._attempt(transfer, timeout, priority)
 
     async def aclose(self) -> None:
         """Close the idle connections at once; those in use are closed when their transfer ends."""
@@ -195,9 +253,10 @@ class DataPool:
         self,
         transfer: Callable[[FrameStream], Awaitable[T]],
         timeout: float,  # noqa: ASYNC109
+        priority: Priority,
     ) -> T:
         with trio.move_on_after(timeout):
-            async with self._slots:
+            async with self._turns.turn(priority):
                 while self._idle:
                     try:
                         async with self._lent(self._idle.pop()) as frames:
@@ -227,7 +286,7 @@ class DataPool:
 
 
 async def _answer(frames: FrameStream, header: Request[T]) -> T:
-    frame = await frames.receive_frame()
+    frame = await frames.receive_frame(MAX_DATA_FRAME)
     if frame is None:
         raise PeerUnreachable("the data connection was closed before the answer came")
     if frame.id != 0:

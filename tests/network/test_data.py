@@ -10,9 +10,9 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storjfs.network.data import STALL_SECONDS, serve_shards
+from storjfs.network.data import serve_shards
 from storjfs.network.failures import PeerUnreachable, RequestTimeout
-from storjfs.network.frames import DATA_BUFFER, FrameStream
+from storjfs.network.frames import DATA_BUFFER, PATIENCE, FrameStream
 from storjfs.network.peer import Peer
 from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
 from storjfs.protocol.framing import encode_answer, encode_request
@@ -164,7 +164,7 @@ async def test_nonsense_ends_the_connection(data: bytes) -> None:
 
 async def test_an_upload_that_stalls_is_cut_off(autojump_clock: trio.testing.MockClock) -> None:
     assert isinstance(await serve_raw(PUT + bytes(10), then_close=False), ProtocolViolation)
-    assert trio.current_time() == pytest.approx(STALL_SECONDS)
+    assert trio.current_time() == pytest.approx(PATIENCE.stall)
 
 
 async def test_an_idle_connection_is_closed_in_the_end(autojump_clock: trio.testing.MockClock) -> None:

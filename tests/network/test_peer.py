@@ -12,9 +12,9 @@ from msgspec import Struct
 
 from storjfs.network.control import Handler, refuse_all
 from storjfs.network.failures import PeerUnreachable
-from storjfs.network.frames import FrameStream
+from storjfs.network.frames import PATIENCE, FrameStream
 from storjfs.network.peer import LONGEST_BACKOFF, Backoff, Peer
-from storjfs.network.service import HELLO_TIMEOUT, serve_peer
+from storjfs.network.service import serve_peer
 from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
 from storjfs.protocol.framing import encode_request, open_answer
 from storjfs.protocol.ids import ContractId, ShardId
@@ -203,7 +203,7 @@ async def test_a_connection_begins_with_a_hello_or_ends() -> None:
 async def test_a_silent_caller_is_dropped(autojump_clock: trio.testing.MockClock) -> None:
     _ours, theirs = trio.testing.memory_stream_pair()
     await serve_peer(theirs, RENTER.node_id, Farmer())
-    assert trio.current_time() == pytest.approx(HELLO_TIMEOUT)
+    assert trio.current_time() == pytest.approx(PATIENCE.hello)
 
 
 async def test_over_tls_requests_and_shards_of_two_renters() -> None:

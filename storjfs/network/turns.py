@@ -1,0 +1,89 @@
+"""A place for so many at a time; who waits is let in by priority, and nobody waits for ever."""
+
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Final
+
+import trio
+
+from storjfs.protocol.priorities import Priority
+
+OLDEST_EVERY: Final = 8
+"""Of so many places given to those who wait, one goes to whoever waits longest, whatever its priority."""
+
+
+class _Waiter:
+    __slots__ = ("came", "granted")
+
+    def __init__(self, came: int) -> None:
+        self.came = came
+        self.granted = trio.Event()
+
+
+class Turns:
+    """`count` places. `most` bounds how many of them one priority may hold, so that others find one free.
+
+    Among equals the first comes first. Cancelling a wait is free at any time.
+    """
+
+    def __init__(self, count: int, most: Mapping[Priority, int] | None = None) -> None:
+        if count < 1 or any(bound < 1 for bound in (most or {}).values()):
+            raise ValueError("there must be a place for everybody")
+        self._free = count
+        self._left = {priority: min(count, (most or {}).get(priority, count)) for priority in Priority}
+        self._waiting: dict[Priority, deque[_Waiter]] = {priority: deque() for priority in Priority}
+        self._came = 0
+        self._given = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return sum(map(len, self._waiting.values()))
+
+    @asynccontextmanager
+    async def turn(self, priority: Priority) -> AsyncIterator[None]:
+        """A place, from when one is given until the end of the block."""
+        await self._take(priority)
+        try:
+            yield
+        finally:
+            self._give_back(priority)
+
+    async def _take(self, priority: Priority) -> None:
+        if self._free and self._left[priority] and not self._others_first(priority):
+            await trio.lowlevel.checkpoint_if_cancelled()
+            self._free -= 1
+            self._left[priority] -= 1
+            return
+        queue = self._waiting[priority]
+        waiter = _Waiter(self._came)
+        self._came += 1
+        queue.append(waiter)
+        try:
+            await waiter.granted.wait()
+        except BaseException:
+            # A wait that was granted is not cancelled any more, so this one is still in the queue.
+            queue.remove(waiter)
+            raise
+
+    def _others_first(self, priority: Priority) -> bool:
+        return any(self._waiting[other] and self._left[other] for other in Priority if other <= priority)
+
+    def _give_back(self, priority: Priority) -> None:
+        self._free += 1
+        self._left[priority] += 1
+        while self._free and (chosen := self._next()) is not None:
+            self._free -= 1
+            self._left[chosen] -= 1
+            self._waiting[chosen].popleft().granted.set()
+
+    def _next(self) -> Priority | None:
+        """Whose turn it is among those who wait and may have one."""
+        may = [priority for priority in Priority if self._waiting[priority] and self._left[priority]]
+        if not may:
+            return None
+        self._given += 1
+        if self._given % OLDEST_EVERY == 0:
+            return min(may, key=lambda priority: self._waiting[priority][0].came)
+        return may[0]
