@@ -107,6 +107,11 @@ class Guest:
         self._sending = Budget(limits.sending_bytes)
         self._sending_of_all = sending or Budget(SENDING_BYTES)
 
+    @property
+    def sending_bytes(self) -> int:
+        """Bytes of shards read for it and not yet sent."""
+        return self._sending.used
+
     @asynccontextmanager
     async def sending(self, count: int) -> AsyncIterator[None]:
         """Have room for `count` bytes of a shard until the end of the block."""

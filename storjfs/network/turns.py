@@ -30,11 +30,16 @@ class Turns:
     def __init__(self, count: int, most: Mapping[Priority, int] | None = None) -> None:
         if count < 1 or any(bound < 1 for bound in (most or {}).values()):
             raise ValueError("there must be a place for everybody")
-        self._free = count
+        self._count = self._free = count
         self._left = {priority: min(count, (most or {}).get(priority, count)) for priority in Priority}
         self._waiting: dict[Priority, deque[_Waiter]] = {priority: deque() for priority in Priority}
         self._came = 0
         self._given = 0
+
+    @property
+    def taken(self) -> int:
+        """How many places are taken."""
+        return self._count - self._free
 
     @property
     def waiting(self) -> int:
