@@ -10,7 +10,8 @@ from storjfs.protocol.framing import HEADER, MAX_FRAME, Frame, frame_length, par
 
 Buffer = bytes | bytearray | memoryview
 
-CONTROL_BUFFER: Final = 64 << 10
+CONTROL_BUFFER: Final = 8 << 10
+"""Each idle connection has one; what is larger goes past it."""
 DATA_BUFFER: Final = 4 << 10
 """Small: what is read beyond a header has to be copied."""
 _GROWTH: Final = 256 << 10

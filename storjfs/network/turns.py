@@ -32,7 +32,7 @@ class Turns:
             raise ValueError("there must be a place for everybody")
         self._count = self._free = count
         self._left = {priority: min(count, (most or {}).get(priority, count)) for priority in Priority}
-        self._waiting: dict[Priority, deque[_Waiter]] = {priority: deque() for priority in Priority}
+        self._waiting: dict[Priority, deque[_Waiter]] = {}
         self._came = 0
         self._given = 0
 
@@ -61,7 +61,7 @@ class Turns:
             self._free -= 1
             self._left[priority] -= 1
             return
-        queue = self._waiting[priority]
+        queue = self._waiting.setdefault(priority, deque())
         waiter = _Waiter(self._came)
         self._came += 1
         queue.append(waiter)
@@ -73,7 +73,11 @@ class Turns:
             raise
 
     def _others_first(self, priority: Priority) -> bool:
-        return any(self._waiting[other] and self._left[other] for other in Priority if other <= priority)
+        return any(other <= priority and self._waits(other) for other in self._waiting)
+
+    def _waits(self, priority: Priority) -> bool:
+        """Whether somebody of this priority waits who may have a place."""
+        return bool(self._waiting.get(priority)) and self._left[priority] > 0
 
     def _give_back(self, priority: Priority) -> None:
         self._free += 1
@@ -85,7 +89,7 @@ class Turns:
 
     def _next(self) -> Priority | None:
         """Whose turn it is among those who wait and may have one."""
-        may = [priority for priority in Priority if self._waiting[priority] and self._left[priority]]
+        may = [priority for priority in Priority if self._waits(priority)]
         if not may:
             return None
         self._given += 1
