@@ -1,8 +1,8 @@
 """The transport on the loopback, between two processes: `scripts/bench/run transport`.
 
 Bare streams (raw TCP, trio.SSLStream, the MemoryBIO loop), shards up and down through the connections that a
-renter and a farmer have, the latency of small requests, and what idle connections take. No disk, no hashing. Quote
-the ratios to raw TCP: absolute figures are those of this machine at this moment.
+renter and a farmer have, the latency of small requests, and what idle connections take. No disk, no hashing.
+Quote the ratios to raw TCP: absolute figures are those of this machine at this moment.
 """
 
 import argparse
@@ -177,10 +177,8 @@ def memory() -> int:
 
 async def farm(pipe: Connection) -> None:
     """Serve, and tell the CPU time and the memory so far whenever something is sent, until that is False."""
-    limits = Limits(
-        connections=10_000, per_peer=10_000, per_address=10_000, handshakes=10_000, handshakes_per_address=10_000,
-        handshake_burst=100_000.0,
-    )  # fmt: skip
+    many = 10_000
+    limits = Limits(many, many, many, many, many, handshake_rate=many, handshake_burst=many)
     handler = partial(serve_tls, service=MemoryFarmer())
     async with trio.open_nursery() as nursery:
         addresses = await nursery.start(
