@@ -12,6 +12,7 @@ import resource
 import statistics
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from multiprocessing.connection import Connection
@@ -105,6 +106,15 @@ async def receive(pipe: Connection, wrap: Wrap, total: int) -> None:
     pipe.send(cpu_seconds() - begun)
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a unit of some work took: seconds by the clock, and of the CPU at either end."""
+
+    seconds: float
+    here: float
+    there: float
+
+
 async def send(port: int, wrap: Wrap, total: int) -> tuple[float, float]:
     """Seconds by the clock, and of this process's CPU."""
     stream = await wrap(await trio.open_tcp_stream("127.0.0.1", port), False)
@@ -122,15 +132,15 @@ def receive_in_child(pipe: Connection, way: str, total: int) -> None:
     trio.run(receive, pipe, WAYS[way], total)
 
 
-def measure_stream(way: str, total: int) -> tuple[float, float]:
-    """Bytes per second one way, and CPU seconds per GiB of both processes."""
+def measure_stream(way: str, total: int) -> Cost:
+    """The cost of a byte, one way."""
     here, there = multiprocessing.Pipe()
     child = multiprocessing.Process(target=receive_in_child, args=(there, way, total))
     child.start()
     seconds, cpu = trio.run(send, here.recv(), WAYS[way], total)
-    cpu += here.recv()
+    cpu_there = here.recv()
     child.join()
-    return total / seconds, cpu * 2**30 / total
+    return Cost(seconds / total, cpu / total, cpu_there / total)
 
 
 # --- what a renter and a farmer do ---
@@ -221,8 +231,8 @@ class FarmInChild:
         return Peer(Identity(seed), identity(True).node_id, [self.address])
 
 
-async def shards(farm: FarmInChild, up: bool, total: int) -> tuple[float, float]:
-    """Bytes per second and CPU seconds per GiB for shards of 4 MiB, three at a time."""
+async def shards(farm: FarmInChild, up: bool, total: int) -> Cost:
+    """The cost of a byte in shards of 4 MiB, three at a time."""
     content, places = bytes(MESSAGE), [memoryview(bytearray(MESSAGE)) for _ in range(3)]
     left = total // MESSAGE
 
@@ -241,18 +251,18 @@ async def shards(farm: FarmInChild, up: bool, total: int) -> tuple[float, float]
         async with trio.open_nursery() as warm:
             for place in places:
                 warm.start_soon(peer.get_range, CONTRACT, SHARD, 0, place[:1])
-        cpu, begun = cpu_seconds() + farm.usage()[0], time.perf_counter()
+        here, there, begun = cpu_seconds(), farm.usage()[0], time.perf_counter()
         async with trio.open_nursery() as transfers:
             for place in places:
                 transfers.start_soon(transfer, peer, place)
-        seconds, cpu = time.perf_counter() - begun, cpu_seconds() + farm.usage()[0] - cpu
+        seconds, here, there = time.perf_counter() - begun, cpu_seconds() - here, farm.usage()[0] - there
         nursery.cancel_scope.cancel()
-    return total / seconds, cpu * 2**30 / total
+    return Cost(seconds / total, here / total, there / total)
 
 
-async def latencies(farm: FarmInChild, count: int) -> dict[str, list[float]]:
-    """Seconds of each small request, one after the other."""
-    found: dict[str, list[float]] = {"request": [], "get of 4 KiB": []}
+async def latencies(farm: FarmInChild, count: int) -> dict[str, tuple[list[float], float]]:
+    """Seconds of each small request, one after the other, and of the CPU at both ends for one of them."""
+    found: dict[str, tuple[list[float], float]] = {}
     place = bytearray(4096)
     async with trio.open_nursery() as nursery:
         peer = farm.peer()
@@ -263,10 +273,12 @@ async def latencies(farm: FarmInChild, count: int) -> dict[str, list[float]]:
         }
         for name, ask in ways.items():
             await ask()
+            seconds, cpu = list[float](), cpu_seconds() + farm.usage()[0]
             for _ in range(count):
                 begun = time.perf_counter()
                 await ask()
-                found[name].append(time.perf_counter() - begun)
+                seconds.append(time.perf_counter() - begun)
+            found[name] = seconds, (cpu_seconds() + farm.usage()[0] - cpu) / count
         nursery.cancel_scope.cancel()
     return found
 
@@ -287,10 +299,21 @@ async def idle(farm: FarmInChild, count: int) -> tuple[int, int, int]:
     return sizes[0], sizes[1], sizes[2]
 
 
-def show(console: Console, best: dict[str, tuple[float, float]]) -> None:
-    table = Table("way", "MB/s", "of raw TCP", "CPU s/GiB, both ends")
-    for way, (rate, cpu) in best.items():
-        table.add_row(way, f"{rate / 1e6:,.0f}", f"{rate / best['raw TCP'][0]:.2f}", f"{cpu:.1f}")
+def show(console: Console, runs: dict[str, list[Cost]]) -> None:
+    """The best of the runs of each way; also what the busier end could do with a core to itself."""
+    table = Table("way", "MB/s", "of raw TCP", "MB/s, a core for each end", "CPU s/GiB, both ends")
+    best = {
+        way: Cost(*(min(one) for one in zip(*((c.seconds, c.here, c.there) for c in costs), strict=True)))
+        for way, costs in runs.items()
+    }
+    for way, cost in best.items():
+        table.add_row(
+            way,
+            f"{1e-6 / cost.seconds:,.0f}",
+            f"{best['raw TCP'].seconds / cost.seconds:.2f}",
+            f"{1e-6 / max(cost.here, cost.there):,.0f}",
+            f"{(cost.here + cost.there) * 2**30:.1f}",
+        )
     console.print(table)
 
 
@@ -302,18 +325,21 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=200)
     given = parser.parse_args()
     total, console = given.mebibytes << 20, Console()
-    runs: dict[str, list[tuple[float, float]]] = {}
+    runs: dict[str, list[Cost]] = {}
     for _ in range(given.rounds):
         for way in WAYS:
             runs.setdefault(way, []).append(measure_stream(way, total))
         with FarmInChild() as farm:
             for name, up in (("shards up", True), ("shards down", False)):
                 runs.setdefault(name, []).append(trio.run(shards, farm, up, total))
-    show(console, {way: (max(r for r, _ in found), min(c for _, c in found)) for way, found in runs.items()})
+    show(console, runs)
     with FarmInChild() as farm:
-        for name, seconds in trio.run(latencies, farm, given.requests).items():
+        for name, (seconds, cpu) in trio.run(latencies, farm, given.requests).items():
             p50, p99 = statistics.median(seconds) * 1e3, statistics.quantiles(seconds, n=100)[98] * 1e3
-            console.print(f"{name}: p50 {p50:.2f} ms, p99 {p99:.2f} ms of {len(seconds)}")
+            console.print(
+                f"{name}: p50 {p50:.2f} ms, p99 {p99:.2f} ms of {len(seconds)};"
+                f" {cpu * 1e3:.2f} ms of the CPU, both ends"
+            )
     with FarmInChild() as farm:
         one, some, more = (size / 1e6 for size in trio.run(idle, farm, given.connections))
         console.print(
