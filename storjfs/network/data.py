@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Protocol, TypeVar
 
 import trio
@@ -32,6 +32,10 @@ _FATAL = (ProtocolViolation, trio.BrokenResourceError, trio.ClosedResourceError)
 """What a broken transfer raises: nothing can be answered any more."""
 
 _SKIP = 64 << 10
+_TOGETHER = 16 << 10
+"""Bytes up to which a header and what follows it are copied to be sent as one."""
+_AT_ONCE = 0.02
+"""Seconds until a farmer looks whether a peer still waits for its answer."""
 
 
 class ShardSource:
@@ -91,92 +95,129 @@ async def serve_shards(
 ) -> None:
     """Serve puts and gets until the other side closes or falls idle; `guest` is what the peer may take.
 
-    Raises ProtocolViolation, and RequestFailed for a request of another version: who knows what follows it.
+    Raises ProtocolViolation, trio.BrokenResourceError, and RequestFailed for a request of another version:
+    who knows what follows it.
     """
-    guest = guest or Guest()
-    while True:
-        more = False
-        with trio.move_on_after(frames.patience.idle):
-            more = await frames.wait_for_more()
-        frame = await frames.receive_frame(MAX_DATA_FRAME) if more else None
-        if frame is None:
-            return
-        await guest.transfers.spend()
-        header = open_request(frame)
-        if isinstance(header, Put):
-            await _serve_put(frames, frame.id, peer, header, service)
-        elif isinstance(header, Get):
-            await _serve_get(frames, frame.id, peer, header, service, guest)
-        else:
-            raise ProtocolViolation(f"{type(header).__name__} on a data connection")
-
-
-async def _serve_put(
-    frames: FrameStream, number: int, peer: NodeId, header: Put, service: ShardService
-) -> None:
-    source = ShardSource(frames, header.length)
-    try:
-        answer = encode_answer(number, await service.put(peer, header, source))
-    except _FATAL:
-        raise
-    except Exception as error:
-        answer = _refusal(number, error)
-    await source.skip()
-    await _send_in_time(frames, answer)
-
-
-async def _serve_get(
-    frames: FrameStream, number: int, peer: NodeId, header: Get, service: ShardService, guest: Guest
-) -> None:
-    async def find() -> Buffer:
-        # Room is made for it only when there is some.
-        await room.enter_async_context(guest.sending(header.length))
-        return await service.get(peer, header)
-
-    async with AsyncExitStack() as room:
+    ended: Exception | None = None
+    async with trio.open_nursery() as nursery:
         try:
-            data = await _unless_left(frames, find)
-            if len(data) != header.length:
-                raise ValueError(f"{len(data)} bytes to send where {header.length} were asked for")
+            await _Transfers(frames, peer, service, guest or Guest(), nursery).serve()
+        except (*_FATAL, RequestFailed) as error:
+            ended = error
+        nursery.cancel_scope.cancel()
+    if ended is not None:
+        raise ended
+
+
+class _Transfers:
+    """One data connection at its farmer. `nursery`: where somebody looks whether the peer has left."""
+
+    def __init__(
+        self, frames: FrameStream, peer: NodeId, service: ShardService, guest: Guest, nursery: trio.Nursery
+    ) -> None:
+        self._frames, self._peer, self._service = frames, peer, service
+        self._guest, self._nursery = guest, nursery
+
+    async def serve(self) -> None:
+        frames = self._frames
+        while True:
+            more = False
+            with trio.move_on_after(frames.patience.idle):
+                more = await frames.wait_for_more()
+            frame = await frames.receive_frame(MAX_DATA_FRAME) if more else None
+            if frame is None:
+                return
+            await self._guest.transfers.spend()
+            header = open_request(frame)
+            if isinstance(header, Put):
+                await self._put(frame.id, header)
+            elif isinstance(header, Get):
+                await self._get(frame.id, header)
+            else:
+                raise ProtocolViolation(f"{type(header).__name__} on a data connection")
+
+    async def _put(self, number: int, header: Put) -> None:
+        source = ShardSource(self._frames, header.length)
+        try:
+            answer = encode_answer(number, await self._service.put(self._peer, header, source))
         except _FATAL:
             raise
         except Exception as error:
-            await _send_in_time(frames, _refusal(number, error))
-            return
-        await _send_in_time(frames, encode_answer(number, GetAnswer(header.length)), data)
+            answer = _refusal(number, error)
+        await source.skip()
+        await _send_in_time(self._frames, answer)
 
-
-async def _unless_left(frames: FrameStream, work: Callable[[], Awaitable[T]]) -> T:
-    """What `work` returns or raises. Where the other side leaves before, it is cancelled.
-
-    Raises trio.BrokenResourceError then.
-    """
-    outcome: list[T] = []
-    error: Exception | None = None
-    async with trio.open_nursery() as nursery:
-
-        async def watch() -> None:
-            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                if await frames.wait_for_more():
-                    return  # the next request, which will wait
-            nursery.cancel_scope.cancel()
-
-        nursery.start_soon(watch)
+    async def _get(self, number: int, header: Get) -> None:
+        guest, length = self._guest, header.length
+        if not guest.try_to_take_room(length):
+            await self._unless_left(guest.take_room(length))
         try:
-            outcome.append(await work())
-        except Exception as failure:
-            error = failure
-        nursery.cancel_scope.cancel()
-    if error is not None:
-        raise error
-    if not outcome:
+            try:
+                data = await self._unless_left(self._service.get(self._peer, header))
+                if len(data) != length:
+                    raise ValueError(f"{len(data)} bytes to send where {length} were asked for")
+            except _FATAL:
+                raise
+            except Exception as error:
+                await _send_in_time(self._frames, _refusal(number, error))
+                return
+            await _send_in_time(self._frames, encode_answer(number, GetAnswer(length)), data)
+        finally:
+            guest.give_room_back(length)
+
+    async def _unless_left(self, work: Awaitable[T]) -> T:
+        """What `work` returns or raises. Where the other side leaves before, it is cancelled.
+
+        Raises trio.BrokenResourceError then.
+        """
+        watch = _Watch(self._frames)
+        self._nursery.start_soon(watch.run)
+        try:
+            with watch.work:
+                return await work
+        finally:
+            await watch.end()
         raise trio.BrokenResourceError("the peer left before its answer was ready")
-    return outcome[0]
+
+
+class _Watch:
+    """Cancels `work` when the other side leaves; looks after a while only, when most work is done."""
+
+    __slots__ = ("_ended", "_frames", "_receiving", "_scope", "work")
+
+    def __init__(self, frames: FrameStream) -> None:
+        self.work = trio.CancelScope()
+        self._frames = frames
+        self._scope = trio.CancelScope()
+        self._receiving = False
+        self._ended = trio.Event()
+
+    async def run(self) -> None:
+        try:
+            with self._scope, suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await trio.sleep(_AT_ONCE)
+                self._receiving = True
+                if await self._frames.wait_for_more():
+                    return  # the next request, which will wait
+            if not self._scope.cancel_called:
+                self.work.cancel()
+        finally:
+            self._ended.set()
+
+    async def end(self) -> None:
+        """Stop watching; when this returns somebody else may receive."""
+        self._scope.cancel()
+        if self._receiving:
+            with trio.CancelScope(shield=True):
+                await self._ended.wait()
 
 
 async def _send_in_time(frames: FrameStream, *parts: Buffer) -> None:
     """Send these one after the other. Raises ProtocolViolation where the other side reads too slowly."""
-    with trio.move_on_after(frames.patience.for_shard(sum(map(len, parts)))):
+    length = sum(map(len, parts))
+    if length <= _TOGETHER:
+        parts = (b"".join(parts),)
+    with trio.move_on_after(frames.patience.for_shard(length)):
         for part in parts:
             await frames.send(part)
         return
@@ -214,8 +255,12 @@ class DataPool:
             raise ValueError("the header has another length than the shard")
 
         async def transfer(frames: FrameStream) -> PutAnswer:
-            await frames.send(encode_request(0, header))
-            await frames.send(data)
+            request = encode_request(0, header)
+            if len(data) <= _TOGETHER:
+                await frames.send(b"".join((request, data)))
+            else:
+                await frames.send(request)
+                await frames.send(data)
             return await _answer(frames, header)
 
         return await self._attempt(transfer, timeout, Priority.UPLOAD)

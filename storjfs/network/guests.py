@@ -1,7 +1,5 @@
 """What one peer may take of a listener, all its connections together: requests per second, memory, work."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -73,18 +71,13 @@ class Budget:
         self._freed = trio.lowlevel.ParkingLot()
         self.used = 0
 
-    @asynccontextmanager
-    async def hold(self, count: int) -> AsyncIterator[None]:
-        """Use `count` bytes until the end of the block; waits until there are so many."""
-        await self.take(count)
-        try:
-            yield
-        finally:
-            self.give_back(count)
+    def has(self, count: int) -> bool:
+        """Whether so many could be taken now."""
+        return not self.used or self.used + count <= self._limit
 
     async def take(self, count: int) -> None:
         """Wait for `count` bytes, to be given back later. No checkpoint where they are free."""
-        while self.used and self.used + count > self._limit:
+        while not self.has(count):
             await self._freed.park()
         self.used += count
 
@@ -112,8 +105,24 @@ class Guest:
         """Bytes of shards read for it and not yet sent."""
         return self._sending.used
 
-    @asynccontextmanager
-    async def sending(self, count: int) -> AsyncIterator[None]:
-        """Have room for `count` bytes of a shard until the end of the block."""
-        async with self._sending.hold(count), self._sending_of_all.hold(count):
-            yield
+    def try_to_take_room(self, count: int) -> bool:
+        """Take room for `count` bytes of a shard if there is some now."""
+        if not self._sending.has(count) or not self._sending_of_all.has(count):
+            return False
+        self._sending.used += count
+        self._sending_of_all.used += count
+        return True
+
+    async def take_room(self, count: int) -> None:
+        """Wait for room for `count` bytes of a shard, and take it."""
+        await self._sending.take(count)
+        try:
+            await self._sending_of_all.take(count)
+        except BaseException:
+            self._sending.give_back(count)
+            raise
+
+    def give_room_back(self, count: int) -> None:
+        """They are sent, or not wanted any more."""
+        self._sending.give_back(count)
+        self._sending_of_all.give_back(count)

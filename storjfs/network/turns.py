@@ -1,8 +1,7 @@
 """A place for so many at a time; who waits is let in by priority, and nobody waits for ever."""
 
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from typing import Final
 
 import trio
@@ -46,16 +45,12 @@ class Turns:
         """How many wait."""
         return sum(map(len, self._waiting.values()))
 
-    @asynccontextmanager
-    async def turn(self, priority: Priority) -> AsyncIterator[None]:
-        """A place, from when one is given until the end of the block."""
-        await self._take(priority)
-        try:
-            yield
-        finally:
-            self._give_back(priority)
+    def turn(self, priority: Priority) -> "_Turn":
+        """`async with` it: a place, from when one is given until the end of the block."""
+        return _Turn(self, priority)
 
-    async def _take(self, priority: Priority) -> None:
+    async def take(self, priority: Priority) -> None:
+        """Wait for a place and take it, until it is given back."""
         if self._free and self._left[priority] and not self._others_first(priority):
             await trio.lowlevel.checkpoint_if_cancelled()
             self._free -= 1
@@ -79,7 +74,8 @@ class Turns:
         """Whether somebody of this priority waits who may have a place."""
         return bool(self._waiting.get(priority)) and self._left[priority] > 0
 
-    def _give_back(self, priority: Priority) -> None:
+    def give_back(self, priority: Priority) -> None:
+        """The place is free again."""
         self._free += 1
         self._left[priority] += 1
         while self._free and (chosen := self._next()) is not None:
@@ -96,3 +92,18 @@ class Turns:
         if self._given % OLDEST_EVERY == 0:
             return min(may, key=lambda priority: self._waiting[priority][0].came)
         return may[0]
+
+
+class _Turn:
+    """A class and no generator: it is made for every request."""
+
+    __slots__ = ("_priority", "_turns")
+
+    def __init__(self, turns: Turns, priority: Priority) -> None:
+        self._turns, self._priority = turns, priority
+
+    async def __aenter__(self) -> None:
+        await self._turns.take(self._priority)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._turns.give_back(self._priority)

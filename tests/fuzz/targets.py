@@ -10,7 +10,6 @@ from typing import Any
 
 import trio
 import trio.testing
-from hypothesis import strategies as st
 from msgspec import Struct
 
 from storjfs.network.failures import PeerUnreachable, RequestTimeout
@@ -50,10 +49,8 @@ from storjfs.protocol.messages import (
 from storjfs.protocol.signing import Signed
 from storjfs.protocol.terms import Contract
 from tests.fuzz import samples
-from tests.fuzz.samples import changes, spoil
+from tests.fuzz.samples import CHANGES, EITHER, NUMBER, Input, lists_of_numbers, numbers, some_bytes, spoil
 from tests.network.farm import FARMER, RENTER, SOMETHING, Farmer
-
-numbers = st.integers(0, 10_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +58,7 @@ class Target:
     """`share`: of a run's inputs, in percent."""
 
     run: Callable[..., None]
-    inputs: tuple[st.SearchStrategy[Any], ...]
+    inputs: tuple[Input[Any], ...]
     share: int
 
 
@@ -390,19 +387,19 @@ async def _use(peer: Peer, ask: int) -> None:
         assert isinstance(await peer.request(request, timeout=60), answer)
 
 
-frames_chosen = st.lists(numbers, max_size=5)
-cut_places = st.lists(numbers, max_size=3)
+FRAMES_CHOSEN = lists_of_numbers(5)
+CUTS = lists_of_numbers(3)
 
 TARGETS: dict[str, Target] = {
-    "value": Target(value, (numbers, numbers, changes), 20),
-    "anything": Target(anything, (numbers, st.binary(max_size=200)), 8),
-    "frame": Target(frame, (numbers, numbers, changes), 15),
-    "signed": Target(signed, (numbers, changes), 10),
-    "contract": Target(contract, (changes,), 5),
-    "framing": Target(framing, (frames_chosen, changes, cut_places, st.integers(4, 300)), 8),
-    "conversation": Target(conversation, (st.binary(max_size=120),), 6),
-    "hostile conversation": Target(hostile_conversation, (frames_chosen, changes), 6),
-    "serving": Target(serving, (st.booleans(), frames_chosen, changes, cut_places, st.booleans()), 12),
-    "dialling": Target(dialling, (numbers, frames_chosen, changes, cut_places, st.booleans()), 10),
+    "value": Target(value, (NUMBER, NUMBER, CHANGES), 22),
+    "anything": Target(anything, (NUMBER, some_bytes(200)), 8),
+    "frame": Target(frame, (NUMBER, NUMBER, CHANGES), 16),
+    "signed": Target(signed, (NUMBER, CHANGES), 12),
+    "contract": Target(contract, (CHANGES,), 5),
+    "framing": Target(framing, (FRAMES_CHOSEN, CHANGES, CUTS, numbers(4, 300)), 7),
+    "conversation": Target(conversation, (some_bytes(120),), 7),
+    "hostile conversation": Target(hostile_conversation, (FRAMES_CHOSEN, CHANGES), 8),
+    "serving": Target(serving, (EITHER, FRAMES_CHOSEN, CHANGES, CUTS, EITHER), 8),
+    "dialling": Target(dialling, (NUMBER, FRAMES_CHOSEN, CHANGES, CUTS, EITHER), 7),
 }
 assert sum(target.share for target in TARGETS.values()) == 100
