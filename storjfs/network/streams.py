@@ -34,9 +34,10 @@ class Limits:
     """Connections at a time of whom it is not known yet who they are ..."""
     handshakes_per_address: int = 16
     """... and from one address."""
-    handshake_rate: float = 20.0
-    """Handshakes per second from one address in the long run ..."""
-    handshake_burst: float = 200.0
+    handshake_rate: float = 100.0
+    """Handshakes per second from one address in the long run: a renter drops a connection with each transfer
+    that it cancels ..."""
+    handshake_burst: float = 1000.0
     """... and after a pause at once."""
     handshake_timeout: float = 10.0
     guest: GuestLimits = GUEST_LIMITS
