@@ -248,8 +248,9 @@ async def test_one_address_gets_so_many_connections_whoever_it_says_it_is() -> N
 
 
 async def test_unfinished_handshakes_of_one_address_leave_room_for_another() -> None:
-    async with echoing(Limits(handshakes=3, handshakes_per_address=2)) as address:
-        async with AsyncExitStack() as idle:
+    limits = Limits(handshakes=3, handshakes_per_address=2, handshake_timeout=3600)
+    with trio.fail_after(120):
+        async with echoing(limits) as address, AsyncExitStack() as idle:
             for _ in range(2):
                 transport = await trio.open_tcp_stream(address.host, address.port)
                 await idle.enter_async_context(transport)
