@@ -15,6 +15,7 @@ from storjfs.farmer.disk import aligned_buffer
 from storjfs.farmer.payments import EPOCHS_KEPT, Payments
 from storjfs.farmer.records import Statement
 from storjfs.farmer.shelf import BATCH, Arrival, Held, NoRoom, ShardDamaged, Shelf, footprint
+from storjfs.farmer.workers import Workers
 from storjfs.network.data import ShardSource
 from storjfs.protocol import audits
 from storjfs.protocol.contracts import ACCEPTS_SHARDS, SERVES_SHARDS, State
@@ -32,12 +33,11 @@ from storjfs.protocol.messages import (
     PutAnswer,
     ShardList,
 )
+from storjfs.protocol.priorities import Priority
 from storjfs.protocol.receipts import DeleteOrder, Receipt, open_delete, sign_receipt
 from storjfs.protocol.signing import Signed, SigningKey
 from storjfs.protocol.terms import Terms
 
-WORKERS: Final = 6
-"""Threads of one farmer that hash, read and write shards."""
 WIPE_AT_ONCE: Final = 1000
 SPARE_BUFFERS: Final = 8
 
@@ -50,7 +50,7 @@ class Keeper:
         self._payments = payments
         self._shelf = shelf
         self._key = key
-        self._limiter = trio.CapacityLimiter(WORKERS)
+        self._workers = Workers()
         self._buffers: list[memoryview] = []
         self._committing: set[ShardId] = set()
         self._committed = trio.lowlevel.ParkingLot()
@@ -105,8 +105,8 @@ class Keeper:
                 await source.receive_exactly(batch)
                 left -= len(batch)
                 if not left:
-                    return await trio.to_thread.run_sync(arrival.finish, batch, limiter=self._limiter)
-                await trio.to_thread.run_sync(arrival.write, batch, limiter=self._limiter)
+                    return await self._workers.run(Priority.UPLOAD, arrival.finish, batch)
+                await self._workers.run(Priority.UPLOAD, arrival.write, batch)
         except OSError as error:
             await self._discard(arrival)
             raise RequestFailed(ErrorCode.NO_SPACE, "the farmer's disk does not take it") from error
@@ -119,7 +119,8 @@ class Keeper:
 
     async def _discard(self, arrival: Arrival) -> None:
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(arrival.discard, limiter=self._limiter)
+            # First in the queue: what it frees is wanted by others.
+            await self._workers.run(Priority.READ, arrival.discard)
 
     async def _commit(self, entry: ContractEntry, arrival: Arrival, root: Digest) -> PutAnswer:
         shard_id, length = arrival.shard_id, arrival.length
@@ -178,7 +179,7 @@ class Keeper:
             batch = buffer[: min(left, BATCH)]
             await source.receive_exactly(batch)
             left -= len(batch)
-            leaves.append(await trio.to_thread.run_sync(merkle.leaf_hashes, batch, limiter=self._limiter))
+            leaves.append(await self._workers.run(Priority.UPLOAD, merkle.leaf_hashes, batch))
         if merkle.tree_root(b"".join(leaves), held.length) != held.root:
             raise RequestFailed(ErrorCode.CONFLICT)
         return self._answer(entry, held, revision)
@@ -204,8 +205,8 @@ class Keeper:
         earned = egress_price(entry.terms, header.length)
         self._book.history.note_sent(entry.number, header.length, earned)
         try:
-            return await trio.to_thread.run_sync(
-                self._shelf.read, held, header.offset, header.length, limiter=self._limiter
+            return await self._workers.run(
+                Priority.READ, self._shelf.read, held, header.offset, header.length
             )
         except ShardDamaged as error:
             raise RequestFailed(ErrorCode.CORRUPT, str(error)) from error
@@ -229,8 +230,8 @@ class Keeper:
         async with entry.lane.auditing:
             repeated = self._answered_before(entry, batch.epoch, digest)
             self._check_service(entry, paid=not repeated)
-            reply, proved, lost = await trio.to_thread.run_sync(
-                self._prove, entry, terms, batch, self._known(entry, batch), limiter=self._limiter
+            reply, proved, lost = await self._workers.run(
+                Priority.AUDIT, self._prove, entry, terms, batch, self._known(entry, batch)
             )
             if not repeated:
                 in_time = trio.current_time() - started <= terms.answer_deadline

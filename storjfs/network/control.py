@@ -10,16 +10,22 @@ from msgspec import Struct
 
 from storjfs.network.failures import PeerUnreachable, RequestTimeout
 from storjfs.network.frames import FrameStream
-from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
-from storjfs.protocol.framing import (
-    Frame,
-    encode_answer,
-    encode_failure,
-    encode_request,
-    open_answer,
-    open_request,
+from storjfs.network.guests import Guest
+from storjfs.network.turns import Turns
+from storjfs.protocol.conversation import (
+    Answered,
+    Asked,
+    Cancelled,
+    Conversation,
+    Event,
+    Refused,
+    Unwanted,
+    cancelled,
 )
-from storjfs.protocol.messages import Done, Hello, Ping, Request
+from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
+from storjfs.protocol.framing import Frame, encode_answer, encode_failure, open_answer
+from storjfs.protocol.messages import Done, Ping, Request
+from storjfs.protocol.priorities import priority_of
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +33,12 @@ A = TypeVar("A")
 
 Handler = Callable[[Request[Any]], Awaitable[Struct]]
 """Answers a request. RequestFailed refuses it; ProtocolViolation is answered as BAD_REQUEST; anything else
-that it raises is logged and answered as INTERNAL. Cancelled when the connection ends."""
+that it raises is logged and answered as INTERNAL. Cancelled when the connection ends, and when the other side
+withdraws the request."""
 
 REQUEST_TIMEOUT = 30.0
+_IN_A_ROW = 32
+"""Frames taken in until others get their turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +46,10 @@ class ControlLimits:
     """What one connection bears."""
 
     requests_out: int = 64
-    """Own requests without an answer; further ones wait."""
+    """Own requests without an answer; further ones wait, by their priority."""
     requests_in: int = 256
     """Requests of the other side being served; further ones are answered BUSY."""
-    waiting_bytes: int = 8 << 20
+    waiting_bytes: int = 4 << 20
     """Bytes waiting to be sent; beyond, nothing new is taken in until the other side reads."""
     quiet: float = 30.0
     """Seconds without a word until a sign of life is asked for, and again until the peer is given up."""
@@ -65,20 +74,29 @@ class _Waiting:
 class ControlConnection:
     """Requests both ways over `frames`, on which the hello has been exchanged already.
 
-    Works while `run` does. Cancelling a request is free at any time: its answer is dropped when it comes.
+    Works while `run` does. A request that is cancelled or late is withdrawn: its answer is dropped when it
+    comes, and the other side stops working on it, if its hello said that it can (`cancels`). `guest` is what
+    the other side may take of this one, here and on its other connections.
     """
 
     def __init__(
-        self, frames: FrameStream, handler: Handler = refuse_all, limits: ControlLimits = CONTROL_LIMITS
+        self,
+        frames: FrameStream,
+        handler: Handler = refuse_all,
+        limits: ControlLimits = CONTROL_LIMITS,
+        *,
+        cancels: bool = True,
+        guest: Guest | None = None,
     ) -> None:
         self.closed = False
         self.last_heard = 0.0
         """trio.current_time() of the last frame from the other side."""
         self._frames, self._handler, self._limits = frames, handler, limits
+        self._guest = guest or Guest()
+        self._conversation = Conversation(cancels=cancels)
         self._waiting: dict[int, _Waiting] = {}
-        self._next = 0
-        self._slots = trio.Semaphore(limits.requests_out)
-        self._serving = 0
+        self._serving: dict[int, trio.CancelScope] = {}
+        self._turns = Turns(limits.requests_out)
         self._outgoing: list[bytes] = []
         self._outgoing_bytes = 0
         self._written = trio.lowlevel.ParkingLot()
@@ -123,18 +141,20 @@ class ControlConnection:
         lost), ProtocolViolation (an answer that is none; the connection is closed then).
         """
         with trio.move_on_after(timeout):
-            async with self._slots:
+            async with self._turns.turn(priority_of(body)):
                 return await self._exchange(body)
         raise RequestTimeout(f"no answer to {type(body).__name__} within {timeout:g} s")
 
     async def _exchange(self, body: Request[A]) -> A:
         await self._room()
-        number = self._next
-        self._next += 1
+        number, request = self._conversation.ask(body)
         waiting = self._waiting[number] = _Waiting()
         try:
-            self._enqueue(encode_request(number, body))
+            self._enqueue(request)
             await waiting.event.wait()
+        except BaseException:
+            self._withdraw(number)
+            raise
         finally:
             self._waiting.pop(number, None)
         if waiting.frame is None:
@@ -145,50 +165,86 @@ class ControlConnection:
             self.close()
             raise
 
+    def _withdraw(self, number: int) -> None:
+        try:
+            frame = self._conversation.withdraw(number)
+        except ProtocolViolation as error:
+            log.info("control connection given up: %s", error)
+            self.close()
+            return
+        if frame and not self.closed:
+            self._enqueue(frame)
+
     async def _read(self, nursery: trio.Nursery) -> None:
         """Take in frames until the other side closes."""
-        while (frame := await self._frames.receive_frame()) is not None:
+        in_a_row = 0
+        # What the next frame may be like depends on what is open when it begins to come.
+        while await self._frames.wait_for_more():
+            frame = await self._frames.receive_frame(self._conversation.frame_limit)
+            if frame is None:
+                return
             self.last_heard = trio.current_time()
-            if frame.is_request:
-                await self._take_request(nursery, frame)
-            elif (waiting := self._waiting.get(frame.id)) is not None:
-                waiting.frame = frame
+            event = self._conversation.receive(frame)
+            if isinstance(event, Answered):
+                waiting = self._waiting[event.number]
+                waiting.frame = event.frame
                 waiting.event.set()
-            elif frame.id >= self._next:
-                raise ProtocolViolation("an answer came to a request that was never made")
+            elif not isinstance(event, Unwanted):
+                # Who asks but does not read the answers is not listened to, nor who asks too much.
+                await self._guest.requests.spend()
+                await self._room()
+                await self._take(nursery, event)
+            in_a_row += 1
+            if in_a_row >= _IN_A_ROW:
+                in_a_row = 0
+                await trio.lowlevel.checkpoint()
 
-    async def _take_request(self, nursery: trio.Nursery, frame: Frame) -> None:
-        await self._room()  # a side that asks but does not read its answers is not listened to
-        try:
-            request = open_request(frame)
-        except RequestFailed as error:
-            self._enqueue(encode_failure(frame.id, error.code, error.detail))
-            return
-        if isinstance(request, Hello):
-            raise ProtocolViolation("a second hello")
-        if isinstance(request, Ping):
-            self._enqueue(encode_answer(frame.id, Done()))
-        elif self._serving >= self._limits.requests_in:
-            self._enqueue(encode_failure(frame.id, ErrorCode.BUSY))
-        else:
-            self._serving += 1
-            nursery.start_soon(self._serve, frame.id, request)
+    async def _take(self, nursery: trio.Nursery, event: Event) -> None:
+        if isinstance(event, Refused):
+            self._enqueue(event.frame)
+        elif isinstance(event, Cancelled):
+            scope = self._serving.get(event.number)
+            if scope is not None:
+                scope.cancel()
+        elif isinstance(event, Asked):
+            if isinstance(event.request, Ping):
+                self._answer(event.number, encode_answer(event.number, Done()))
+            elif len(self._serving) >= self._limits.requests_in:
+                self._answer(event.number, encode_failure(event.number, ErrorCode.BUSY))
+            else:
+                await self._guest.request_bytes.take(event.size)
+                self._serving[event.number] = trio.CancelScope()
+                nursery.start_soon(self._serve, event)
 
-    async def _serve(self, number: int, request: Request[Any]) -> None:
+    async def _serve(self, asked: Asked) -> None:
+        """Answer a request when its turn comes; nothing, if it is cancelled, but that."""
+        number = asked.number
         try:
-            try:
-                frame = encode_answer(number, await self._handler(request))
-            except RequestFailed as error:
-                frame = encode_failure(number, error.code, error.detail)
-            except ProtocolViolation as error:
-                frame = encode_failure(number, ErrorCode.BAD_REQUEST, str(error))
-            except Exception:
-                log.exception("answering %s failed", type(request).__name__)
-                frame = encode_failure(number, ErrorCode.INTERNAL)
-            await self._room()
-            self._enqueue(frame)
+            with self._serving[number]:
+                async with self._guest.answering.turn(priority_of(asked.request)):
+                    frame = await self._work_out(number, asked.request)
+                    await self._room()
+                    self._answer(number, frame)
+                    return
+            self._answer(number, cancelled(number))
         finally:
-            self._serving -= 1
+            del self._serving[number]
+            self._guest.request_bytes.give_back(asked.size)
+
+    async def _work_out(self, number: int, request: Request[Any]) -> bytes:
+        try:
+            return encode_answer(number, await self._handler(request))
+        except RequestFailed as error:
+            return encode_failure(number, error.code, error.detail)
+        except ProtocolViolation as error:
+            return encode_failure(number, ErrorCode.BAD_REQUEST, str(error))
+        except Exception:
+            log.exception("answering %s failed", type(request).__name__)
+            return encode_failure(number, ErrorCode.INTERNAL)
+
+    def _answer(self, number: int, frame: bytes) -> None:
+        self._conversation.answered(number)
+        self._enqueue(frame)
 
     async def _room(self) -> None:
         """Wait until the other side has read enough of what waits for it."""
@@ -203,15 +259,19 @@ class ControlConnection:
         self._work.set()
 
     async def _write(self) -> None:
-        """Send what has gathered, all in one go."""
+        """Send what has gathered, all in one go; close where the other side does not read it in time."""
         while True:
             await self._work.wait()
             self._work = trio.Event()
             frames, self._outgoing = self._outgoing, []
             data = frames[0] if len(frames) == 1 else b"".join(frames)
             try:
-                await self._frames.send(data)
+                with trio.move_on_after(self._frames.patience.for_frame(len(data))) as scope:
+                    await self._frames.send(data)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return self.close()
+            if scope.cancelled_caught:
+                log.info("control connection given up: the other side does not read")
                 return self.close()
             self._outgoing_bytes -= len(data)
             self._written.unpark_all()

@@ -2,15 +2,18 @@
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Protocol, TypeVar
 
 import trio
 
 from storjfs.network.failures import PeerUnreachable, RequestTimeout
 from storjfs.network.frames import Buffer, FrameStream
+from storjfs.network.guests import Guest
+from storjfs.network.turns import Turns
 from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
 from storjfs.protocol.framing import (
+    MAX_DATA_FRAME,
     encode_answer,
     encode_failure,
     encode_request,
@@ -19,6 +22,7 @@ from storjfs.protocol.framing import (
 )
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.messages import Get, GetAnswer, Put, PutAnswer, Request
+from storjfs.protocol.priorities import Priority
 
 log = logging.getLogger(__name__)
 
@@ -27,40 +31,41 @@ T = TypeVar("T")
 _FATAL = (ProtocolViolation, trio.BrokenResourceError, trio.ClosedResourceError)
 """What a broken transfer raises: nothing can be answered any more."""
 
-IDLE_SECONDS = 300.0
-"""A server closes a data connection on which nothing is asked for so long."""
-STALL_SECONDS = 30.0
-"""... or within a transfer that does not move for so long."""
-_SLOWEST = 32 << 10
-"""Bytes per second that a receiver must manage on average, or it is cut off."""
 _SKIP = 64 << 10
+_TOGETHER = 16 << 10
+"""Bytes up to which a header and what follows it are copied to be sent as one."""
+_AT_ONCE = 0.02
+"""Seconds until a farmer looks whether a peer still waits for its answer."""
 
 
 class ShardSource:
     """The bytes that follow a put: `length` of them, to be read once."""
 
-    __slots__ = ("_frames", "_left", "length")
+    __slots__ = ("_frames", "_left", "_patience", "length")
 
     def __init__(self, frames: FrameStream, length: int) -> None:
         self.length = length
         self._frames, self._left = frames, length
+        self._patience = frames.patience.for_shard(length)
 
     async def receive_into(self, view: memoryview) -> int:
         """Some bytes into `view` (not empty): at least one, 0 after the last.
 
-        Raises ProtocolViolation where the connection ends or stands still before.
+        Raises ProtocolViolation where the connection ends or stands still before, or is too slow in all.
         """
         wanted = min(len(view), self._left)
         if not wanted:
             return 0
-        with trio.move_on_after(STALL_SECONDS) as stall:
+        # Only waiting for the other side counts, not what this one does with the bytes.
+        began = trio.current_time()
+        with trio.move_on_after(min(self._frames.patience.stall, self._patience)):
             count = await self._frames.receive_some_into(view[:wanted])
             if not count:
                 raise ProtocolViolation("the stream ended within a shard")
             self._left -= count
+            self._patience -= trio.current_time() - began
             return count
-        assert stall.cancelled_caught
-        raise ProtocolViolation(f"nothing came for {STALL_SECONDS:g} s within a shard")
+        raise ProtocolViolation("nothing came within a shard, or all too slowly")
 
     async def receive_exactly(self, view: memoryview) -> None:
         """Fill `view`, at most as long as what is left. Raises as `receive_into`, and ValueError."""
@@ -85,52 +90,138 @@ class ShardService(Protocol):
     async def get(self, peer: NodeId, header: Get, /) -> Buffer: ...
 
 
-async def serve_shards(frames: FrameStream, peer: NodeId, service: ShardService) -> None:
-    """Serve puts and gets until the other side closes or falls idle. Raises ProtocolViolation."""
-    while True:
-        frame = None
-        with trio.move_on_after(IDLE_SECONDS):
-            frame = await frames.receive_frame()
-        if frame is None:
-            return
-        header = open_request(frame)
-        if isinstance(header, Put):
-            await _serve_put(frames, frame.id, peer, header, service)
-        elif isinstance(header, Get):
-            await _serve_get(frames, frame.id, peer, header, service)
-        else:
-            raise ProtocolViolation(f"{type(header).__name__} on a data connection")
-
-
-async def _serve_put(
-    frames: FrameStream, number: int, peer: NodeId, header: Put, service: ShardService
+async def serve_shards(
+    frames: FrameStream, peer: NodeId, service: ShardService, guest: Guest | None = None
 ) -> None:
-    source = ShardSource(frames, header.length)
-    try:
-        answer = encode_answer(number, await service.put(peer, header, source))
-    except _FATAL:
-        raise
-    except Exception as error:
-        answer = _refusal(number, error)
-    await source.skip()
-    await frames.send(answer)
+    """Serve puts and gets until the other side closes or falls idle; `guest` is what the peer may take.
+
+    Raises ProtocolViolation, trio.BrokenResourceError, and RequestFailed for a request of another version:
+    who knows what follows it.
+    """
+    ended: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            await _Transfers(frames, peer, service, guest or Guest(), nursery).serve()
+        except (*_FATAL, RequestFailed) as error:
+            ended = error
+        nursery.cancel_scope.cancel()
+    if ended is not None:
+        raise ended
 
 
-async def _serve_get(
-    frames: FrameStream, number: int, peer: NodeId, header: Get, service: ShardService
-) -> None:
-    try:
-        data = await service.get(peer, header)
-        if len(data) != header.length:
-            raise ValueError(f"{len(data)} bytes to send where {header.length} were asked for")
-    except Exception as error:
-        await frames.send(_refusal(number, error))
+class _Transfers:
+    """One data connection at its farmer. `nursery`: where somebody looks whether the peer has left."""
+
+    def __init__(
+        self, frames: FrameStream, peer: NodeId, service: ShardService, guest: Guest, nursery: trio.Nursery
+    ) -> None:
+        self._frames, self._peer, self._service = frames, peer, service
+        self._guest, self._nursery = guest, nursery
+
+    async def serve(self) -> None:
+        frames = self._frames
+        while True:
+            more = False
+            with trio.move_on_after(frames.patience.idle):
+                more = await frames.wait_for_more()
+            frame = await frames.receive_frame(MAX_DATA_FRAME) if more else None
+            if frame is None:
+                return
+            await self._guest.transfers.spend()
+            header = open_request(frame)
+            if isinstance(header, Put):
+                await self._put(frame.id, header)
+            elif isinstance(header, Get):
+                await self._get(frame.id, header)
+            else:
+                raise ProtocolViolation(f"{type(header).__name__} on a data connection")
+
+    async def _put(self, number: int, header: Put) -> None:
+        source = ShardSource(self._frames, header.length)
+        try:
+            answer = encode_answer(number, await self._service.put(self._peer, header, source))
+        except _FATAL:
+            raise
+        except Exception as error:
+            answer = _refusal(number, error)
+        await source.skip()
+        await _send_in_time(self._frames, answer)
+
+    async def _get(self, number: int, header: Get) -> None:
+        guest, length = self._guest, header.length
+        if not guest.try_to_take_room(length):
+            await self._unless_left(guest.take_room(length))
+        try:
+            try:
+                data = await self._unless_left(self._service.get(self._peer, header))
+                if len(data) != length:
+                    raise ValueError(f"{len(data)} bytes to send where {length} were asked for")
+            except _FATAL:
+                raise
+            except Exception as error:
+                await _send_in_time(self._frames, _refusal(number, error))
+                return
+            await _send_in_time(self._frames, encode_answer(number, GetAnswer(length)), data)
+        finally:
+            guest.give_room_back(length)
+
+    async def _unless_left(self, work: Awaitable[T]) -> T:
+        """What `work` returns or raises. Where the other side leaves before, it is cancelled.
+
+        Raises trio.BrokenResourceError then.
+        """
+        watch = _Watch(self._frames)
+        self._nursery.start_soon(watch.run)
+        try:
+            with watch.work:
+                return await work
+        finally:
+            await watch.end()
+        raise trio.BrokenResourceError("the peer left before its answer was ready")
+
+
+class _Watch:
+    """Cancels `work` when the other side leaves; looks after a while only, when most work is done."""
+
+    __slots__ = ("_ended", "_frames", "_receiving", "_scope", "work")
+
+    def __init__(self, frames: FrameStream) -> None:
+        self.work = trio.CancelScope()
+        self._frames = frames
+        self._scope = trio.CancelScope()
+        self._receiving = False
+        self._ended = trio.Event()
+
+    async def run(self) -> None:
+        try:
+            with self._scope, suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await trio.sleep(_AT_ONCE)
+                self._receiving = True
+                if await self._frames.wait_for_more():
+                    return  # the next request, which will wait
+            if not self._scope.cancel_called:
+                self.work.cancel()
+        finally:
+            self._ended.set()
+
+    async def end(self) -> None:
+        """Stop watching; when this returns somebody else may receive."""
+        self._scope.cancel()
+        if self._receiving:
+            with trio.CancelScope(shield=True):
+                await self._ended.wait()
+
+
+async def _send_in_time(frames: FrameStream, *parts: Buffer) -> None:
+    """Send these one after the other. Raises ProtocolViolation where the other side reads too slowly."""
+    length = sum(map(len, parts))
+    if length <= _TOGETHER:
+        parts = (b"".join(parts),)
+    with trio.move_on_after(frames.patience.for_shard(length)):
+        for part in parts:
+            await frames.send(part)
         return
-    with trio.move_on_after(STALL_SECONDS + header.length / _SLOWEST) as scope:
-        await frames.send(encode_answer(number, GetAnswer(header.length)))
-        await frames.send(data)
-    if scope.cancelled_caught:
-        raise ProtocolViolation("the peer reads too slowly")
+    raise ProtocolViolation("the peer reads too slowly")
 
 
 def _refusal(number: int, error: Exception) -> bytes:
@@ -143,12 +234,14 @@ def _refusal(number: int, error: Exception) -> bytes:
 class DataPool:
     """At most `size` data connections to one farmer, made by `connect` when needed and kept while they work.
 
-    A connection on which a transfer was cancelled, timed out or failed is dropped; a refusal keeps it.
+    Transfers that wait for one go by their priority, and uploads leave one to the others. A connection on
+    which a transfer was cancelled, timed out or failed is dropped, which tells the farmer to stop; a refusal
+    keeps it.
     """
 
     def __init__(self, connect: Callable[[], Awaitable[FrameStream]], size: int = 3) -> None:
         self._connect = connect
-        self._slots = trio.Semaphore(size)
+        self._turns = Turns(size, {Priority.UPLOAD: max(1, size - 1)})
         self._idle: list[FrameStream] = []
         self._closed = False
 
@@ -162,13 +255,23 @@ class DataPool:
             raise ValueError("the header has another length than the shard")
 
         async def transfer(frames: FrameStream) -> PutAnswer:
-            await frames.send(encode_request(0, header))
-            await frames.send(data)
+            request = encode_request(0, header)
+            if len(data) <= _TOGETHER:
+                await frames.send(b"".join((request, data)))
+            else:
+                await frames.send(request)
+                await frames.send(data)
             return await _answer(frames, header)
 
-        return await self._attempt(transfer, timeout)
+        return await self._attempt(transfer, timeout, Priority.UPLOAD)
 
-    async def get_into(self, header: Get, buffer: memoryview, timeout: float) -> None:  # noqa: ASYNC109
+    async def get_into(
+        self,
+        header: Get,
+        buffer: memoryview,
+        timeout: float,  # noqa: ASYNC109
+        priority: Priority = Priority.READ,
+    ) -> None:
         """Fill `buffer` (`header.length` bytes) with the range that `header` asks for.
 
         Raises as `put`; then and when cancelled the buffer's content is undefined.
@@ -183,7 +286,7 @@ class DataPool:
                 raise ProtocolViolation("the farmer sends another length than was asked for")
             await frames.receive_exactly(buffer)
 
-        await self._attempt(transfer, timeout)
+        await self._attempt(transfer, timeout, priority)
 
     async def aclose(self) -> None:
         """Close the idle connections at once; those in use are closed when their transfer ends."""
@@ -195,9 +298,10 @@ class DataPool:
         self,
         transfer: Callable[[FrameStream], Awaitable[T]],
         timeout: float,  # noqa: ASYNC109
+        priority: Priority,
     ) -> T:
         with trio.move_on_after(timeout):
-            async with self._slots:
+            async with self._turns.turn(priority):
                 while self._idle:
                     try:
                         async with self._lent(self._idle.pop()) as frames:
@@ -227,7 +331,7 @@ class DataPool:
 
 
 async def _answer(frames: FrameStream, header: Request[T]) -> T:
-    frame = await frames.receive_frame()
+    frame = await frames.receive_frame(MAX_DATA_FRAME)
     if frame is None:
         raise PeerUnreachable("the data connection was closed before the answer came")
     if frame.id != 0:

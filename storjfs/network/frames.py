@@ -1,5 +1,6 @@
 """Frames and raw bytes on one stream, in both directions."""
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import trio
@@ -9,10 +10,37 @@ from storjfs.protocol.framing import HEADER, MAX_FRAME, Frame, frame_length, par
 
 Buffer = bytes | bytearray | memoryview
 
-CONTROL_BUFFER: Final = 64 << 10
+CONTROL_BUFFER: Final = 8 << 10
+"""Each idle connection has one; what is larger goes past it."""
 DATA_BUFFER: Final = 4 << 10
 """Small: what is read beyond a header has to be copied."""
 _GROWTH: Final = 256 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds that the other side gets. A byte now and then does not make them more."""
+
+    hello: float = 10.0
+    """From the end of the handshake to the end of the hello."""
+    frame: float = 30.0
+    """For the rest of a frame that has begun, and ..."""
+    stall: float = 30.0
+    """... within a shard without a byte; both plus ..."""
+    slowest: int = 32 << 10
+    """... the time that all of it takes at so many bytes per second."""
+    idle: float = 300.0
+    """On a data connection between two transfers."""
+
+    def for_frame(self, length: int) -> float:
+        return self.frame + length / self.slowest
+
+    def for_shard(self, length: int) -> float:
+        """For all of a shard or range."""
+        return self.stall + length / self.slowest
+
+
+PATIENCE: Final = Patience()
 
 
 class FrameStream(trio.abc.AsyncResource):
@@ -22,10 +50,13 @@ class FrameStream(trio.abc.AsyncResource):
     bytes leaves the stream at an unknown place: close it then.
     """
 
-    __slots__ = ("_buffer", "_end", "_receive_into", "_start", "stream")
+    __slots__ = ("_buffer", "_end", "_receive_into", "_start", "patience", "stream")
 
-    def __init__(self, stream: trio.abc.Stream, buffer_size: int = CONTROL_BUFFER) -> None:
+    def __init__(
+        self, stream: trio.abc.Stream, buffer_size: int = CONTROL_BUFFER, patience: Patience = PATIENCE
+    ) -> None:
         self.stream = stream
+        self.patience = patience
         self._buffer = memoryview(bytearray(buffer_size))
         self._start = self._end = 0
         self._receive_into: Any = getattr(stream, "receive_into", None)
@@ -44,21 +75,52 @@ class FrameStream(trio.abc.AsyncResource):
     async def receive_frame(self, limit: int = MAX_FRAME) -> Frame | None:
         """The next frame, None at the end of the stream between two frames.
 
-        Raises ProtocolViolation before making room for more than `limit`, or for an end within a frame.
+        Waits for ever for the first byte of it, `patience` for the rest. Raises ProtocolViolation where that
+        does not come in time, before making room for more than `limit`, and for an end within a frame.
         """
-        if not await self._gather(HEADER):
-            if self._start == self._end:
-                return None
-            raise ProtocolViolation("the stream ended within a frame")
-        length = frame_length(self._buffer[self._start : self._start + HEADER], limit)
-        self._start += HEADER
-        if length <= len(self._buffer):
+        if self._start == self._end and not await self.wait_for_more():
+            return None
+        frame = self._whole_frame(limit)
+        if frame is not None:
+            return frame
+        with trio.move_on_after(self.patience.frame) as scope:
+            if not await self._gather(HEADER):
+                raise ProtocolViolation("the stream ended within a frame")
+            length = frame_length(self._buffer[self._start : self._start + HEADER], limit)
+            scope.deadline += length / self.patience.slowest
+            self._start += HEADER
+            if length > len(self._buffer):
+                return parse_frame(await self._receive_large(length))
             if not await self._gather(length):
                 raise ProtocolViolation("the stream ended within a frame")
-            data = bytes(self._buffer[self._start : self._start + length])
-            self._start += length
-            return parse_frame(data)
-        return parse_frame(await self._receive_large(length))
+            return self._parse(length)
+        raise ProtocolViolation("a frame came too slowly")
+
+    async def wait_for_more(self) -> bool:
+        """Wait until something has come that nobody has received, False at the end of the stream.
+
+        Cancelling it loses nothing. Raises trio.BrokenResourceError.
+        """
+        if self._start < self._end:
+            return True
+        self._start, self._end = 0, await self._receive(self._buffer)
+        return self._end > 0
+
+    def _whole_frame(self, limit: int) -> Frame | None:
+        """The next frame if all of it is here."""
+        ready = self._end - self._start - HEADER
+        if ready < 0:
+            return None
+        length = frame_length(self._buffer[self._start : self._start + HEADER], limit)
+        if ready < length:
+            return None
+        self._start += HEADER
+        return self._parse(length)
+
+    def _parse(self, length: int) -> Frame:
+        data = bytes(self._buffer[self._start : self._start + length])
+        self._start += length
+        return parse_frame(data)
 
     async def receive_some_into(self, view: memoryview) -> int:
         """Raw bytes into `view` (not empty), what there is: at least one, 0 at the end of the stream."""

@@ -14,8 +14,19 @@ from storjfs.network.identity import Identity
 from storjfs.network.streams import DIAL_TIMEOUT, open_stream
 from storjfs.protocol.failures import ProtocolViolation, RequestFailed
 from storjfs.protocol.framing import MAX_HELLO, encode_request, open_answer
+from storjfs.protocol.greeting import HIGHEST, LOWEST, check_version
 from storjfs.protocol.ids import ContractId, NodeId, ShardId
-from storjfs.protocol.messages import Get, Hello, HelloAnswer, Purpose, Put, Request, Role
+from storjfs.protocol.messages import (
+    CANCEL_CAPABILITY,
+    Get,
+    Hello,
+    HelloAnswer,
+    Purpose,
+    Put,
+    Request,
+    Role,
+)
+from storjfs.protocol.priorities import Priority
 from storjfs.protocol.signing import Signed
 from storjfs.protocol.terms import Address
 
@@ -81,6 +92,7 @@ class Peer:
         self._dialling = trio.Lock()
         self._control: ControlConnection | None = None
         self._nursery: trio.Nursery | None = None
+        self._cancels = False
         self._data = DataPool(self._dial_data, data_connections)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -152,13 +164,15 @@ class Peer:
         offset: int,
         buffer: bytearray | memoryview,
         timeout: float = 60.0,  # noqa: ASYNC109
+        priority: Priority = Priority.READ,
     ) -> None:
         """Fill `buffer` with the shard's sealed bytes from `offset`.
 
         Raises as `request`; then and when cancelled the content of `buffer` is undefined.
         """
         view = memoryview(buffer)
-        await self._data.get_into(Get(contract_id, shard_id, offset, len(view)), view, timeout)
+        header = Get(contract_id, shard_id, offset, len(view))
+        await self._data.get_into(header, view, timeout, priority)
 
     async def _connected(self) -> ControlConnection:
         async with self._dialling:
@@ -168,7 +182,7 @@ class Peer:
             if nursery is None:
                 raise PeerUnreachable("this peer is not running")
             frames = await self._dial(Purpose.CONTROL, CONTROL_BUFFER)
-            connection = ControlConnection(frames, self._handler)
+            connection = ControlConnection(frames, self._handler, cancels=self._cancels)
             await nursery.start(self._carry, connection)
             self._control = connection
             return connection
@@ -209,14 +223,19 @@ class Peer:
 
     async def _greet(self, frames: FrameStream, purpose: Purpose) -> HelloAnswer:
         vouchers = tuple(self._vouchers()) if purpose is Purpose.CONTROL else ()
-        hello = Hello(purpose, self._role, vouchers=vouchers)
+        hello = Hello(purpose, self._role, LOWEST, HIGHEST, (CANCEL_CAPABILITY,), vouchers=vouchers)
         try:
             with trio.move_on_after(DIAL_TIMEOUT):
                 await frames.send(encode_request(0, hello))
                 frame = await frames.receive_frame(MAX_HELLO)
                 if frame is None:
                     raise PeerUnreachable("the other side closed the connection at once")
-                return open_answer(frame, hello)
+                if frame.id != 0:
+                    raise ProtocolViolation("an answer to another request than the hello")
+                answer = open_answer(frame, hello)
+                check_version(hello, answer)
+                self._cancels = CANCEL_CAPABILITY in answer.capabilities
+                return answer
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise PeerUnreachable(f"the connection broke: {error}") from error
         raise PeerUnreachable("no answer to the hello")

@@ -9,15 +9,23 @@ from msgspec import Struct
 
 from storjfs.network.control import CONTROL_LIMITS, ControlConnection, ControlLimits
 from storjfs.network.data import ShardSource, serve_shards
-from storjfs.network.frames import CONTROL_BUFFER, DATA_BUFFER, Buffer, FrameStream
+from storjfs.network.frames import CONTROL_BUFFER, DATA_BUFFER, PATIENCE, Buffer, FrameStream, Patience
+from storjfs.network.guests import Guest
 from storjfs.network.tls import TlsStream
-from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
+from storjfs.protocol.failures import ProtocolViolation, RequestFailed
 from storjfs.protocol.framing import MAX_HELLO, encode_answer, encode_failure, open_request
+from storjfs.protocol.greeting import HIGHEST, choose_version
 from storjfs.protocol.ids import NodeId
-from storjfs.protocol.messages import Get, Hello, HelloAnswer, Purpose, Put, PutAnswer, Request
-from storjfs.protocol.terms import PROTOCOL_VERSION
-
-HELLO_TIMEOUT = 10.0
+from storjfs.protocol.messages import (
+    CANCEL_CAPABILITY,
+    Get,
+    Hello,
+    HelloAnswer,
+    Purpose,
+    Put,
+    PutAnswer,
+    Request,
+)
 
 
 class Service(ABC):
@@ -28,7 +36,7 @@ class Service(ABC):
 
     @abstractmethod
     async def hello(self, peer: NodeId, hello: Hello) -> HelloAnswer:
-        """Who we are; `version` is ignored and set by the caller."""
+        """Who we are; versions and what this room is capable of are set by the caller."""
 
     @abstractmethod
     async def request(self, peer: NodeId, request: Request[Any]) -> Struct:
@@ -52,23 +60,37 @@ class Service(ABC):
 
 
 async def serve_peer(
-    stream: trio.abc.Stream, peer: NodeId, service: Service, limits: ControlLimits = CONTROL_LIMITS
+    stream: trio.abc.Stream,
+    peer: NodeId,
+    service: Service,
+    limits: ControlLimits = CONTROL_LIMITS,
+    *,
+    patience: Patience = PATIENCE,
+    guest: Guest | None = None,
 ) -> None:
     """Serve one connection of `peer`, to its end. Does not close `stream`.
 
-    Raises ProtocolViolation, trio.BrokenResourceError.
+    `guest` is what the peer may take on all its connections together, None where it has only this one. Raises
+    ProtocolViolation, trio.BrokenResourceError.
     """
-    frames = FrameStream(stream, DATA_BUFFER)
+    guest = guest or Guest()
+    frames = FrameStream(stream, DATA_BUFFER, patience)
     hello: Hello | None = None
-    with trio.move_on_after(HELLO_TIMEOUT):
+    with trio.move_on_after(patience.hello):
         hello = await _answer_hello(frames, peer, service)
     if hello is None:
         return
     if hello.purpose is Purpose.DATA:
-        await serve_shards(frames, peer, service)
+        await serve_shards(frames, peer, service, guest)
         return
     frames.widen(CONTROL_BUFFER)
-    connection = ControlConnection(frames, partial(service.request, peer), limits)
+    connection = ControlConnection(
+        frames,
+        partial(service.request, peer),
+        limits,
+        cancels=CANCEL_CAPABILITY in hello.capabilities,
+        guest=guest,
+    )
     service.attached(peer, connection)
     try:
         await connection.run()
@@ -76,9 +98,9 @@ async def serve_peer(
         service.detached(peer, connection)
 
 
-async def serve_tls(stream: TlsStream, service: Service) -> None:
+async def serve_tls(stream: TlsStream, service: Service, *, patience: Patience = PATIENCE) -> None:
     """`serve_peer` for streams of `streams.serve`: `partial(serve_tls, service=...)` is a handler for it."""
-    await serve_peer(stream, stream.peer, service)
+    await serve_peer(stream, stream.peer, service, patience=patience, guest=stream.guest)
 
 
 async def _answer_hello(frames: FrameStream, peer: NodeId, service: Service) -> Hello | None:
@@ -90,14 +112,12 @@ async def _answer_hello(frames: FrameStream, peer: NodeId, service: Service) -> 
         hello = open_request(frame)
         if not isinstance(hello, Hello):
             raise ProtocolViolation("the first request was no hello")
-        if not hello.version_min <= PROTOCOL_VERSION <= hello.version_max:
-            raise RequestFailed(
-                ErrorCode.UNSUPPORTED, f"this side speaks protocol version {PROTOCOL_VERSION}"
-            )
-        answer = await service.hello(peer, hello)
+        version = choose_version(hello)
+        said = await service.hello(peer, hello)
     except RequestFailed as error:
         await frames.send(encode_failure(frame.id, error.code, error.detail))
         return None
-    answer = HelloAnswer(PROTOCOL_VERSION, answer.role, answer.capabilities, answer.software, answer.vouchers)
+    capabilities = tuple(dict.fromkeys((*said.capabilities, CANCEL_CAPABILITY)))
+    answer = HelloAnswer(version, said.role, capabilities, said.software, said.vouchers, HIGHEST)
     await frames.send(encode_answer(frame.id, answer))
     return hello

@@ -1,7 +1,8 @@
 """Dialling a peer and listening for peers: authenticated streams out of TCP."""
 
+import ipaddress
 import logging
-from collections import Counter
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -10,6 +11,7 @@ import trio
 
 from storjfs.errors import StorjfsError
 from storjfs.network.failures import PeerUnreachable, WrongPeer
+from storjfs.network.guests import GUEST_LIMITS, SENDING_BYTES, Allowance, Budget, Guest, GuestLimits
 from storjfs.network.identity import Identity, peer_of
 from storjfs.network.tls import TlsStream
 from storjfs.protocol.ids import NodeId, short
@@ -26,12 +28,27 @@ class Limits:
 
     connections: int = 512
     per_peer: int = 16
+    per_address: int = 256
+    """Connections from one address, whoever they are; of IPv6 the first 64 bits count as one."""
     handshakes: int = 64
-    """Connections at a time of whom it is not known yet who they are."""
+    """Connections at a time of whom it is not known yet who they are ..."""
+    handshakes_per_address: int = 16
+    """... and from one address."""
+    handshake_rate: float = 100.0
+    """Handshakes per second from one address in the long run: a renter drops a connection with each transfer
+    that it cancels ..."""
+    handshake_burst: float = 1000.0
+    """... and after a pause at once."""
     handshake_timeout: float = 10.0
+    guest: GuestLimits = GUEST_LIMITS
+    """What each peer may take, all its connections together."""
+    sending_bytes: int = SENDING_BYTES
+    """Bytes of shards read and not yet sent, of all peers."""
 
 
 LIMITS = Limits()
+_VISITORS_KEPT = 1024
+"""Addresses that are remembered though nobody is connected from there."""
 
 
 async def open_stream(
@@ -98,6 +115,16 @@ async def serve(
     await trio.serve_listeners(gate.admit, listeners)
 
 
+class _Visitor:
+    """An address: what comes from there."""
+
+    __slots__ = ("allowance", "connections", "handshakes")
+
+    def __init__(self, limits: Limits) -> None:
+        self.connections = self.handshakes = 0
+        self.allowance = Allowance(limits.handshake_rate, limits.handshake_burst)
+
+
 class _Gate:
     """Counts who is connected and lets in what the limits allow."""
 
@@ -106,23 +133,56 @@ class _Gate:
     ) -> None:
         self.identity, self.handler, self.limits = identity, handler, limits
         self.total = self.handshakes = 0
-        self.per_peer: Counter[NodeId] = Counter()
+        self.visitors: OrderedDict[str, _Visitor] = OrderedDict()
+        self.guests: dict[NodeId, Guest] = {}
+        self.sending = Budget(limits.sending_bytes)
+        self.words = Allowance(1.0, 20.0)
+        """Lines in the log about those who are refused."""
 
     async def admit(self, transport: trio.SocketStream) -> None:
-        if self.total >= self.limits.connections or self.handshakes >= self.limits.handshakes:
-            log.warning("too many connections: one more refused")
+        try:
+            visitor = self._visitor(origin(transport.socket.getpeername()[0]))
+        except OSError:  # gone again
+            return await trio.aclose_forcefully(transport)
+        if reason := self._objection(visitor):
+            if self.words.try_spend():
+                log.warning("%s: one more refused", reason)
             return await trio.aclose_forcefully(transport)
         self.total += 1
+        visitor.connections += 1
         stream = TlsStream(transport, self.identity.server, server_side=True)
         try:
-            if await self._authenticated(stream):
+            if await self._authenticated(stream, visitor):
                 await self._handle(stream)
         finally:
             self.total -= 1
+            visitor.connections -= 1
             await trio.aclose_forcefully(stream)
 
-    async def _authenticated(self, stream: TlsStream) -> bool:
+    def _visitor(self, address: str) -> _Visitor:
+        visitor = self.visitors.pop(address, None) or _Visitor(self.limits)
+        self.visitors[address] = visitor
+        if len(self.visitors) > _VISITORS_KEPT + self.total:
+            oldest = next(known for known, one in self.visitors.items() if not one.connections)
+            del self.visitors[oldest]
+        return visitor
+
+    def _objection(self, visitor: _Visitor) -> str:
+        """Why a connection from there is refused, empty where it is not."""
+        limits = self.limits
+        if self.total >= limits.connections:
+            return "too many connections"
+        if self.handshakes >= limits.handshakes:
+            return "too many connections of whom it is not known who they are"
+        if visitor.connections >= limits.per_address:
+            return "too many connections from one address"
+        if visitor.handshakes >= limits.handshakes_per_address or not visitor.allowance.try_spend():
+            return "too many handshakes with one address"
+        return ""
+
+    async def _authenticated(self, stream: TlsStream, visitor: _Visitor) -> bool:
         self.handshakes += 1
+        visitor.handshakes += 1
         try:
             with trio.move_on_after(self.limits.handshake_timeout):
                 await stream.do_handshake()
@@ -134,14 +194,18 @@ class _Gate:
             log.exception("a handshake failed in an unknown way")
         finally:
             self.handshakes -= 1
+            visitor.handshakes -= 1
         return False
 
     async def _handle(self, stream: TlsStream) -> None:
         peer = stream.peer
-        if self.per_peer[peer] >= self.limits.per_peer:
-            log.warning("peer %s has too many connections: one more refused", short(peer))
+        guest = self.guests.get(peer) or Guest(self.limits.guest, self.sending)
+        if guest.connections >= self.limits.per_peer:
+            if self.words.try_spend():
+                log.warning("peer %s has too many connections: one more refused", short(peer))
             return
-        self.per_peer[peer] += 1
+        stream.guest = self.guests[peer] = guest
+        guest.connections += 1
         try:
             await self.handler(stream)
             await stream.aclose()
@@ -150,6 +214,16 @@ class _Gate:
         except Exception:
             log.exception("serving peer %s failed", short(peer))
         finally:
-            self.per_peer[peer] -= 1
-            if not self.per_peer[peer]:
-                del self.per_peer[peer]
+            guest.connections -= 1
+            if not guest.connections:
+                del self.guests[peer]
+
+
+def origin(host: str) -> str:
+    """What counts as one address: an IPv4 address, or the first 64 bits of an IPv6 one."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.IPv6Network((address, 64), strict=False))
+    return str(address)

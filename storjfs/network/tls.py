@@ -5,17 +5,24 @@ records per wake-up as have arrived.
 """
 
 import contextlib
+import os
 import ssl
 from typing import Any, Final
 
 import trio
 
+from storjfs.network.guests import Guest
 from storjfs.protocol.ids import NodeId
 
 _RECEIVE: Final = 256 << 10
 _RECEIVE_SOME: Final = 64 << 10
 _SEND: Final = 256 << 10
 _CLOSE_SECONDS: Final = 2.0
+_UNASKED: Final = 16 << 10
+"""Bytes that TLS itself wants to answer with: each request for new keys makes some."""
+
+_scratch: Final = trio.lowlevel.RunVar[memoryview]("where ciphertext is received")
+"""One for all streams of a loop: 256 KiB for each would be most of what an idle connection takes."""
 
 NOBODY: Final = NodeId(b"")
 
@@ -28,11 +35,13 @@ class TlsStream(trio.abc.Stream):
 
     def __init__(self, transport: trio.abc.Stream, context: ssl.SSLContext, *, server_side: bool) -> None:
         self.peer = NOBODY
+        self.guest: Guest | None = None
+        """What the peer may take, all its connections together; set by who lets it in."""
         self.transport = transport
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
-        self._scratch = bytearray(0)
         self._sending = self._receiving = self._closed = self._broken = False
+        self._in_handshake = True
 
     @property
     def tls(self) -> ssl.SSLObject:
@@ -51,6 +60,7 @@ class TlsStream(trio.abc.Stream):
                 await self._flush()  # the alert says to the other side why
                 raise trio.BrokenResourceError(f"TLS handshake: {error}") from error
             else:
+                self._in_handshake = False
                 return await self._flush()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -154,21 +164,37 @@ class TlsStream(trio.abc.Stream):
     async def _fill(self) -> None:
         """Wait for ciphertext."""
         if isinstance(self.transport, trio.SocketStream):
-            if not self._scratch:
-                self._scratch = bytearray(_RECEIVE)
-            try:
-                count = await self.transport.socket.recv_into(self._scratch)
-            except OSError as error:
-                raise trio.BrokenResourceError(f"connection lost: {error}") from error
-            self._take(memoryview(self._scratch)[:count])
+            await self._receive_from(self.transport.socket)
         else:
             self._take(await self.transport.receive_some(_RECEIVE))
+
+    async def _receive_from(self, socket: trio.socket.SocketType) -> None:
+        """As `SocketStream.receive_some`, into memory that is nobody's while others run."""
+        waited = False
+        try:
+            while True:
+                scratch = _shared_scratch()
+                try:
+                    count = os.readv(socket.fileno(), [scratch])
+                except BlockingIOError:
+                    await trio.lowlevel.wait_readable(socket)
+                    waited = True
+                else:
+                    self._take(scratch[:count])
+                    break
+        except OSError as error:
+            raise trio.BrokenResourceError(f"connection lost: {error}") from error
+        if not waited:
+            await trio.lowlevel.cancel_shielded_checkpoint()
 
     def _take(self, data: bytes | bytearray | memoryview) -> None:
         if data:
             self._incoming.write(data)
         else:
             self._incoming.write_eof()
+        if self._outgoing.pending > _UNASKED and not self._in_handshake:
+            self._broken = True
+            raise trio.BrokenResourceError("the other side asks for new keys again and again")
 
     async def _flush(self) -> None:
         """Send the ciphertext that has gathered. When this is cancelled, part of a record may be gone."""
@@ -179,3 +205,12 @@ class TlsStream(trio.abc.Stream):
             except BaseException:
                 self._broken = True
                 raise
+
+
+def _shared_scratch() -> memoryview:
+    try:
+        return _scratch.get()
+    except LookupError:
+        scratch = memoryview(bytearray(_RECEIVE))
+        _scratch.set(scratch)
+        return scratch

@@ -36,6 +36,7 @@ class ErrorCode(enum.IntEnum):
     LAPSED = 14
     NOT_YOURS = 15
     CONFLICT = 16
+    CANCELLED = 17
 
 
 TEXTS: dict[ErrorCode, str] = {
@@ -55,6 +56,7 @@ TEXTS: dict[ErrorCode, str] = {
     ErrorCode.LAPSED: "the proposal was not accepted in time",
     ErrorCode.NOT_YOURS: "the contract belongs to another renter",
     ErrorCode.CONFLICT: "this id is already taken by other content",
+    ErrorCode.CANCELLED: "the request was withdrawn before it was answered",
 }
 
 

@@ -20,6 +20,8 @@ A_co = TypeVar("A_co", covariant=True)
 MAX_VOUCHERS = 64
 MAX_LISTED = 2048
 """Shards in one list."""
+CANCEL_CAPABILITY = "cancel"
+"""Said by a side that understands `framing.encode_cancel`; it is sent to no other."""
 
 
 class Request(Struct, Generic[A_co], frozen=True, array_like=True):
@@ -57,7 +59,7 @@ class Failure(Struct, frozen=True, array_like=True):
 
 
 class HelloAnswer(Struct, frozen=True, array_like=True):
-    """What the answering side is, and which version both will speak."""
+    """What the answering side is, and which version both will speak (`greeting`)."""
 
     version: Unsigned
     role: Role
@@ -65,6 +67,8 @@ class HelloAnswer(Struct, frozen=True, array_like=True):
     software: ShortText = ""
     vouchers: Vouchers = ()
     """The best voucher the farmer has from this peer, one per lane."""
+    version_max: Unsigned = 0
+    """The highest version the answering side speaks; 0 from one that does not say."""
 
 
 class Hello(Request[HelloAnswer], frozen=True, array_like=True):
@@ -268,4 +272,6 @@ METHODS: dict[type[Request[Any]], tuple[int, type[Struct]]] = {
 
 ANSWER = 0
 FAILURE = 1
+CANCEL = 14
+"""No request: it has the number of one that is no longer wanted, and no answer of its own."""
 REQUESTS: dict[int, type[Request[Any]]] = {number: request for request, (number, _) in METHODS.items()}

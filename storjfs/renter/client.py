@@ -14,6 +14,7 @@ from storjfs.network.peer import Peer
 from storjfs.protocol.failures import BadSignature, ErrorCode, ProtocolViolation, RequestFailed
 from storjfs.protocol.ids import Digest, ShardId, short
 from storjfs.protocol.messages import MAX_LISTED, Delete, HeldShard, ListShards
+from storjfs.protocol.priorities import Priority
 from storjfs.protocol.receipts import MAX_DELETE, DeleteOrder, Receipt, open_receipt, sign_delete
 from storjfs.renter.book import OVER, ContractBook, Entry
 from storjfs.renter.cashier import Cashier
@@ -166,7 +167,14 @@ class ShardClient:
             self._waiting[contract] -= size
         return receipt
 
-    async def get(self, contract: int, shard_id: bytes, offset: int, length: int) -> bytearray:
+    async def get(
+        self,
+        contract: int,
+        shard_id: bytes,
+        offset: int,
+        length: int,
+        priority: Priority = Priority.READ,
+    ) -> bytearray:
         """`length` sealed bytes of the shard from `offset`, unchecked: the seal decides. Egress is paid."""
         entry = self._entry(contract)
         buffer = bytearray(length)
@@ -176,7 +184,12 @@ class ShardClient:
             await self._ask(
                 entry,
                 lambda peer: peer.get_range(
-                    entry.contract_id, ShardId(shard_id), offset, buffer, GET_TIMEOUT + length / SLOWEST
+                    entry.contract_id,
+                    ShardId(shard_id),
+                    offset,
+                    buffer,
+                    GET_TIMEOUT + length / SLOWEST,
+                    priority,
                 ),
             )
             whole = True

@@ -8,6 +8,7 @@ import trio
 
 from storjfs.coding.merkle import shard_root
 from storjfs.errors import StorjfsError
+from storjfs.protocol.priorities import Priority
 from storjfs.renter.audits import HELD_STATES, MarkLost
 from storjfs.renter.book import ContractBook
 from storjfs.renter.client import ShardClient
@@ -99,7 +100,7 @@ class ReadBack:
             return None
         root, length = rows[0]
         try:
-            data = await self._client.get(due.contract, due.shard_id, 0, length)
+            data = await self._client.get(due.contract, due.shard_id, 0, length, Priority.AUDIT)
             found = await trio.to_thread.run_sync(shard_root, data)
             reason = "" if found == root else "read back whole, it is not what was stored"
             if not reason:

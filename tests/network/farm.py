@@ -122,6 +122,13 @@ class MemoryLine:
             await trio.aclose_forcefully(self.streams.pop())
 
 
+async def every(seconds: float) -> AsyncIterator[None]:
+    """Again and again: a peer that does something now and then."""
+    while True:
+        yield
+        await trio.sleep(seconds)
+
+
 @asynccontextmanager
 async def listening(
     service: Service, identity: Identity = FARMER, limits: Limits = LIMITS

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -10,15 +10,17 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storjfs.network.data import STALL_SECONDS, serve_shards
+from storjfs.network.data import ShardSource, serve_shards
 from storjfs.network.failures import PeerUnreachable, RequestTimeout
-from storjfs.network.frames import DATA_BUFFER, FrameStream
+from storjfs.network.frames import DATA_BUFFER, PATIENCE, Buffer, FrameStream
+from storjfs.network.guests import Budget, Guest, GuestLimits
 from storjfs.network.peer import Peer
 from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
-from storjfs.protocol.framing import encode_answer, encode_request
-from storjfs.protocol.ids import ContractId, ShardId
-from storjfs.protocol.messages import GetAnswer, GetOffer, HelloAnswer, Ping, Put, Role
-from tests.network.farm import FARMER, RENTER, SOMETHING, Farmer, MemoryLine
+from storjfs.protocol.framing import MAX_DATA_FRAME, encode_answer, encode_request
+from storjfs.protocol.ids import ContractId, NodeId, ShardId
+from storjfs.protocol.messages import Get, GetAnswer, GetOffer, HelloAnswer, Ping, Put, PutAnswer, Role
+from storjfs.protocol.priorities import Priority
+from tests.network.farm import FARMER, RENTER, SOMETHING, Farmer, MemoryLine, every
 
 CONTRACT = ContractId(bytes(32))
 SHARD = ShardId(bytes(range(32)))
@@ -164,7 +166,213 @@ async def test_nonsense_ends_the_connection(data: bytes) -> None:
 
 async def test_an_upload_that_stalls_is_cut_off(autojump_clock: trio.testing.MockClock) -> None:
     assert isinstance(await serve_raw(PUT + bytes(10), then_close=False), ProtocolViolation)
-    assert trio.current_time() == pytest.approx(STALL_SECONDS)
+    assert trio.current_time() == pytest.approx(PATIENCE.stall)
+
+
+async def test_an_upload_a_byte_at_a_time_is_cut_off(autojump_clock: trio.testing.MockClock) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+
+        async def dribble() -> None:
+            with suppress(trio.BrokenResourceError):
+                await ours.send_all(PUT)
+                async for _ in every(9):
+                    await ours.send_all(b"x")
+
+        nursery.start_soon(dribble)
+        with pytest.raises(ProtocolViolation, match="slowly"):
+            await serve_shards(FrameStream(theirs, DATA_BUFFER), RENTER.node_id, Farmer())
+        assert trio.current_time() <= PATIENCE.for_shard(1000) + 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_farmer_that_takes_its_time_is_not_the_uploads_fault(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    class SlowFarmer(Farmer):
+        async def put(self, peer: NodeId, header: Put, source: ShardSource) -> PutAnswer:
+            for _ in range(10):
+                await source.receive_exactly(memoryview(bytearray(100)))
+                await trio.sleep(20)
+            return PutAnswer(SOMETHING)
+
+    async with peering(SlowFarmer()) as (peer, _):
+        assert await peer.put_shard(CONTRACT, SHARD, CONTENT[:1000], timeout=1000) == SOMETHING
+    assert trio.current_time() > PATIENCE.for_shard(1000)
+
+
+async def test_a_header_a_byte_at_a_time_is_cut_off(autojump_clock: trio.testing.MockClock) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+
+        async def dribble() -> None:
+            with suppress(trio.BrokenResourceError):
+                for byte in PUT:
+                    await ours.send_all(bytes([byte]))
+                    await trio.sleep(9)
+
+        nursery.start_soon(dribble)
+        with pytest.raises(ProtocolViolation, match="slowly"):
+            await serve_shards(FrameStream(theirs, DATA_BUFFER), RENTER.node_id, Farmer())
+        nursery.cancel_scope.cancel()
+    assert trio.current_time() <= PATIENCE.for_frame(1000) + 9
+
+
+async def test_who_reads_a_range_too_slowly_is_cut_off(autojump_clock: trio.testing.MockClock) -> None:
+    ours, theirs = trio.testing.lockstep_stream_pair()
+    guest = Guest()
+    async with trio.open_nursery() as nursery:
+
+        async def sip() -> None:
+            await ours.send_all(encode_request(0, Get(CONTRACT, SHARD, 0, len(CONTENT))))
+            async for _ in every(9):
+                await ours.receive_some(1)
+
+        nursery.start_soon(sip)
+        with pytest.raises(ProtocolViolation, match="reads too slowly"):
+            await serve_shards(
+                FrameStream(theirs, DATA_BUFFER), RENTER.node_id, Farmer({SHARD: CONTENT}), guest
+            )
+        nursery.cancel_scope.cancel()
+    assert trio.current_time() <= PATIENCE.for_shard(2 * len(CONTENT))
+    assert guest.sending_bytes == 0
+
+
+async def test_a_large_header_is_refused_by_its_length() -> None:
+    assert isinstance(await serve_raw((MAX_DATA_FRAME + 1).to_bytes(4, "big")), ProtocolViolation)
+
+
+async def test_a_cancelled_get_is_cancelled_at_the_farmer() -> None:
+    working, cancelled = trio.Event(), trio.Event()
+
+    async def work() -> None:
+        try:
+            working.set()
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async with peering(Farmer({SHARD: CONTENT}, serving_get=work)) as (peer, _):
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(peer.get_range, CONTRACT, SHARD, 0, bytearray(100))
+                await working.wait()
+                scope.cancel()
+        await cancelled.wait()
+
+
+async def test_reads_find_a_connection_free_of_uploads() -> None:
+    gate = trio.Event()
+
+    class BusyFarmer(Farmer):
+        async def put(self, peer: NodeId, header: Put, source: ShardSource) -> PutAnswer:
+            await gate.wait()
+            return await super().put(peer, header, source)
+
+    async with peering(BusyFarmer({SHARD: CONTENT}), data_connections=3) as (peer, line):
+        async with trio.open_nursery() as nursery:
+            for number in range(6):
+                nursery.start_soon(peer.put_shard, CONTRACT, ShardId(bytes([number] * 32)), CONTENT)
+            await trio.testing.wait_all_tasks_blocked()
+            buffer = bytearray(100)
+            await peer.get_range(CONTRACT, SHARD, 0, buffer)
+            assert buffer == CONTENT[:100]
+            assert line.dials == 3
+            gate.set()
+
+
+async def test_reads_go_before_audits_before_uploads() -> None:
+    gate, order = trio.Event(), list[str]()
+
+    class NotingFarmer(Farmer):
+        async def put(self, peer: NodeId, header: Put, source: ShardSource) -> PutAnswer:
+            order.append("upload")
+            return await super().put(peer, header, source)
+
+        async def get(self, peer: NodeId, header: Get) -> Buffer:
+            order.append("read" if header.length == 1 else "audit" if header.length == 2 else "first")
+            await gate.wait()
+            return await super().get(peer, header)
+
+    async def get(peer: Peer, length: int, priority: Priority) -> None:
+        await peer.get_range(CONTRACT, SHARD, 0, bytearray(length), priority=priority)
+
+    async with peering(NotingFarmer({SHARD: CONTENT}), data_connections=1) as (peer, _):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(get, peer, 3, Priority.READ)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(peer.put_shard, CONTRACT, ShardId(bytes(32)), b"x")
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(get, peer, 2, Priority.AUDIT)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(get, peer, 1, Priority.READ)
+            await trio.testing.wait_all_tasks_blocked()
+            gate.set()
+    assert order == ["first", "read", "audit", "upload"]
+
+
+async def test_what_is_read_and_not_sent_yet_is_bounded_per_peer_and_in_all() -> None:
+    held: list[Budget] = []
+    most = {"guest": 0, "all": 0}
+
+    class WatchedFarmer(Farmer):
+        async def get(self, peer: NodeId, header: Get) -> Buffer:
+            most["guest"] = max(most["guest"], *(guest.sending_bytes for guest in guests))
+            most["all"] = max(most["all"], held[0].used)
+            await trio.lowlevel.checkpoint()
+            return await super().get(peer, header)
+
+    held.append(Budget(500))
+    guests = [Guest(GuestLimits(sending_bytes=300), held[0]) for _ in range(3)]
+    farmer = WatchedFarmer({SHARD: CONTENT})
+    async with trio.open_nursery() as nursery:
+
+        async def fetch(guest: Guest) -> None:
+            ours, theirs = trio.testing.memory_stream_pair()
+            frames = FrameStream(ours, DATA_BUFFER)
+
+            async def serve() -> None:
+                await serve_shards(FrameStream(theirs, DATA_BUFFER), RENTER.node_id, farmer, guest)
+
+            nursery.start_soon(serve)
+            for _ in range(5):
+                await frames.send(encode_request(0, Get(CONTRACT, SHARD, 0, 100)))
+                assert await frames.receive_frame()
+                await frames.receive_exactly(memoryview(bytearray(100)))
+            await frames.aclose()
+
+        for guest in guests:
+            for _ in range(5):
+                nursery.start_soon(fetch, guest)
+    assert 100 < most["guest"] <= 300
+    assert 300 < most["all"] <= 500
+    assert held[0].used == 0
+
+
+async def test_a_range_larger_than_all_that_may_be_sent_at_once_is_sent_alone() -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    frames, guest = FrameStream(ours, DATA_BUFFER), Guest(GuestLimits(sending_bytes=10), Budget(20))
+    await frames.send(encode_request(0, Get(CONTRACT, SHARD, 0, 100)))
+    async with trio.open_nursery() as nursery:
+
+        async def serve() -> None:
+            await serve_shards(
+                FrameStream(theirs, DATA_BUFFER), RENTER.node_id, Farmer({SHARD: CONTENT}), guest
+            )
+
+        nursery.start_soon(serve)
+        assert await frames.receive_frame()
+        await frames.receive_exactly(memoryview(bytearray(100)))
+        await frames.aclose()
+
+
+async def test_transfers_have_a_rate(autojump_clock: trio.testing.MockClock) -> None:
+    guest = Guest(GuestLimits(transfers=10, transfer_burst=10))
+    ours, theirs = trio.testing.memory_stream_pair()
+    await ours.send_all(encode_request(0, Get(CONTRACT, SHARD, 0, 1)) * 30)
+    await ours.send_stream.aclose()
+    await serve_shards(FrameStream(theirs, DATA_BUFFER), RENTER.node_id, Farmer(), guest)
+    assert trio.current_time() == pytest.approx(2, abs=0.2)
 
 
 async def test_an_idle_connection_is_closed_in_the_end(autojump_clock: trio.testing.MockClock) -> None:

@@ -12,13 +12,15 @@ from msgspec import Struct
 
 from storjfs.network.control import Handler, refuse_all
 from storjfs.network.failures import PeerUnreachable
-from storjfs.network.frames import FrameStream
+from storjfs.network.frames import PATIENCE, FrameStream
 from storjfs.network.peer import LONGEST_ABSENCE, LONGEST_BACKOFF, Backoff, Peer
-from storjfs.network.service import HELLO_TIMEOUT, serve_peer
+from storjfs.network.service import serve_peer
 from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
-from storjfs.protocol.framing import encode_request, open_answer
+from storjfs.protocol.framing import encode_answer, encode_request, open_answer
+from storjfs.protocol.greeting import HIGHEST
 from storjfs.protocol.ids import ContractId, ShardId
 from storjfs.protocol.messages import (
+    CANCEL_CAPABILITY,
     End,
     GetOffer,
     Hello,
@@ -212,6 +214,37 @@ async def test_another_version_is_refused_in_words(low: int, high: int) -> None:
     assert caught.value.code is ErrorCode.UNSUPPORTED
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        HelloAnswer(0, Role.FARMER),
+        HelloAnswer(2, Role.FARMER, version_max=2),
+    ],
+    ids=["lower", "higher"],
+)
+async def test_an_answer_with_a_version_that_was_not_offered_is_refused(answer: HelloAnswer) -> None:
+    async def connect(*_: object) -> trio.abc.Stream:
+        ours, theirs = trio.testing.memory_stream_pair()
+        await theirs.send_all(encode_answer(0, answer))
+        return ours
+
+    async with trio.open_nursery() as nursery:
+        peer = Peer(RENTER, FARMER.node_id, (), connector=connect)
+        await nursery.start(peer.run)
+        with pytest.raises(ProtocolViolation, match="version"):
+            await peer.request(GetOffer())
+        nursery.cancel_scope.cancel()
+
+
+async def test_both_sides_learn_that_the_other_understands_cancels() -> None:
+    farmer, answers = Farmer(), list[HelloAnswer]()
+    async with peering(farmer, greeted=answers.append) as (peer, _):
+        await peer.request(GetOffer())
+    assert CANCEL_CAPABILITY in answers[0].capabilities
+    assert answers[0].version == answers[0].version_max == HIGHEST
+    assert CANCEL_CAPABILITY in farmer.hellos[0].capabilities
+
+
 async def test_a_connection_begins_with_a_hello_or_ends() -> None:
     for data in (encode_request(0, Ping()), (1 << 20).to_bytes(4, "big")):
         ours, theirs = trio.testing.memory_stream_pair()
@@ -223,7 +256,7 @@ async def test_a_connection_begins_with_a_hello_or_ends() -> None:
 async def test_a_silent_caller_is_dropped(autojump_clock: trio.testing.MockClock) -> None:
     _ours, theirs = trio.testing.memory_stream_pair()
     await serve_peer(theirs, RENTER.node_id, Farmer())
-    assert trio.current_time() == pytest.approx(HELLO_TIMEOUT)
+    assert trio.current_time() == pytest.approx(PATIENCE.hello)
 
 
 async def test_over_tls_requests_and_shards_of_two_renters() -> None:

@@ -1,11 +1,13 @@
 """Streams: the trio contract, and who is at the other end."""
 
+import _ssl
+import ctypes
 import datetime
 import logging
 import os
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -17,7 +19,7 @@ from cryptography.x509.oid import NameOID
 
 from storjfs.network.failures import PeerUnreachable, WrongPeer
 from storjfs.network.identity import Identity, _open_ca, leaf_certificate, peer_of
-from storjfs.network.streams import Limits, open_stream, serve
+from storjfs.network.streams import LIMITS, Limits, _Gate, open_stream, origin, serve
 from storjfs.network.tls import TlsStream
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.terms import Address
@@ -229,6 +231,75 @@ async def test_one_peer_gets_so_many_connections_and_another_still_one() -> None
             await stream.aclose()
 
 
+async def test_one_address_gets_so_many_connections_whoever_it_says_it_is() -> None:
+    async with echoing(Limits(per_address=2)) as address:
+        first = await open_stream(RENTER, FARMER.node_id, [address])
+        second = await open_stream(STRANGER, FARMER.node_id, [address])
+        assert await first.receive_some(32) == RENTER.node_id
+        assert await second.receive_some(32) == STRANGER.node_id
+        with pytest.raises(PeerUnreachable):
+            await open_stream(FARMER, FARMER.node_id, [address])
+        elsewhere = await trio.open_tcp_stream(address.host, address.port, local_address="127.0.0.2")
+        async with TlsStream(elsewhere, FARMER.client, server_side=False) as third:
+            await third.do_handshake()
+            assert await third.receive_some(32) == FARMER.node_id
+        await first.aclose()
+        await second.aclose()
+
+
+async def test_unfinished_handshakes_of_one_address_leave_room_for_another() -> None:
+    limits = Limits(handshakes=3, handshakes_per_address=2, handshake_timeout=3600)
+    with trio.fail_after(120):
+        async with echoing(limits) as address, AsyncExitStack() as idle:
+            for _ in range(2):
+                transport = await trio.open_tcp_stream(address.host, address.port)
+                await idle.enter_async_context(transport)
+                await transport.send_all(b"\x16\x03\x01")
+            refused = await idle.enter_async_context(await trio.open_tcp_stream(address.host, address.port))
+            with suppress(trio.BrokenResourceError):
+                assert await refused.receive_some() == b""
+            elsewhere = await trio.open_tcp_stream(address.host, address.port, local_address="127.0.0.2")
+            async with TlsStream(elsewhere, RENTER.client, server_side=False) as other:
+                await other.do_handshake()
+                assert await other.receive_some(32) == RENTER.node_id
+
+
+async def test_handshakes_of_one_address_have_a_rate() -> None:
+    async with echoing(Limits(handshake_rate=1e-6, handshake_burst=2)) as address:
+        for _ in range(2):
+            async with await open_stream(RENTER, FARMER.node_id, [address]) as stream:
+                assert await stream.receive_some(32) == RENTER.node_id
+        with pytest.raises(PeerUnreachable):
+            await open_stream(RENTER, FARMER.node_id, [address])
+        elsewhere = await trio.open_tcp_stream(address.host, address.port, local_address="127.0.0.2")
+        async with TlsStream(elsewhere, RENTER.client, server_side=False) as other:
+            await other.do_handshake()
+            assert await other.receive_some(32) == RENTER.node_id
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("192.0.2.1", "192.0.2.1", True),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("192.0.2.1", "::ffff:192.0.2.1", True),
+        ("2001:db8::1", "2001:db8::ffff:1", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("fe80::1%eth0", "fe80::2", True),
+    ],
+)
+def test_what_counts_as_one_address(one: str, other: str, same: bool) -> None:
+    assert (origin(one) == origin(other)) is same
+
+
+async def test_addresses_are_forgotten() -> None:
+    gate = _Gate(FARMER, trio.sleep, LIMITS)  # type: ignore[arg-type]
+    for number in range(5000):
+        gate._visitor(f"visitor {number}")
+    assert len(gate.visitors) <= 1025
+    assert "visitor 4999" in gate.visitors
+
+
 async def test_too_many_connections_are_closed_at_once() -> None:
     async with echoing(Limits(connections=1)) as address:
         async with await open_stream(RENTER, FARMER.node_id, [address]) as only:
@@ -283,6 +354,48 @@ async def test_a_cancelled_receive_loses_nothing_and_a_cancelled_send_breaks() -
         await client.send_all(b"nobody reads this")
     with pytest.raises(trio.BrokenResourceError):
         await client.send_all(b"more")
+
+
+async def test_a_peer_that_asks_for_new_keys_for_ever_is_cut_off() -> None:
+    """Each such request makes TLS keep an answer, which goes out with the next bytes that are sent."""
+    ours, theirs = trio.testing.memory_stream_pair()
+    client = TlsStream(ours, RENTER.client, server_side=False)
+    server = TlsStream(theirs, FARMER.server, server_side=True)
+    await handshake_both(client, server)
+    ask_for_new_keys(client)
+    await client.send_all(b"once is allowed")
+    assert await server.receive_some(100) == b"once is allowed"
+    async with trio.open_nursery() as nursery:
+
+        async def ask_for_ever() -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                while True:
+                    ask_for_new_keys(client)
+                    await client._flush()
+                    await trio.testing.wait_all_tasks_blocked()
+
+        async def cancel_at_the_end() -> None:
+            with pytest.raises(trio.BrokenResourceError, match="new keys"):
+                await server.receive_some(100)
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(ask_for_ever)
+        nursery.start_soon(cancel_at_the_end)
+        for _ in range(2000):
+            await trio.testing.wait_all_tasks_blocked()
+        assert server._outgoing.pending < 64 << 10, "it takes as much memory as the peer likes"
+
+
+def ask_for_new_keys(stream: TlsStream) -> None:
+    """Python has no call for it: SSL_key_update of the OpenSSL that it uses, on the SSL of this stream."""
+    openssl = ctypes.CDLL(_ssl.__file__)
+    ssl_of_object = ctypes.c_void_p.from_address(id(getattr(stream.tls, "_sslobj")) + SSL_OFFSET)  # noqa: B009
+    assert openssl.SSL_key_update(ssl_of_object, 1) == 1
+    openssl.SSL_do_handshake(ssl_of_object)
+
+
+SSL_OFFSET = object.__basicsize__ + ctypes.sizeof(ctypes.c_void_p)
+"""Of the SSL in CPython's `_ssl._SSLSocket`: behind the object's head and its reference to the socket."""
 
 
 def test_the_certificate_follows_from_the_key_alone() -> None:

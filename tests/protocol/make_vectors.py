@@ -1,9 +1,12 @@
 """Makes tests/vectors/protocol.json from fixed keys: `python -m tests.protocol.make_vectors`."""
 
 import json
+import re
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from storjfs.protocol.audits import (
     AuditReply,
@@ -15,10 +18,19 @@ from storjfs.protocol.audits import (
     sign_request,
 )
 from storjfs.protocol.failures import ErrorCode
-from storjfs.protocol.framing import encode_answer, encode_failure, encode_request
+from storjfs.protocol.framing import (
+    MAX_REQUEST,
+    encode_answer,
+    encode_cancel,
+    encode_failure,
+    encode_request,
+)
 from storjfs.protocol.messages import (
+    Done,
     Get,
     GetAnswer,
+    GetContract,
+    GetOffer,
     HeldShard,
     Hello,
     HelloAnswer,
@@ -34,6 +46,7 @@ from storjfs.protocol.receipts import DeleteOrder, Receipt, sign_delete, sign_re
 from storjfs.protocol.signing import Kind
 from storjfs.protocol.terms import Proposal, sign_offer
 from storjfs.protocol.vouchers import Voucher, price_of_audit, sign_voucher
+from tests.fuzz import samples
 from tests.protocol import values
 
 PATH = Path(__file__).parents[1] / "vectors" / "protocol.json"
@@ -87,7 +100,14 @@ def make() -> dict[str, Any]:
             "list shards": encode_request(9, ListShards(contract.contract_id, shard, 3)).hex(),
             "shard list": encode_answer(9, ShardList((HeldShard(shard, root, 65552),))).hex(),
             "failure": encode_failure(300, ErrorCode.NO_SPACE, "full").hex(),
+            "cancel": encode_cancel(7).hex(),
+            "cancelled": encode_failure(7, ErrorCode.CANCELLED).hex(),
         },
+        "messages": {
+            **{_name(request): encode_request(1, request).hex() for request in samples.REQUESTS},
+            **{_name(answer): encode_answer(1, answer).hex() for answer in samples.ANSWERS},
+        },
+        "refused": {name: data.hex() for name, data in refused().items()},
         "prices": [
             {
                 "price": price,
@@ -103,6 +123,36 @@ def make() -> dict[str, Any]:
                 (1, 65552, 3600, 2_783_138_807_808_000 - 1),
             )
         ],
+    }
+
+
+def _name(message: Struct) -> str:
+    """`ListShards` as the specification writes it: `list shards`."""
+    return re.sub("(?<!^)([A-Z])", r" \1", type(message).__name__).lower()
+
+
+def refused() -> dict[str, bytes]:
+    """Frames that end the connection on which they come first after the hello."""
+    offer = encode_request(1, GetOffer())[4:]
+    contract = bytearray(encode_request(1, GetContract(samples.ID))[4:])
+    short = bytes(contract).replace(b"\xc4\x20" + samples.ID, b"\xc4\x1f" + samples.ID[:31])
+    bodies = {
+        "no array": b"\x01",
+        "two elements": b"\x92\x01\x04",
+        "four elements": b"\x94" + offer[1:] + b"\xc0",
+        "a negative id": b"\x93\xff" + offer[2:],
+        "an id of 2^63": b"\x93\xcf" + (1 << 63).to_bytes(8, "big") + offer[2:],
+        "a method over 255": b"\x93\x01\xcd\x01\x04\x90",
+        "a body that is no array": b"\x93\x01\x04\x80",
+        "a contract id of 31 bytes": short,
+        "bytes behind the array": offer + b"\xc0",
+        "a second hello": encode_request(1, Hello(Purpose.CONTROL, Role.RENTER))[4:],
+        "an answer to nothing": encode_answer(1, Done())[4:],
+    }
+    return {
+        "a length of zero": bytes(4),
+        "a request over 256 KiB": (MAX_REQUEST + 1).to_bytes(4, "big"),
+        **{name: len(body).to_bytes(4, "big") + body for name, body in bodies.items()},
     }
 
 

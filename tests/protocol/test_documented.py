@@ -39,7 +39,7 @@ def test_every_failure_is_there() -> None:
 
 
 def test_every_method_is_there() -> None:
-    numbers = [int(row[0]) for row in rows("Frames")]
+    numbers = [int(row[0]) for row in rows("Requests")]
     assert numbers == sorted(number for number, _ in METHODS.values())
 
 

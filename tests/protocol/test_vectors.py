@@ -3,8 +3,14 @@
 import json
 import struct
 
+import pytest
 from nacl.signing import VerifyKey
 
+from storjfs.protocol.conversation import Conversation
+from storjfs.protocol.encoding import decode, encode
+from storjfs.protocol.failures import ProtocolViolation
+from storjfs.protocol.framing import frame_length, open_request, parse_frame
+from storjfs.protocol.messages import METHODS, HelloAnswer, Role
 from storjfs.protocol.terms import Contract
 from tests.protocol import values
 from tests.protocol.make_vectors import PATH, make
@@ -30,6 +36,32 @@ def test_signatures_are_plain_ed25519_over_domain_and_body() -> None:
         domain = bytes.fromhex(vectors["domains"][kind.replace(" ", "_")])
         key = VerifyKey(bytes.fromhex(vectors["public keys"][signer]))
         key.verify(domain + bytes.fromhex(one["body"]), bytes.fromhex(one["signature"]))
+
+
+def test_frames_of_the_vectors_say_what_they_say() -> None:
+    vectors = json.loads(PATH.read_text())["messages"]
+    found = set()
+    for text in vectors.values():
+        frame = parse_frame(bytes.fromhex(text)[4:])
+        if frame.is_request:
+            found.add(type(open_request(frame)))
+    assert found == set(METHODS)
+
+
+def test_what_is_to_be_refused_is_refused() -> None:
+    for name, text in json.loads(PATH.read_text())["refused"].items():
+        data = bytes.fromhex(text)
+        with pytest.raises(ProtocolViolation):
+            conversation = Conversation()
+            frame_length(data[:4], conversation.frame_limit)
+            conversation.receive(parse_frame(data[4:]))
+            raise AssertionError(name)
+
+
+def test_an_answer_of_before_is_understood() -> None:
+    """Fields that were added since have their defaults."""
+    old = decode(encode((1, "farmer", ("x",), "software", ())), HelloAnswer)
+    assert old == HelloAnswer(1, Role.FARMER, ("x",), "software")
 
 
 def test_frames_start_with_their_length() -> None:
