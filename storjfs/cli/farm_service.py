@@ -79,6 +79,10 @@ def install_unit(folder: Path, name: str, *, system: bool) -> None:
     write_atomically(path, unit_text(folder, system=system).encode())
     path.chmod(0o644)
     click.echo(f"unit      {path}")
+    if system:
+        owner = _owner(folder)
+        advice = f"; better a user of its own: chown -R USER {folder}, then again" if owner == "root" else ""
+        click.echo(f"runs as   {owner}{advice}")
     manager = ["systemctl"] if system else ["systemctl", "--user"]
     commands = [[*manager, "daemon-reload"], [*manager, "enable", "--now", f"{name}.service"]]
     if not system:

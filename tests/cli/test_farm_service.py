@@ -100,7 +100,9 @@ def test_it_is_installed_where_there_is_a_farmer_and_says_how_to_start_it(
     assert "loginctl enable-linger" in done.output
 
 
-def test_systemd_that_runs_is_told(at: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_systemd_that_runs_is_told(
+    at: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """With stand-ins that write down how they were called: this is about what is run, and in which order."""
     calls = tmp_path / "calls"
     for name in ("systemctl", "loginctl"):
@@ -112,6 +114,7 @@ def test_systemd_that_runs_is_told(at: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(farm_service, "BOOTED", tmp_path)
     monkeypatch.setattr(farm_service, "SYSTEM_UNITS", tmp_path / "units")
     farm_service.install_unit(at, "storjfs-farm", system=True)
+    assert f"runs as   {at.owner()}" in capsys.readouterr().out
     assert calls.read_text().splitlines() == [
         "systemctl daemon-reload",
         "systemctl enable --now storjfs-farm.service",
