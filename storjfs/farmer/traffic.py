@@ -19,6 +19,7 @@ from storjfs.farmer.schedule import ALWAYS, Limit, Schedule, WallClock
 from storjfs.network.control import ControlConnection
 from storjfs.network.data import ShardSource
 from storjfs.network.frames import Buffer
+from storjfs.network.guests import Guest
 from storjfs.network.service import Service, serve_peer
 from storjfs.network.tls import TlsStream
 from storjfs.protocol.failures import ErrorCode, RequestFailed
@@ -82,16 +83,18 @@ class Traffic:
         """Serve one connection to its end, as storjfs.network.serve_tls does."""
         if _from_afar(stream.transport):
             self.last_contact = self._now()
-        await self.serve_peer(stream, stream.peer, service)
+        await self.serve_peer(stream, stream.peer, service, stream.guest)
 
-    async def serve_peer(self, stream: trio.abc.Stream, peer: NodeId, service: Service) -> None:
-        """The same for any stream."""
+    async def serve_peer(
+        self, stream: trio.abc.Stream, peer: NodeId, service: Service, guest: Guest | None = None
+    ) -> None:
+        """The same for any stream; see storjfs.network.serve_peer."""
         if self.closing:
             return
         passage = Passage(self, stream, peer)
         self.passages.add(passage)
         try:
-            await serve_peer(passage, peer, _PassageService(passage, service))
+            await serve_peer(passage, peer, _PassageService(passage, service), guest=guest)
         finally:
             self.passages.discard(passage)
             passage.end_turn()

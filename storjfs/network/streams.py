@@ -2,8 +2,10 @@
 
 import ipaddress
 import logging
+import socket
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -20,6 +22,8 @@ from storjfs.protocol.terms import Address
 log = logging.getLogger(__name__)
 
 DIAL_TIMEOUT = 10.0
+_KEEP_ALIVE = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
+"""Seconds without a packet until the kernel asks for one, between questions, and how many go unanswered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,7 @@ async def open_stream(
 
 async def _dial(identity: Identity, node_id: NodeId | None, address: Address) -> TlsStream:
     transport = await trio.open_tcp_stream(address.host, address.port)
+    _keep_alive(transport)
     stream = TlsStream(transport, identity.client, server_side=False)
     try:
         await stream.do_handshake()
@@ -150,6 +155,7 @@ class _Gate:
             return await trio.aclose_forcefully(transport)
         self.total += 1
         visitor.connections += 1
+        _keep_alive(transport)
         stream = TlsStream(transport, self.identity.server, server_side=True)
         try:
             if await self._authenticated(stream, visitor):
@@ -217,6 +223,16 @@ class _Gate:
             guest.connections -= 1
             if not guest.connections:
                 del self.guests[peer]
+
+
+def _keep_alive(transport: trio.SocketStream) -> None:
+    """Have the kernel notice that the other machine or the line is gone, also where nothing is sent: a router
+    forgets an idle connection, and a transfer on it would wait for its whole timeout."""
+    # A connection that is gone by now says so when it is used.
+    with suppress(OSError):
+        transport.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEP_ALIVE.items():
+            transport.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def origin(host: str) -> str:

@@ -1,4 +1,4 @@
-"""Two sides of one control connection, or one side and raw bytes."""
+"""Two sides of one control connection, or one side and raw bytes, or a listener that echoes."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,12 +11,16 @@ from msgspec import Struct
 from storjfs.network.control import CONTROL_LIMITS, ControlConnection, ControlLimits, Handler, refuse_all
 from storjfs.network.frames import FrameStream
 from storjfs.network.guests import Guest
+from storjfs.network.identity import Identity
+from storjfs.network.streams import Limits, serve
+from storjfs.network.tls import TlsStream
 from storjfs.protocol.failures import ProtocolViolation
 from storjfs.protocol.messages import (
     OfferAnswer,
     Request,
 )
-from tests.network.farm import SOMETHING
+from storjfs.protocol.terms import Address
+from tests.network.farm import FARMER, SOMETHING
 
 
 async def give_offer(request: Request[Any]) -> Struct:
@@ -63,3 +67,20 @@ async def facing_raw_bytes(
         await nursery.start(run)
         yield connection, FrameStream(b), ended
         await b.aclose()
+
+
+@asynccontextmanager
+async def echoing(limits: Limits = Limits(), identity: Identity = FARMER) -> AsyncIterator[Address]:  # noqa: B008
+    """A listener whose streams answer with the peer's node id, then echo."""
+
+    async def echo(stream: TlsStream) -> None:
+        await stream.send_all(stream.peer)
+        async for data in stream:
+            await stream.send_all(data)
+
+    async with trio.open_nursery() as nursery:
+        addresses = await nursery.start(lambda task_status: serve(
+            identity, "127.0.0.1", 0, echo, limits=limits, task_status=task_status
+        ))  # fmt: skip
+        yield addresses[0]
+        nursery.cancel_scope.cancel()

@@ -1,12 +1,13 @@
 """docs/formats/protocol.md names the limits that are in force."""
 
 import re
+import socket
 from pathlib import Path
 
 from storjfs.network.control import CONTROL_LIMITS
 from storjfs.network.frames import PATIENCE
 from storjfs.network.guests import GUEST_LIMITS, SENDING_BYTES
-from storjfs.network.streams import LIMITS
+from storjfs.network.streams import _KEEP_ALIVE, LIMITS
 from storjfs.protocol.framing import MAX_DATA_FRAME, MAX_FRAME, MAX_HELLO, MAX_REQUEST
 
 SPEC = (Path(__file__).parents[2] / "docs" / "formats" / "protocol.md").read_text()
@@ -32,6 +33,10 @@ def test_the_limits_of_a_listener_are_those_in_force() -> None:
         ],
         "seconds without a frame": [control.quiet, control.quiet],
         "seconds on a data connection": [PATIENCE.idle],
+        "seconds without a packet": [
+            _KEEP_ALIVE[socket.TCP_KEEPIDLE],
+            _KEEP_ALIVE[socket.TCP_KEEPINTVL],
+        ],
         "requests per second": [guest.requests, guest.request_burst],
         "puts and gets per second": [guest.transfers, guest.transfer_burst],
         "open requests": [control.requests_in],

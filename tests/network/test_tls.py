@@ -6,8 +6,6 @@ import datetime
 import logging
 import os
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -19,11 +17,12 @@ from cryptography.x509.oid import NameOID
 
 from storjfs.network.failures import PeerUnreachable, WrongPeer
 from storjfs.network.identity import Identity, _open_ca, leaf_certificate, peer_of
-from storjfs.network.streams import LIMITS, Limits, _Gate, open_stream, origin, serve
+from storjfs.network.streams import open_stream
 from storjfs.network.tls import TlsStream
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.terms import Address
 from tests.network.farm import FARMER, RENTER, STRANGER
+from tests.network.lines import echoing
 
 
 def contexts_of_another_kind() -> tuple[ssl.SSLContext, ssl.SSLContext]:
@@ -62,23 +61,6 @@ async def handshake_both(client: TlsStream, server: TlsStream) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.do_handshake)
         nursery.start_soon(server.do_handshake)
-
-
-@asynccontextmanager
-async def echoing(limits: Limits = Limits(), identity: Identity = FARMER) -> AsyncIterator[Address]:  # noqa: B008
-    """A listener whose streams answer with the peer's node id, then echo."""
-
-    async def echo(stream: TlsStream) -> None:
-        await stream.send_all(stream.peer)
-        async for data in stream:
-            await stream.send_all(data)
-
-    async with trio.open_nursery() as nursery:
-        addresses = await nursery.start(lambda task_status: serve(
-            identity, "127.0.0.1", 0, echo, limits=limits, task_status=task_status
-        ))  # fmt: skip
-        yield addresses[0]
-        nursery.cancel_scope.cancel()
 
 
 async def test_tls_keeps_the_contract_of_a_trio_stream() -> None:
@@ -208,123 +190,6 @@ async def test_weaker_clients_are_refused_and_others_still_served(weakness: str)
                     raise trio.BrokenResourceError
         async with await open_stream(RENTER, FARMER.node_id, [address]) as other:
             assert await other.receive_some(32) == RENTER.node_id
-
-
-async def test_who_does_not_finish_the_handshake_is_dropped() -> None:
-    async with echoing(Limits(handshake_timeout=0.02)) as address:
-        async with await trio.open_tcp_stream(address.host, address.port) as idle:
-            assert await idle.receive_some() == b""
-
-
-async def test_one_peer_gets_so_many_connections_and_another_still_one() -> None:
-    async with echoing(Limits(per_peer=2)) as address:
-        first = await open_stream(RENTER, FARMER.node_id, [address])
-        second = await open_stream(RENTER, FARMER.node_id, [address])
-        assert await first.receive_some(32) == await second.receive_some(32) == RENTER.node_id
-        third = await open_stream(RENTER, FARMER.node_id, [address])
-        with pytest.raises(trio.BrokenResourceError):
-            assert not await third.receive_some(32)
-            raise trio.BrokenResourceError
-        async with await open_stream(STRANGER, FARMER.node_id, [address]) as other:
-            assert await other.receive_some(32) == STRANGER.node_id
-        for stream in (first, second, third):
-            await stream.aclose()
-
-
-async def test_one_address_gets_so_many_connections_whoever_it_says_it_is() -> None:
-    async with echoing(Limits(per_address=2)) as address:
-        first = await open_stream(RENTER, FARMER.node_id, [address])
-        second = await open_stream(STRANGER, FARMER.node_id, [address])
-        assert await first.receive_some(32) == RENTER.node_id
-        assert await second.receive_some(32) == STRANGER.node_id
-        with pytest.raises(PeerUnreachable):
-            await open_stream(FARMER, FARMER.node_id, [address])
-        elsewhere = await trio.open_tcp_stream(address.host, address.port, local_address="127.0.0.2")
-        async with TlsStream(elsewhere, FARMER.client, server_side=False) as third:
-            await third.do_handshake()
-            assert await third.receive_some(32) == FARMER.node_id
-        await first.aclose()
-        await second.aclose()
-
-
-async def test_unfinished_handshakes_of_one_address_leave_room_for_another() -> None:
-    limits = Limits(handshakes=3, handshakes_per_address=2, handshake_timeout=3600)
-    with trio.fail_after(120):
-        async with echoing(limits) as address, AsyncExitStack() as idle:
-            for _ in range(2):
-                transport = await trio.open_tcp_stream(address.host, address.port)
-                await idle.enter_async_context(transport)
-                await transport.send_all(b"\x16\x03\x01")
-            refused = await idle.enter_async_context(await trio.open_tcp_stream(address.host, address.port))
-            with suppress(trio.BrokenResourceError):
-                assert await refused.receive_some() == b""
-            elsewhere = await trio.open_tcp_stream(address.host, address.port, local_address="127.0.0.2")
-            async with TlsStream(elsewhere, RENTER.client, server_side=False) as other:
-                await other.do_handshake()
-                assert await other.receive_some(32) == RENTER.node_id
-
-
-async def test_handshakes_of_one_address_have_a_rate() -> None:
-    async with echoing(Limits(handshake_rate=1e-6, handshake_burst=2)) as address:
-        for _ in range(2):
-            async with await open_stream(RENTER, FARMER.node_id, [address]) as stream:
-                assert await stream.receive_some(32) == RENTER.node_id
-        with pytest.raises(PeerUnreachable):
-            await open_stream(RENTER, FARMER.node_id, [address])
-        elsewhere = await trio.open_tcp_stream(address.host, address.port, local_address="127.0.0.2")
-        async with TlsStream(elsewhere, RENTER.client, server_side=False) as other:
-            await other.do_handshake()
-            assert await other.receive_some(32) == RENTER.node_id
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ("192.0.2.1", "192.0.2.1", True),
-        ("192.0.2.1", "192.0.2.2", False),
-        ("192.0.2.1", "::ffff:192.0.2.1", True),
-        ("2001:db8::1", "2001:db8::ffff:1", True),
-        ("2001:db8::1", "2001:db8:0:1::1", False),
-        ("fe80::1%eth0", "fe80::2", True),
-    ],
-)
-def test_what_counts_as_one_address(one: str, other: str, same: bool) -> None:
-    assert (origin(one) == origin(other)) is same
-
-
-async def test_addresses_are_forgotten() -> None:
-    gate = _Gate(FARMER, trio.sleep, LIMITS)  # type: ignore[arg-type]
-    for number in range(5000):
-        gate._visitor(f"visitor {number}")
-    assert len(gate.visitors) <= 1025
-    assert "visitor 4999" in gate.visitors
-
-
-async def test_too_many_connections_are_closed_at_once() -> None:
-    async with echoing(Limits(connections=1)) as address:
-        async with await open_stream(RENTER, FARMER.node_id, [address]) as only:
-            assert await only.receive_some(32) == RENTER.node_id
-            with pytest.raises(PeerUnreachable):
-                await open_stream(STRANGER, FARMER.node_id, [address])
-
-
-async def test_a_failing_handler_is_logged_and_the_listener_goes_on(caplog: pytest.LogCaptureFixture) -> None:
-    async def fail(stream: TlsStream) -> None:
-        await stream.send_all(b"x")
-        raise LookupError("a bug")
-
-    async with trio.open_nursery() as nursery:
-        addresses = await nursery.start(lambda task_status: serve(
-            FARMER, "127.0.0.1", 0, fail, task_status=task_status
-        ))  # fmt: skip
-        with caplog.at_level(logging.ERROR):
-            for _ in range(2):
-                async with await open_stream(RENTER, FARMER.node_id, [addresses[0]]) as stream:
-                    assert await stream.receive_some(1) == b"x"
-                    with pytest.raises(trio.BrokenResourceError):
-                        await stream.receive_some(1)
-        nursery.cancel_scope.cancel()
-    assert "a bug" in caplog.text
 
 
 async def test_a_cut_line_is_not_taken_for_an_end() -> None:
