@@ -130,11 +130,13 @@ _ALL: Final = (
     Kind("journal-short", _LOSS, None, "unsent data was cut short on this machine", _EIO),
     Kind("journal-stray", _NOTE, 4, "a file in the journal that belongs to nothing", "it is removed"),
     # farmers
-    Kind("farmer-orphan", _WARNING, 4, "a farmer keeps a shard, for pay, that nothing needs",
-         "the farmer deletes it", live=True),
+    Kind("farmer-orphan", _WARNING, 4,
+         "a farmer keeps a shard, for pay, that is not known: waste, or written after a copy of meta.db that was "
+         "put back",
+         "nothing; with --delete-unknown the farmer deletes it", live=True),
     Kind("farmer-orphans-kept", _WARNING, None,
-         "much of what farmers keep is not known: as after going back to old metadata, or with lost ones",
-         "nothing, lest data is lost; what is not needed goes once all else is mended", live=True),
+         "farmers keep shards that are not known, while metadata are missing that may have known them",
+         "nothing; see farmer-orphan once all else is mended", live=True),
     Kind("farmer-missing", _WARNING, 3, "a farmer does not have a shard that it should have",
          "it counts as lost and is rebuilt, where k others are there", live=True),
     Kind("farmer-differs", _WARNING, 3, "a farmer has another shard than it signed for",
