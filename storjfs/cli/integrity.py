@@ -103,8 +103,8 @@ def ask(
 @click.option(
     "--delete-unknown",
     is_flag=True,
-    help="With --repair: farmers delete shards that the metadata here do not know. They may hold newer data, if "
-    "a backup of the metadata was put back; nothing brings them back.",
+    help="With --repair: farmers delete shards that the metadata here do not know. They may hold newer data, "
+    "if a backup of the metadata was put back; nothing brings them back.",
 )
 @json_option
 @passphrase_options

@@ -131,8 +131,8 @@ _ALL: Final = (
     Kind("journal-stray", _NOTE, 4, "a file in the journal that belongs to nothing", "it is removed"),
     # farmers
     Kind("farmer-orphan", _WARNING, 4,
-         "a farmer keeps a shard, for pay, that is not known: waste, or written after a copy of meta.db that was "
-         "put back",
+         "a farmer keeps a shard, for pay, that is not known: waste, or written after a copy of meta.db that "
+         "was put back",
          "nothing; with --delete-unknown the farmer deletes it", live=True),
     Kind("farmer-orphans-kept", _WARNING, None,
          "farmers keep shards that are not known, while metadata are missing that may have known them",
