@@ -39,7 +39,6 @@ from storjfs.renter.settings import known_farmers
 from storjfs.settlement import Ledger
 from storjfs.store import MetaStore
 from storjfs.volume import (
-    EmbeddedFarm,
     PassphraseSource,
     VolumePaths,
     VolumeSettings,
@@ -345,8 +344,8 @@ async def _ask_farmers(paths: VolumePaths, keys: VolumeKeys, tell: Tell) -> Find
     settings = read_settings(paths)
     async with _renter(paths, settings, keys) as (store, renter), trio.open_nursery() as nursery:
         await nursery.start(renter.farmers.run)
-        if isinstance(settings.farmers, EmbeddedFarm):
-            farm = embedded_farm(paths, settings, settings.farmers.count)
+        farm = embedded_farm(paths, settings)
+        if farm is not None:
             farm.listen(lambda where: renter.farmers.move({NodeId(node): at for node, at in where.items()}))
             nursery.start_soon(farm.run)
             with trio.move_on_after(FARM_PATIENCE):

@@ -7,12 +7,14 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import trio
 
 from storjfs.coding.geometry import FULL_FRAME, SEALED_PIECE
 from storjfs.errors import StorjfsError
+from storjfs.farmer.embedded import leaving_folders
 from storjfs.filesystem import Capacity, Filesystem, Policy
 from storjfs.fuse import MountOptions
 from storjfs.keys import VolumeKeys
@@ -20,6 +22,7 @@ from storjfs.protocol.ids import NodeId, PublicKey
 from storjfs.protocol.messages import GetOffer
 from storjfs.protocol.signing import SigningKey
 from storjfs.protocol.terms import Address
+from storjfs.renter.audits import HELD_STATES
 from storjfs.renter.placement import stripes
 from storjfs.renter.renter import Renter
 from storjfs.renter.settings import KnownFarmer, RenterSettings, known_farmers
@@ -136,6 +139,7 @@ class Drive:
         self._full_disk = full_disk
         full_disk.attach(self.store, self.segments)
         self.renter.mark_lost = self.segments.mark_lost
+        self.renter.found = self.segments.amend.found
         self.renter.came = self.segments.farmers_changed
         self.renter.waits = lambda: self.segments.waits_for_farmers
         policy = Policy(read_only=options.read_only, atime=options.atime, sync_network=options.sync_network)
@@ -144,6 +148,8 @@ class Drive:
         )
         self._started = False
         self._embedded: frozenset[bytes] = frozenset()
+        self._wanted: frozenset[bytes] = frozenset()
+        self._folders: Mapping[bytes, Path] = {}
 
     # --- what the filesystem and the mount process ask ---
 
@@ -243,7 +249,7 @@ class Drive:
     async def running(self, farm: FarmChild | None) -> AsyncIterator[None]:
         """Everything runs inside; at the end it stops in the order in which it depends on each other."""
         if farm is not None:
-            farm.listen(self._farmers_moved)
+            farm.listen(lambda addresses: self._farmers_moved(addresses, farm.leaving, farm.folders))
         async with trio.open_nursery() as below:
             await below.start(self.store.run)
             async with trio.open_nursery() as above:
@@ -295,24 +301,49 @@ class Drive:
             else f"check the addresses under [farmers] in {where}",
         )
 
-    def _farmers_moved(self, addresses: Mapping[bytes, Sequence[Address]]) -> None:
+    def _farmers_moved(
+        self,
+        addresses: Mapping[bytes, Sequence[Address]],
+        leaving: frozenset[bytes],
+        folders: Mapping[bytes, Path],
+    ) -> None:
         """The embedded farm has (re)started."""
         self._embedded = frozenset(addresses)
+        self._wanted = self._embedded - leaving
+        self._folders = folders
+        self.renter.leave(leaving)
         self.renter.update_addresses(addresses)
         self.segments.farmers_changed()
 
     async def _give_up_missing(self) -> None:
-        """Farmers with contracts that are not among those of a complete embedded farm are gone for good."""
+        """Farmers with contracts that are not among those of a complete embedded farm are gone: their shards
+        are rebuilt at once, as long as enough others are left of any segment. More of them at a time are
+        rather a disk that is not there; they count as offline farmers do."""
         planned = self.settings.farmers
-        if not isinstance(planned, EmbeddedFarm) or len(self._embedded) < planned.count:
+        if not isinstance(planned, EmbeddedFarm) or len(self._wanted) < planned.count:
             return
-        for entry in list(self.renter.book):
-            if entry.serves and entry.node_id not in self._embedded:
+        missing = [e for e in self.renter.book if e.serves and e.node_id not in self._embedded]
+        if missing and await self._needed([entry.number for entry in missing]):
+            folder = self.paths.farm_dir
+            log.error("%d embedded farmers with contracts are missing from %s", len(missing), folder)
+            return
+        for entry in missing:
+            if entry.serves:
                 try:
                     await self.renter.farmer_removed(entry.node_id)
                 except StorjfsError as error:
                     # Its shards count as lost in memory at once; a full disk keeps that for a later commit.
                     log.warning("farmer %s: %s", entry.node_id.hex()[:16], error)
+
+    async def _needed(self, contracts: Sequence[int]) -> bool:
+        """Whether a segment could not be read without the shards under these contracts. Looks at all."""
+        marks = ", ".join("?" * len(contracts))
+        rows = await self.store.scan(
+            "SELECT 1 FROM segment s WHERE s.state = 2 AND s.k > (SELECT COUNT(DISTINCT h.idx) FROM shard h "
+            f"WHERE h.seg = s.seg AND h.state IN {HELD_STATES} AND h.contract NOT IN ({marks})) LIMIT 1",
+            tuple(contracts),
+        )
+        return bool(rows)
 
     def _faulty(self, contract: int, shard_id: bytes, error: StorjfsError) -> None:
         log.warning("contract %d, shard %s: %s", contract, shard_id.hex()[:16], error)
@@ -332,9 +363,8 @@ async def open_drive(
     full_disk = FullDisk(paths, settings.disk_reserve)
     await trio.to_thread.run_sync(full_disk.make_way)
     async with trio.open_nursery() as nursery:
-        farm = None
-        if isinstance(settings.farmers, EmbeddedFarm):
-            farm = embedded_farm(paths, settings, settings.farmers.count)
+        farm = embedded_farm(paths, settings)
+        if farm is not None:
             nursery.start_soon(farm.run)
         source = None if request.passphrase is None else Passphrase(request.passphrase)
         keys = await trio.to_thread.run_sync(unlock_volume, paths, source)
@@ -347,10 +377,16 @@ async def open_drive(
     ledger.close_file()
 
 
-def embedded_farm(paths: VolumePaths, settings: VolumeSettings, count: int) -> FarmChild:
-    """The farm child of a volume. Its farmers share one disk, so each offers no more than its part of it."""
+def embedded_farm(paths: VolumePaths, settings: VolumeSettings) -> FarmChild | None:
+    """The farm child of a volume; None where it neither has nor had embedded farmers.
+
+    They share one disk, so each offers no more than its part of it.
+    """
+    count = settings.farmers.count if isinstance(settings.farmers, EmbeddedFarm) else 0
+    if not count and not leaving_folders(paths.farm_dir, 0):
+        return None
     make_private(paths.farm_dir)
-    share = max(shutil.disk_usage(paths.farm_dir).total // count, GIB)
+    share = max(shutil.disk_usage(paths.farm_dir).total // max(count, 1), GIB)
     return FarmChild(
         paths.farm_dir,
         count,
