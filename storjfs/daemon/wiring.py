@@ -43,6 +43,7 @@ from . import facts
 from .farm_child import FarmChild
 from .full_disk import FullDisk
 from .request import MountRequest
+from .rooms import free_on, rooms
 from .status import Facts
 
 log = logging.getLogger(__name__)
@@ -149,21 +150,27 @@ class Drive:
         self._started = False
         self._embedded: frozenset[bytes] = frozenset()
         self._wanted: frozenset[bytes] = frozenset()
-        self._folders: Mapping[bytes, Path] = {}
+        self.farm_folders: Mapping[bytes, Path] = {}
+        """Where the embedded farmers that run keep what they hold, by node id."""
 
     # --- what the filesystem and the mount process ask ---
 
     def capacity(self) -> Capacity:
         """Contracted space, as far as the code leaves it for data, less what waits for its upload.
 
-        Before there is any contract, what is planned.
+        What embedded farmers of one disk offer counts that disk's free space once. Before there is any
+        contract, what is planned.
         """
-        total, free = self.renter.space()
+        total, free = self.renter.space(rooms(self.farm_folders, self.settings.disk_reserve))
         if not total:
             k, n = self.renter.code()
             planned = self.settings.farmers
             count = planned.count if isinstance(planned, EmbeddedFarm) else len(planned)
-            total = free = k * stripes([self.settings.capacity] * count, n)
+            each = self.settings.capacity
+            if isinstance(planned, EmbeddedFarm):
+                room = free_on(self.paths.data_dir)[1] - self.settings.disk_reserve
+                each = min(each, max(room, 0) // count)
+            total = free = k * stripes([each] * count, n)
         free = max(free - self.segments.waiting_bytes(), 0)
         return Capacity(total=plaintext(total), free=plaintext(free))
 
@@ -310,7 +317,7 @@ class Drive:
         """The embedded farm has (re)started."""
         self._embedded = frozenset(addresses)
         self._wanted = self._embedded - leaving
-        self._folders = folders
+        self.farm_folders = folders
         self.renter.leave(leaving)
         self.renter.update_addresses(addresses)
         self.segments.farmers_changed()

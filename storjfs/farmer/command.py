@@ -89,6 +89,7 @@ def farm(
     raise_file_limit()
     sys.setswitchinterval(SWITCH_INTERVAL)
     farmer = Farmer.open(folder, settings, wait=5.0)
+    _warn_of_too_much(farmer)
     try:
         trio.run(_serve, farmer, folder)
     except ExceptionGroup as group:
@@ -124,6 +125,18 @@ def _settings(folder: Path, **given: object) -> FarmerSettings:
         raise SettingsError("how much space to share is not known yet", hint="Say it: --share 100GB")
     given["ledger"] = given["ledger"] or folder / "ledger.db"
     return FarmerSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _warn_of_too_much(farmer: Farmer) -> None:
+    """Say where the disk cannot hold what was allowed: only what is free is sold, but it may be a mistake."""
+    shelf = farmer.shelf
+    room = shelf.stored + max(shelf.disk.free(shelf.folder) - shelf.keep_free, 0)
+    if farmer.settings.capacity > room:
+        click.echo(
+            f"warning   {_size(farmer.settings.capacity)} are shared, but this disk has room for "
+            f"{_size(room)}: no more than that is sold. Is {farmer.folder} on the disk you meant?",
+            err=True,
+        )
 
 
 def _plain(group: ExceptionGroup[Exception], settings: FarmerSettings) -> Exception:

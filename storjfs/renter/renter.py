@@ -167,12 +167,14 @@ class Renter:
             self.look_around()
         return chosen
 
-    def space(self) -> tuple[int, int]:
+    def space(self, rooms: Mapping[NodeId, int] | None = None) -> tuple[int, int]:
         """(all, free): bytes of segments, before the erasure code, that the contracts have room for.
 
         What is held counts, needed or not, and so does what is on its way; shards of contracts that take no
-        new ones are going to move to the others. (0, 0) where there is no contract.
+        new ones are going to move to the others. `rooms`: bytes that some farmers can take at most, as far as
+        that is known. (0, 0) where there is no contract.
         """
+        rooms = {} if rooms is None else rooms
         k, n = self.code()
         total: dict[NodeId, int] = {}
         free: dict[NodeId, int] = {}
@@ -180,8 +182,10 @@ class Renter:
         for entry in self.book:
             candidate = self.client.candidate(entry)
             if self.book.takes(entry):
-                total[entry.node_id] = total.get(entry.node_id, 0) + candidate.capacity
-                free[entry.node_id] = free.get(entry.node_id, 0) + max(candidate.free, 0)
+                room = min(max(candidate.free, 0), rooms.get(entry.node_id, candidate.capacity))
+                taken = candidate.capacity - max(candidate.free, 0)
+                total[entry.node_id] = total.get(entry.node_id, 0) + taken + room
+                free[entry.node_id] = free.get(entry.node_id, 0) + room
             elif entry.serves:
                 moving += candidate.used
         left = k * stripes(free.values(), n) - moving * k // n
