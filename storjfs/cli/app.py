@@ -96,6 +96,12 @@ def complain_of_defect(error: Exception) -> None:
         click.echo(f"         a defect; with {TRACEBACK}=1 in the environment it shows where", err=True)
 
 
+def _damage_in(error: Exception) -> StorjfsError | None:
+    from storjfs.store import damage_in
+
+    return damage_in(error)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code (docs/reference/exit-codes.md)."""
     words = sys.argv[1:] if arguments is None else arguments
@@ -122,6 +128,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if TRACEBACK in os.environ:
             raise
+        damage = _damage_in(error)
+        if damage is not None:
+            complain(damage)
+            sys.exit(exit_code_of(damage))
         complain_of_defect(error)
         sys.exit(failed)
     sys.exit(outcome if isinstance(outcome, int) else ExitCode.OK)

@@ -7,7 +7,15 @@ aside for when the disk is full (decision record 9).
 """
 
 from storjfs.store.ballast import FULL, Ballast
-from storjfs.store.database import DiskFull, StoreError, configure, connect, found_full, open_database
+from storjfs.store.database import (
+    DiskFull,
+    StoreError,
+    configure,
+    connect,
+    damage_in,
+    found_full,
+    open_database,
+)
 from storjfs.store.meta import MODEST, MetaStore, Participant, Statement, missing_indexes, open_meta
 from storjfs.store.schema import META_SCHEMA, META_VERSION, ROOT_INODE
 
@@ -25,6 +33,7 @@ __all__ = [
     "StoreError",
     "configure",
     "connect",
+    "damage_in",
     "found_full",
     "missing_indexes",
     "open_database",

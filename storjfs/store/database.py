@@ -55,6 +55,19 @@ class DiskFull(StoreError):
         super().__init__(message, errno=number, permanent=False, hint=hint)
 
 
+def damage_in(error: BaseException) -> StoreError | None:
+    """What to tell a person of an error of SQLite's that means a damaged file; None for any other."""
+    if not isinstance(error, apsw.CorruptError | apsw.NotADBError):
+        return None
+    told = StoreError(
+        f"a local database of the volume is damaged ({error})",
+        hint="What is on the farmers is not touched by that. storjfs fsck names the database and mends what "
+        "it can; else restore it as docs/how-to/back-up-metadata.md says.",
+    )
+    told.__cause__ = error
+    return told
+
+
 def open_database(
     path: Path,
     key: bytes | None,

@@ -133,14 +133,19 @@ def has_metadata(paths: VolumePaths) -> bool:
     if size:
         return True
     unsent = paths.journal_dir.is_dir() and any(paths.journal_dir.iterdir())
-    if not unsent and not paths.pay_db.exists():
+    if not unsent and not paths.pay_db.exists() and not _farm_holds_shards(paths):
         return False
     raise VolumeDamaged(
         f"the metadata of the volume {paths.name} {'are gone' if size is None else 'were emptied'}: "
         f"{paths.meta_db}",
-        hint="Nothing was changed; what farmers and the journal hold is still there. Restore that file, and "
-        "those beside it whose names begin with its name, from a backup.",
+        hint="Nothing was changed; what farmers and the journal hold is still there. Restore that file from "
+        "a backup as docs/how-to/back-up-metadata.md says.",
     )
+
+
+def _farm_holds_shards(paths: VolumePaths) -> bool:
+    """Whether an embedded farmer keeps anything: those of a first mount that failed have empty shelves."""
+    return any(len(path.name) == 64 for path in paths.farm_dir.glob("farmer-*/shelf/**/*"))
 
 
 def change_passphrase(
