@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "status": ("storjfs.cli.status", "status", "Show how the volume and its data are."),
     "flush": ("storjfs.cli.upkeep", "flush", "Wait until all data is with the farmers."),
     "init": ("storjfs.cli.volumes", "init", "Make a new volume, or one from a recovery phrase."),
+    "backup": ("storjfs.cli.backup", "backup", "Copy key, settings and metadata, also while mounted."),
     "volumes": ("storjfs.cli.volumes", "volumes", "List the volumes on this machine."),
     "passphrase": ("storjfs.cli.volumes", "passphrase", "Change the passphrase of a volume."),
     "contracts": ("storjfs.cli.status", "contracts", "Show the contracts with farmers."),

@@ -48,6 +48,7 @@ from storjfs.volume import (
     unlock_volume,
 )
 
+from .newest import set_aside_newer
 from .request import MountRequest
 from .wiring import FARM_PATIENCE, Drive, embedded_farm, make_renter, open_drive
 
@@ -301,6 +302,9 @@ async def fsck_unmounted(
             at_farmers = orphans_spared(found, await _ask_farmers(paths, keys, tell))
         result = Examination.only(found)
         if repair and (found or at_farmers):
+            if "database-damaged" not in found.codes:
+                with View(paths.meta_db, keys.metadata_key) as view:
+                    set_aside_newer(paths, lambda sql, args: list(view.rows(sql, args)))
             result = await _mend(paths, keys, found, at_farmers, tell, delete_unknown)
         else:
             result.found.merge(at_farmers)

@@ -42,6 +42,7 @@ from storjfs.volume.files import make_private
 from . import facts
 from .farm_child import FarmChild
 from .full_disk import FullDisk
+from .newest import Newest, set_aside_newer
 from .request import MountRequest
 from .rooms import free_on, rooms
 from .status import Facts
@@ -125,6 +126,8 @@ class Drive:
         self.keys = keys
         self._ledger = ledger
         self.store = MetaStore.open(paths.meta_db, keys.metadata_key)
+        self._older = set_aside_newer(paths, self.store.read)
+        Newest(paths.newest_file, self.store)
         self.renter = make_renter(paths, settings, keys, self.store, ledger, known_farmers(settings))
         self.segments = Segments(
             self.store,
@@ -230,7 +233,7 @@ class Drive:
             },
             waiting_segments=self._waiting_segments(),
             running=self._started,
-            disk_problems=self._full_disk.problems(),
+            disk_problems=[*([self._older] if self._older else ()), *self._full_disk.problems()],
             unwritten=self._full_disk.at_risk,
         )
 

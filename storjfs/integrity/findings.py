@@ -128,7 +128,8 @@ _ALL: Final = (
     # this machine
     Kind("journal-missing", _LOSS, None, "unsent data is gone from this machine", _EIO),
     Kind("journal-short", _LOSS, None, "unsent data was cut short on this machine", _EIO),
-    Kind("journal-stray", _NOTE, 4, "a file in the journal that belongs to nothing", "it is removed"),
+    Kind("journal-stray", _NOTE, 4, "a file in the journal that belongs to nothing",
+         "it is removed; set aside in `journal-kept` where meta.db is older than what was last written here"),
     # farmers
     Kind("farmer-orphan", _WARNING, 4,
          "a farmer keeps a shard, for pay, that is not known: waste, or written after a copy of meta.db that "

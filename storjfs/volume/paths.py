@@ -93,6 +93,21 @@ class VolumePaths:
         return self.data_dir / "journal"
 
     @property
+    def journal_kept_dir(self) -> Path:
+        """What was in the journal and newer than a copy of meta.db that was put back."""
+        return self.data_dir / "journal-kept"
+
+    @property
+    def newest_file(self) -> Path:
+        """How far meta.db had come when it was last written here."""
+        return self.state_dir / "newest"
+
+    @property
+    def operator_file(self) -> Path:
+        """The seed of the embedded ledger's operator."""
+        return self.data_dir / "ledger.db.operator"
+
+    @property
     def farm_dir(self) -> Path:
         """The embedded farmers, one folder each."""
         return self.data_dir / "farm"
