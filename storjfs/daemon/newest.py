@@ -1,9 +1,9 @@
 """Whether meta.db is older than what was last written on this machine, and what is kept then.
 
 After a copy of meta.db from a backup was put back, the journal may hold data that only the newer one knows.
-Start-up removes what belongs to nothing and cuts what is longer than it should be, as after a crash; so that is
-set aside first. The mark is the number of the next segment, written beside local.db after each commit that
-raised it. It is not synced: a power cut may leave it behind, never ahead, so nothing is set aside for nothing.
+Start-up removes what belongs to nothing and cuts what is longer than it should be, as after a crash; so that
+is set aside first. The mark is the number of the next segment, written beside local.db after each commit that
+raised it. It is not synced: a power cut may leave it behind, never ahead, so nothing is set aside in vain.
 """
 
 import errno
