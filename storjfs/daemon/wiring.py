@@ -161,21 +161,25 @@ class Drive:
     def capacity(self) -> Capacity:
         """Contracted space, as far as the code leaves it for data, less what waits for its upload.
 
-        What embedded farmers of one disk offer counts that disk's free space once. Before there is any
-        contract, what is planned.
+        Its room is what embedded farmers have disk for, where a disk that several share counts once. Before
+        there is any contract, what is planned.
         """
-        total, free = self.renter.space(rooms(self.farm_folders, self.settings.disk_reserve))
+        total, free = self.renter.space()
+        _, room = self.renter.space(rooms(self.farm_folders, self.settings.disk_reserve))
         if not total:
             k, n = self.renter.code()
             planned = self.settings.farmers
             count = planned.count if isinstance(planned, EmbeddedFarm) else len(planned)
-            each = self.settings.capacity
+            total = free = room = k * stripes([self.settings.capacity] * count, n)
             if isinstance(planned, EmbeddedFarm):
-                room = free_on(self.paths.data_dir)[1] - self.settings.disk_reserve
-                each = min(each, max(room, 0) // count)
-            total = free = k * stripes([each] * count, n)
-        free = max(free - self.segments.waiting_bytes(), 0)
-        return Capacity(total=plaintext(total), free=plaintext(free))
+                left = max(free_on(self.paths.data_dir)[1] - self.settings.disk_reserve, 0)
+                room = min(room, k * stripes([left // count] * count, n))
+        waiting = self.segments.waiting_bytes()
+        return Capacity(
+            total=plaintext(total),
+            free=plaintext(max(free - waiting, 0)),
+            room=plaintext(max(room - waiting, 0)),
+        )
 
     def waiting(self) -> int:
         """Bytes that are not with enough farmers yet."""

@@ -61,8 +61,6 @@ class Contracting:
         self._settings = settings
         self._settlement = settlement
         self._addresses = addresses
-        self.sharing = 1
-        """So many farmers of one owner write to this disk: each sells its part of what is free."""
         # Held from the look at what is free until it is reserved.
         self._reserving = trio.Lock()
 
@@ -75,7 +73,6 @@ class Contracting:
         """
         limit = self._shelf.limit
         free = self._shelf.disk.free(self._shelf.folder) - self._shelf.keep_free
-        free //= self.sharing
         if margin:
             free -= free // margin
         reserved = self._book.reserved - (besides.reserved if besides is not None else 0)

@@ -67,13 +67,6 @@ def _still_needed(farmer: Farmer) -> bool:
     return any(entry.state not in over for entry in farmer.book.contracts.values())
 
 
-def share_disks(farmers: Sequence[Farmer]) -> None:
-    """Have those on one file system sell its free space once, not each of them all of it."""
-    disks = [os.stat(farmer.folder).st_dev for farmer in farmers]
-    for farmer, disk in zip(farmers, disks, strict=True):
-        farmer.contracting.sharing = disks.count(disk)
-
-
 def _open(folder: Path, settings: FarmerSettings, settlement: Ledger) -> list[Farmer]:
     """The farmer in `folder`; none, and a line in the log, if it is damaged: the others serve without it."""
     try:
@@ -172,7 +165,6 @@ def main(
                     farmers.append(farmer)
                 else:
                     farmer.close()
-        share_disks(farmers)
         trio.run(run, farmers, ready_fd, parent_fd, leaving)
     except StorjfsError as error:
         log.error("%s %s", error, error.hint)
