@@ -219,6 +219,7 @@ class Drive:
             balance = None
         report = self.segments.report()
         trouble = facts.NO_TROUBLE
+        capacity = self.capacity()
         if report.degraded or report.at_risk or report.lost or report.damaged:
             hurt = report.lost > 0 or len(report.damaged) > 0
             look = partial(facts.look_at_trouble, self.paths.meta_db, self.keys, hurt, report.damaged)
@@ -239,6 +240,7 @@ class Drive:
             running=self._started,
             disk_problems=[*([self._older] if self._older else ()), *self._full_disk.problems()],
             unwritten=self._full_disk.at_risk,
+            free=capacity.available_blocks * capacity.block_size,
         )
 
     async def _greet_farmers(self) -> None:

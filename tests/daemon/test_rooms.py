@@ -7,6 +7,7 @@ import pytest
 
 from storjfs.daemon import wiring
 from storjfs.daemon.rooms import rooms
+from storjfs.daemon.status import report as status_of
 from storjfs.daemon.wiring import Drive
 from storjfs.volume import VolumePaths
 from tests.real_drives import make_volume, running
@@ -41,6 +42,7 @@ async def test_no_more_is_promised_than_the_disk_can_hold(
         status = os.statvfs(paths.farm_dir)
         free = status.f_bavail * status.f_frsize
         # Others write to this disk meanwhile.
+        assert abs(status_of(await drive.facts(), None)["data"]["free"] - shown(drive)) < GIB
         assert 0 < shown(drive) <= free * 3 / 5 + GIB
         small = dict.fromkeys(drive.farm_folders.values(), (7, 6 * GIB))
         monkeypatch.setattr(wiring, "rooms", lambda folders, reserve: rooms(folders, 0, small.__getitem__))
