@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "status": ("storjfs.cli.status", "status", "Show how the volume and its data are."),
     "flush": ("storjfs.cli.upkeep", "flush", "Wait until all data is with the farmers."),
     "init": ("storjfs.cli.volumes", "init", "Make a new volume, or one from a recovery phrase."),
+    "backup": ("storjfs.cli.backup", "backup", "Copy key, settings and metadata, also while mounted."),
     "volumes": ("storjfs.cli.volumes", "volumes", "List the volumes on this machine."),
     "passphrase": ("storjfs.cli.volumes", "passphrase", "Change the passphrase of a volume."),
     "contracts": ("storjfs.cli.status", "contracts", "Show the contracts with farmers."),
@@ -96,6 +97,12 @@ def complain_of_defect(error: Exception) -> None:
         click.echo(f"         a defect; with {TRACEBACK}=1 in the environment it shows where", err=True)
 
 
+def _damage_in(error: Exception) -> StorjfsError | None:
+    from storjfs.store import damage_in
+
+    return damage_in(error)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code (docs/reference/exit-codes.md)."""
     words = sys.argv[1:] if arguments is None else arguments
@@ -122,6 +129,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if TRACEBACK in os.environ:
             raise
+        damage = _damage_in(error)
+        if damage is not None:
+            complain(damage)
+            sys.exit(exit_code_of(damage))
         complain_of_defect(error)
         sys.exit(failed)
     sys.exit(outcome if isinstance(outcome, int) else ExitCode.OK)

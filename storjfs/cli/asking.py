@@ -9,8 +9,9 @@ from storjfs.daemon.client import NotMounted, request
 def ask_mount(
     volume: str, do: str, *, progress: Callable[[dict[str, Any]], None] | None = None, **arguments: Any
 ) -> Any:
-    """The result of one request. Raises VolumeNotFound, NotMounted, and ReportedError as told over there."""
-    from storjfs.volume import VolumePaths, volume_not_found
+    """The result of one request. Raises VolumeNotFound, NotMounted, VolumeDamaged where its metadata are
+    gone, and ReportedError as told over there."""
+    from storjfs.volume import VolumePaths, has_metadata, volume_not_found
 
     paths = VolumePaths(volume)
     try:
@@ -18,5 +19,6 @@ def ask_mount(
     except NotMounted:
         if not paths.exists:
             raise volume_not_found(paths) from None
+        has_metadata(paths)
         which = "" if volume == "default" else f"--volume {volume} "
         raise NotMounted(f"the volume {volume} is not mounted", f"storjfs mount {which}DIR") from None

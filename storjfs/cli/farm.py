@@ -22,6 +22,7 @@ from storjfs.farmer.farmer import Farmer
 from storjfs.farmer.prices import TABLE
 from storjfs.farmer.schedule import Limit, Schedule
 from storjfs.farmer.settings import FarmerSettings, parse_address
+from storjfs.volume import wording
 from storjfs.volume.errors import SettingsError
 from storjfs.volume.files import make_private
 from storjfs.volume.units import parse_credits, parse_size
@@ -123,12 +124,25 @@ def run(folder: Path, settings: FarmerSettings) -> None:
     raise_file_limit()
     sys.setswitchinterval(SWITCH_INTERVAL)
     farmer = Farmer.open(folder, settings, wait=5.0)
+    _warn_of_too_much(farmer)
     try:
         trio.run(FarmProcess(farmer, notifier, _say, at_terminal=os.isatty(0)).run)
     except ExceptionGroup as group:
         raise _plain(group, settings) from group
     finally:
         farmer.close()
+
+
+def _warn_of_too_much(farmer: Farmer) -> None:
+    """Say where the disk cannot hold what was allowed: only what is free is sold, but it may be a mistake."""
+    shelf = farmer.shelf
+    room = shelf.stored + max(shelf.disk.free(shelf.folder) - shelf.keep_free, 0)
+    if farmer.settings.capacity > room:
+        click.echo(
+            f"warning   {wording.size(farmer.settings.capacity)} are shared, but this disk has room for "
+            f"{wording.size(room)}: no more than that is sold. Is {farmer.folder} on the disk you meant?",
+            err=True,
+        )
 
 
 def _say(line: str) -> None:

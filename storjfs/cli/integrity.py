@@ -119,12 +119,19 @@ def ask(
 @volume_option
 @click.option("--repair", is_flag=True, help="Mend what can be mended without loss.")
 @click.option("--no-farmers", is_flag=True, help="Only the books; do not ask farmers what they hold.")
+@click.option(
+    "--delete-unknown",
+    is_flag=True,
+    help="With --repair: farmers delete shards that the metadata here do not know. They may hold newer data, "
+    "if a backup of the metadata was put back; nothing brings them back.",
+)
 @json_option
 @passphrase_options
 def fsck(
     volume: str,
     repair: bool,
     no_farmers: bool,
+    delete_unknown: bool,
     as_json: bool,
     passphrase_file: Path | None,
     passphrase_command: str | None,
@@ -136,14 +143,18 @@ def fsck(
     """
     from storjfs.volume import VolumePaths
 
+    if delete_unknown and (no_farmers or not repair):
+        raise click.UsageError("--delete-unknown goes with --repair, and not with --no-farmers")
+    choice = {"repair": repair, "farmers": not no_farmers, "delete_unknown": delete_unknown}
+
     async def unmounted(tell: Tell) -> dict[str, Any]:
         from storjfs.daemon.integrity import fsck_unmounted
 
         known = passphrase_of(volume, passphrase_file, passphrase_command)
-        return await fsck_unmounted(VolumePaths(volume), known, tell, repair=repair, farmers=not no_farmers)
+        return await fsck_unmounted(VolumePaths(volume), known, tell, **choice)
 
     with failures_as_json(as_json), PartsBar(quiet=as_json) as bar:
-        found = ask(volume, "fsck", {"repair": repair, "farmers": not no_farmers}, bar, unmounted)
+        found = ask(volume, "fsck", choice, bar, unmounted)
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:

@@ -7,14 +7,20 @@ from pathlib import Path
 import click
 
 from storjfs.errors import StorjfsError
-from storjfs.keys import VolumeKeys, entropy_to_phrase, new_entropy, recovery_kit
+from storjfs.keys import PHRASE_IS_NOT_ENOUGH, VolumeKeys, entropy_to_phrase, new_entropy, recovery_kit
+from storjfs.store import open_meta
 from storjfs.volume import (
     EmbeddedFarm,
     StaticFarmer,
+    VolumeExists,
     VolumePaths,
     VolumeSettings,
     create_volume,
     default_cache_size,
+    read_settings,
+    restore_volume,
+    same_phrase,
+    volume_not_found,
 )
 
 from .options import Known
@@ -41,7 +47,9 @@ def make_volume(
 ) -> VolumeKeys:
     """Make the volume and say what was done; with `entropy` (from a phrase) the words are not shown again.
 
-    Raises VolumeExists; WouldOverwrite, KitUnwritable for the kit.
+    Where the rest of the volume of that phrase is there, only its key file is made. Raises VolumeExists;
+    KeyFileMissing where the rest is there and no phrase was given; PhraseError and StoreError where it is
+    another volume's; WouldOverwrite, KitUnwritable for the kit.
     """
     if kit is not None and kit.exists():
         raise WouldOverwrite(
@@ -54,21 +62,45 @@ def make_volume(
     fresh = entropy is None
     entropy = new_entropy() if entropy is None else entropy
     keys = VolumeKeys(entropy)
+    remains = paths.remains
+    if fresh and remains:
+        raise volume_not_found(paths)
+    if not fresh:
+        _check_phrase(paths, keys)
     settings = VolumeSettings(
         volume_id=keys.volume_id,
         farmers=farmers or EmbeddedFarm(),
         cache_size=cache_size or default_cache_size(paths.cache_dir),
     )
-    create_volume(paths, entropy, settings, passphrase)
+    if remains:
+        restore_volume(paths, entropy, settings, passphrase)
+        settings = read_settings(paths)
+        click.echo(f"Made the key file of the volume {paths.name} again, beside what is in {paths.data_dir}.")
+    else:
+        create_volume(paths, entropy, settings, passphrase)
+        click.echo(f"Made the volume {paths.name} in {paths.data_dir}.")
     phrase = entropy_to_phrase(entropy)
-    click.echo(f"Made the volume {paths.name} in {paths.data_dir}.")
     _tell_about_keys(paths, passphrase)
     _tell_about_farmers(settings)
     if fresh:
         _tell_phrase(phrase)
+    elif not paths.meta_db.exists():
+        click.echo("It is empty. " + PHRASE_IS_NOT_ENOUGH)
     if kit is not None:
         write_kit(kit, phrase, paths.name, settings)
     return keys
+
+
+def _check_phrase(paths: VolumePaths, keys: VolumeKeys) -> None:
+    """That nobody on this machine uses the phrase, and that what is there of the volume opens with it."""
+    for name in same_phrase(keys.volume_id):
+        raise VolumeExists(
+            f"the volume {name} on this machine is that of this recovery phrase already",
+            hint="Use that one; two volumes of one phrase would spend the same deposits and take each "
+            "other's shards for waste.",
+        )
+    if paths.meta_db.exists():
+        open_meta(paths.meta_db, keys.metadata_key, read_only=True).close()
 
 
 def write_kit(path: Path, phrase: str, volume: str, settings: VolumeSettings) -> None:
@@ -119,7 +151,8 @@ def _tell_phrase(phrase: str) -> None:
     click.echo(
         "\nThis is its recovery phrase. Write it down: it is shown only now. With it, and with nothing else,"
     )
-    click.echo("the keys can be made again; whoever has it can read everything.\n")
+    click.echo("the keys can be made again; whoever has it can read everything.")
+    click.echo(PHRASE_IS_NOT_ENOUGH + "\n")
     for first in range(0, len(words), WORDS_PER_LINE):
         click.echo("    " + " ".join(f"{word:<9}" for word in words[first : first + WORDS_PER_LINE]).rstrip())
     click.echo("")

@@ -110,13 +110,16 @@ def mount(
 
 def _first_time(volume: str, file: Path | None, command: str | None, without: bool) -> Known | None:
     """Make the volume; returns its passphrase."""
-    from storjfs.volume import VolumePaths
+    from storjfs.volume import VolumePaths, volume_not_found
 
     from .making import make_volume
 
+    paths = VolumePaths(volume)
+    if paths.remains:
+        raise volume_not_found(paths)
     click.echo(f"There is no volume {volume} yet: making one.")
     passphrase = new_passphrase_for(volume, file, command, without)
-    make_volume(VolumePaths(volume), passphrase)
+    make_volume(paths, passphrase)
     sys.stdout.flush()
     return passphrase
 
@@ -137,7 +140,7 @@ def _first_time(volume: str, file: Path | None, command: str | None, without: bo
 def umount(directory: Path | None, volume: str | None, lazy: bool, no_flush: bool) -> None:
     """Send everything to the farmers, and unmount."""
     from storjfs.daemon.client import NotMounted
-    from storjfs.volume import VolumeNotFound
+    from storjfs.volume import KeyFileMissing, VolumeNotFound
 
     from .asking import ask_mount
     from .progress import FlushBar
@@ -149,7 +152,7 @@ def umount(directory: Path | None, volume: str | None, lazy: bool, no_flush: boo
         pid = ask_mount(name, "ping")["pid"]
         with FlushBar() as bar:
             left = ask_mount(name, "umount", progress=bar.update, lazy=lazy, flush=not no_flush)
-    except (NotMounted, VolumeNotFound):
+    except (NotMounted, VolumeNotFound, KeyFileMissing):
         if directory is None or not _take_off_dead_mount(directory):
             raise
         click.echo(

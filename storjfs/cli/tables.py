@@ -54,6 +54,8 @@ def _summary(report: dict[str, Any]) -> Table:
     else:
         table.add_row("mount", "not mounted; what is known from the last one")
     table.add_row("stored", wording.size(data["stored"]))
+    if data["free"] is not None:
+        table.add_row("free", wording.size(data["free"]))
     waiting = wording.size(data["waiting"])
     table.add_row(
         "waiting", f"{waiting} to be sent" if data["waiting"] else "nothing: all data is with the farmers"

@@ -154,6 +154,10 @@ def change(
         unlock_volume,
     )
 
+    if no_passphrase and new_passphrase_file is not None:
+        raise click.UsageError("Give either a new passphrase or --no-passphrase, not both.")
+    if phrase_file is not None and (passphrase_file is not None or passphrase_command is not None):
+        raise click.UsageError("Give either the old passphrase or the recovery phrase, not both.")
     paths = VolumePaths(volume)
     entropy = None if phrase_file is None else phrase_to_entropy(_phrase_text(phrase_file))
     old = None if entropy is not None else passphrase_for(volume, passphrase_file, passphrase_command)

@@ -17,6 +17,8 @@ from typing import Any
 
 import trio
 
+from storjfs.store import damage_in
+
 from .exit_codes import exit_code_of
 
 log = logging.getLogger(__name__)
@@ -153,6 +155,7 @@ def describe(error: BaseException) -> dict[str, Any]:
     """An error as it travels to a command: message, hint, exit code."""
     if isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         return describe(error.exceptions[0])
+    error = damage_in(error) or error
     said = str(error) or type(error).__name__
     if not hasattr(error, "hint"):
         said = f"unexpected: {type(error).__name__}: {said}"

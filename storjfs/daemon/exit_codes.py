@@ -46,6 +46,7 @@ OF_ERROR: dict[str, ExitCode] = {
     "NoFarmer": ExitCode.NOT_FOUND,
     "VolumeExists": ExitCode.EXISTS,
     "WouldOverwrite": ExitCode.EXISTS,
+    "BackupExists": ExitCode.EXISTS,
     "MountpointBusy": ExitCode.BUSY,
     "NotFlushed": ExitCode.NOT_FLUSHED,
     "DiskFull": ExitCode.DISK_FULL,

@@ -61,6 +61,7 @@ def gather(
     running: bool,
     disk_problems: Sequence[str] = (),
     unwritten: bool = False,
+    free: int | None = None,
 ) -> Facts:
     """`addresses`: by node id in hex. `running`: whether the renter has been through its first round, so that
     a farmer without a connection is one that does not answer."""
@@ -92,6 +93,7 @@ def gather(
         lost_files=trouble.lost_files,
         disk_problems=disk_problems,
         unwritten=unwritten,
+        free=free,
     )
 
 

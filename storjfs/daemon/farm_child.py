@@ -34,6 +34,8 @@ class FarmFailed(StorjfsError):
 class _Farmer(msgspec.Struct):
     node_id: str
     address: str
+    folder: str
+    leaving: bool
 
 
 class FarmChild:
@@ -55,6 +57,10 @@ class FarmChild:
         self._output = output
         self.addresses: Mapping[bytes, tuple[Address, ...]] = {}
         """Where the farmers listen now, by node id; empty before they do."""
+        self.leaving: frozenset[bytes] = frozenset()
+        """Those of them that are not wanted any more, and run until nobody has a contract with them."""
+        self.folders: Mapping[bytes, Path] = {}
+        """Where they keep what they hold."""
         self._listener: Moved = lambda addresses: None
         self.ready = trio.Event()
         """Set once the farmers have served for the first time, or have failed to."""
@@ -137,6 +143,8 @@ class FarmChild:
                     raise FarmFailed("the embedded farmers did not start", hint=f"{self._output} says why")
                 received += part
         farmers = msgspec.json.decode(bytes(received), type=list[_Farmer])
+        self.leaving = frozenset(bytes.fromhex(one.node_id) for one in farmers if one.leaving)
+        self.folders = {bytes.fromhex(one.node_id): Path(one.folder) for one in farmers}
         return {bytes.fromhex(one.node_id): (Address.parse(one.address),) for one in farmers}
 
 

@@ -39,7 +39,6 @@ from storjfs.renter.settings import known_farmers
 from storjfs.settlement import Ledger
 from storjfs.store import MetaStore
 from storjfs.volume import (
-    EmbeddedFarm,
     PassphraseSource,
     VolumePaths,
     VolumeSettings,
@@ -49,6 +48,7 @@ from storjfs.volume import (
     unlock_volume,
 )
 
+from .newest import set_aside_newer
 from .request import MountRequest
 from .wiring import FARM_PATIENCE, Drive, embedded_farm, make_renter, open_drive
 
@@ -155,8 +155,13 @@ def report(
 # --- fsck of a mount ---
 
 
-async def fsck_mounted(drive: Drive, tell: Tell, *, repair: bool, farmers: bool) -> dict[str, Any]:
-    """Check a drive while it runs, and mend what it can mend meanwhile; nothing if it is read-only."""
+async def fsck_mounted(
+    drive: Drive, tell: Tell, *, repair: bool, farmers: bool, delete_unknown: bool = False
+) -> dict[str, Any]:
+    """Check a drive while it runs, and mend what it can mend meanwhile; nothing if it is read-only.
+
+    `delete_unknown`: farmers delete shards that the books do not know, which else are left.
+    """
     may = repair and not drive.filesystem.read_only
     found = await _books_of(drive, tell)
     result = await _mend_books(drive, found, tell) if may else Examination.only(found)
@@ -164,7 +169,7 @@ async def fsck_mounted(drive: Drive, tell: Tell, *, repair: bool, farmers: bool)
         comparison = FarmerCheck(drive.store.read, drive.renter.client)
         serving = [(entry.number, bytes(entry.node_id)) for entry in drive.renter.book if entry.serves]
         at_farmers = orphans_spared(found, await comparison.run(serving, tell))
-        mended = await _mend_live(drive, at_farmers) if may else {}
+        mended = await _mend_live(drive, _to_mend(at_farmers, delete_unknown)) if may else {}
         books, result.found, left = result.left, Findings(), Findings()
         for several in (found, at_farmers):
             result.found.merge(several)
@@ -236,6 +241,14 @@ def orphans_spared(books: Findings, at_farmers: Findings) -> Findings:
     return spared
 
 
+def _to_mend(at_farmers: Findings, delete_unknown: bool) -> Findings:
+    """What of the findings may be mended: unknown shards go only where a person asked for just that.
+
+    Nothing here can tell waste from what was written after the copy of meta.db that is in use.
+    """
+    return at_farmers if delete_unknown else at_farmers.without({"farmer-orphan"})
+
+
 async def _mend_live(drive: Drive, found: Findings) -> dict[str, int]:
     """Have farmers delete what nothing needs; note as lost what they lack, and rebuild it."""
     mended: dict[str, int] = {}
@@ -271,9 +284,15 @@ async def _mend_live(drive: Drive, found: Findings) -> dict[str, int]:
 
 
 async def fsck_unmounted(
-    paths: VolumePaths, passphrase: PassphraseSource | None, tell: Tell, *, repair: bool, farmers: bool
+    paths: VolumePaths,
+    passphrase: PassphraseSource | None,
+    tell: Tell,
+    *,
+    repair: bool,
+    farmers: bool,
+    delete_unknown: bool = False,
 ) -> dict[str, Any]:
-    """Check a volume that nobody uses, and mend it.
+    """Check a volume that nobody uses, and mend it; `delete_unknown` as of `fsck_mounted`.
 
     Raises VolumeLocked, StoreError, VolumeDamaged where the metadata are gone, and what unlocking raises.
     """
@@ -287,19 +306,27 @@ async def fsck_unmounted(
             at_farmers = orphans_spared(found, await _ask_farmers(paths, keys, tell))
         result = Examination.only(found)
         if repair and (found or at_farmers):
-            result = await _mend(paths, keys, found, at_farmers, tell)
+            if "database-damaged" not in found.codes:
+                with View(paths.meta_db, keys.metadata_key) as view:
+                    set_aside_newer(paths, lambda sql, args: list(view.rows(sql, args)))
+            result = await _mend(paths, keys, found, at_farmers, tell, delete_unknown)
         else:
             result.found.merge(at_farmers)
         return report(paths, result, mounted=False, repair=repair, farmers=farmers)
 
 
 async def _mend(
-    paths: VolumePaths, keys: VolumeKeys, found: Findings, at_farmers: Findings, tell: Tell
+    paths: VolumePaths,
+    keys: VolumeKeys,
+    found: Findings,
+    at_farmers: Findings,
+    tell: Tell,
+    delete_unknown: bool,
 ) -> Examination:
     key = keys.metadata_key
     mended: dict[str, int] = {}
     with Mender(paths.meta_db, key, 0) as mender:
-        for code, several in at_farmers.kept.items():
+        for code, several in _to_mend(at_farmers, delete_unknown).kept.items():
             if KINDS[code].stage is not None and (count := mender.mend(code, several)):
                 mended[code] = count
     first = await _books(paths, keys, tell)
@@ -325,8 +352,8 @@ async def _ask_farmers(paths: VolumePaths, keys: VolumeKeys, tell: Tell) -> Find
     settings = read_settings(paths)
     async with _renter(paths, settings, keys) as (store, renter), trio.open_nursery() as nursery:
         await nursery.start(renter.farmers.run)
-        if isinstance(settings.farmers, EmbeddedFarm):
-            farm = embedded_farm(paths, settings, settings.farmers.count)
+        farm = embedded_farm(paths, settings)
+        if farm is not None:
             farm.listen(lambda where: renter.farmers.move({NodeId(node): at for node, at in where.items()}))
             nursery.start_soon(farm.run)
             with trio.move_on_after(FARM_PATIENCE):

@@ -254,8 +254,13 @@ class Life:
         return await self._drive.repair_now(tell)
 
     async def _fsck_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
-        repair, farmers = bool(asked.get("repair", False)), bool(asked.get("farmers", True))
-        return await integrity.fsck_mounted(self._drive, tell, repair=repair, farmers=farmers)
+        return await integrity.fsck_mounted(
+            self._drive,
+            tell,
+            repair=bool(asked.get("repair", False)),
+            farmers=bool(asked.get("farmers", True)),
+            delete_unknown=bool(asked.get("delete_unknown", False)),
+        )
 
     async def _scrub_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
         return await integrity.scrub(self._drive, tell, **integrity.scrub_choice(asked))

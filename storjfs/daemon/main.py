@@ -9,6 +9,7 @@ import msgspec
 import trio
 
 from storjfs.errors import StorjfsError
+from storjfs.store import damage_in
 from storjfs.volume import VolumePaths
 
 from .control import describe
@@ -57,6 +58,7 @@ def run(request: MountRequest, teller: Teller) -> int:
         return 130
     except BaseException as error:
         first = cause_of(error)
+        first = damage_in(first) or first
         told = describe(first)
         if isinstance(first, StorjfsError):
             log.error("%s", told["message"], extra={TOLD: True})

@@ -74,6 +74,8 @@ class Facts:
     disk_problems: Sequence[str] = ()
     unwritten: bool = False
     """Whether something that programs wrote is in memory only, and cannot be written to the disk."""
+    free: int | None = None
+    """What df shows as available; None without a running mount."""
 
 
 def health_of(facts: Facts) -> str:
@@ -185,6 +187,7 @@ def report(facts: Facts, mount: Mapping[str, Any] | None) -> dict[str, Any]:
             "cached": facts.cached,
             "cache_limit": facts.cache_limit,
             "room": facts.room,
+            "free": facts.free,
         },
         "segments": {
             "total": stored + facts.segments_waiting,

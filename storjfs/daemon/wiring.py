@@ -7,18 +7,21 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import trio
 
 from storjfs.coding.geometry import FULL_FRAME, SEALED_PIECE
 from storjfs.errors import StorjfsError
+from storjfs.farmer.embedded import leaving_folders
 from storjfs.filesystem import Capacity, Filesystem, Policy
 from storjfs.fuse import MountOptions
 from storjfs.keys import VolumeKeys
 from storjfs.protocol.ids import PublicKey
 from storjfs.protocol.signing import SigningKey
 from storjfs.protocol.terms import Address
+from storjfs.renter.audits import HELD_STATES
 from storjfs.renter.placement import stripes
 from storjfs.renter.renter import Renter
 from storjfs.renter.settings import KnownFarmer, RenterSettings, known_farmers
@@ -38,7 +41,9 @@ from storjfs.volume.files import make_private
 from . import facts
 from .farm_child import FarmChild
 from .full_disk import FullDisk
+from .newest import Newest, set_aside_newer
 from .request import MountRequest
+from .rooms import free_on, rooms
 from .status import Facts
 
 log = logging.getLogger(__name__)
@@ -122,6 +127,8 @@ class Drive:
         self._ledger = ledger
         self.store = MetaStore.open(paths.meta_db, keys.metadata_key)
         self.store.aside.distant = True  # until it is known better
+        self._older = set_aside_newer(paths, self.store.read)
+        Newest(paths.newest_file, self.store)
         self.renter = make_renter(paths, settings, keys, self.store, ledger, known_farmers(settings))
         self.segments = Segments(
             self.store,
@@ -137,6 +144,7 @@ class Drive:
         self._full_disk = full_disk
         full_disk.attach(self.store, self.segments)
         self.renter.mark_lost = self.segments.mark_lost
+        self.renter.found = self.segments.amend.found
         self.renter.came = self.segments.farmers_changed
         self.renter.waits = lambda: self.segments.waits_for_farmers
         policy = Policy(read_only=options.read_only, atime=options.atime, sync_network=options.sync_network)
@@ -147,22 +155,34 @@ class Drive:
         """Held while a scrub asked for runs."""
         self._started = False
         self._embedded: frozenset[bytes] = frozenset()
+        self._wanted: frozenset[bytes] = frozenset()
+        self.farm_folders: Mapping[bytes, Path] = {}
+        """Where the embedded farmers that run keep what they hold, by node id."""
 
     # --- what the filesystem and the mount process ask ---
 
     def capacity(self) -> Capacity:
         """Contracted space, as far as the code leaves it for data, less what waits for its upload.
 
-        Before there is any contract, what is planned.
+        Its room is what embedded farmers have disk for, where a disk that several share counts once. Before
+        there is any contract, what is planned.
         """
         total, free = self.renter.space()
+        _, room = self.renter.space(rooms(self.farm_folders, self.settings.disk_reserve))
         if not total:
             k, n = self.renter.code()
             planned = self.settings.farmers
             count = planned.count if isinstance(planned, EmbeddedFarm) else len(planned)
-            total = free = k * stripes([self.settings.capacity] * count, n)
-        free = max(free - self.segments.waiting_bytes(), 0)
-        return Capacity(total=plaintext(total), free=plaintext(free))
+            total = free = room = k * stripes([self.settings.capacity] * count, n)
+            if isinstance(planned, EmbeddedFarm):
+                left = max(free_on(self.paths.data_dir)[1] - self.settings.disk_reserve, 0)
+                room = min(room, k * stripes([left // count] * count, n))
+        waiting = self.segments.waiting_bytes()
+        return Capacity(
+            total=plaintext(total),
+            free=plaintext(max(free - waiting, 0)),
+            room=plaintext(max(room - waiting, 0)),
+        )
 
     def waiting(self) -> int:
         """Bytes that are not with enough farmers yet."""
@@ -203,6 +223,7 @@ class Drive:
             balance = None
         report = self.segments.report()
         trouble = facts.NO_TROUBLE
+        capacity = self.capacity()
         if report.degraded or report.at_risk or report.lost or report.damaged:
             hurt = report.lost > 0 or len(report.damaged) > 0
             look = partial(facts.look_at_trouble, self.paths.meta_db, self.keys, hurt, report.damaged)
@@ -221,8 +242,9 @@ class Drive:
             },
             waiting_segments=self._waiting_segments(),
             running=self._started,
-            disk_problems=self._full_disk.problems(),
+            disk_problems=[*([self._older] if self._older else ()), *self._full_disk.problems()],
             unwritten=self._full_disk.at_risk,
+            free=capacity.available_blocks * capacity.block_size,
         )
 
     def _waiting_segments(self) -> int:
@@ -234,7 +256,7 @@ class Drive:
     async def running(self, farm: FarmChild | None) -> AsyncIterator[None]:
         """Everything runs inside; at the end it stops in the order in which it depends on each other."""
         if farm is not None:
-            farm.listen(self._farmers_moved)
+            farm.listen(lambda addresses: self._farmers_moved(addresses, farm.leaving, farm.folders))
         async with trio.open_nursery() as below:
             await below.start(self.store.run)
             async with trio.open_nursery() as above:
@@ -286,24 +308,49 @@ class Drive:
             else f"check the addresses under [farmers] in {where}",
         )
 
-    def _farmers_moved(self, addresses: Mapping[bytes, Sequence[Address]]) -> None:
+    def _farmers_moved(
+        self,
+        addresses: Mapping[bytes, Sequence[Address]],
+        leaving: frozenset[bytes],
+        folders: Mapping[bytes, Path],
+    ) -> None:
         """The embedded farm has (re)started."""
         self._embedded = frozenset(addresses)
+        self._wanted = self._embedded - leaving
+        self.farm_folders = folders
+        self.renter.leave(leaving)
         self.renter.update_addresses(addresses)
         self.segments.farmers_changed()
 
     async def _give_up_missing(self) -> None:
-        """Farmers with contracts that are not among those of a complete embedded farm are gone for good."""
+        """Farmers with contracts that are not among those of a complete embedded farm are gone: their shards
+        are rebuilt at once, as long as enough others are left of any segment. More of them at a time are
+        rather a disk that is not there; they count as offline farmers do."""
         planned = self.settings.farmers
-        if not isinstance(planned, EmbeddedFarm) or len(self._embedded) < planned.count:
+        if not isinstance(planned, EmbeddedFarm) or len(self._wanted) < planned.count:
             return
-        for entry in list(self.renter.book):
-            if entry.serves and entry.node_id not in self._embedded:
+        missing = [e for e in self.renter.book if e.serves and e.node_id not in self._embedded]
+        if missing and await self._needed([entry.number for entry in missing]):
+            folder = self.paths.farm_dir
+            log.error("%d embedded farmers with contracts are missing from %s", len(missing), folder)
+            return
+        for entry in missing:
+            if entry.serves:
                 try:
                     await self.renter.farmer_removed(entry.node_id)
                 except StorjfsError as error:
                     # Its shards count as lost in memory at once; a full disk keeps that for a later commit.
                     log.warning("farmer %s: %s", entry.node_id.hex()[:16], error)
+
+    async def _needed(self, contracts: Sequence[int]) -> bool:
+        """Whether a segment could not be read without the shards under these contracts. Looks at all."""
+        marks = ", ".join("?" * len(contracts))
+        rows = await self.store.scan(
+            "SELECT 1 FROM segment s WHERE s.state = 2 AND s.k > (SELECT COUNT(DISTINCT h.idx) FROM shard h "
+            f"WHERE h.seg = s.seg AND h.state IN {HELD_STATES} AND h.contract NOT IN ({marks})) LIMIT 1",
+            tuple(contracts),
+        )
+        return bool(rows)
 
     def _faulty(self, contract: int, shard_id: bytes, error: StorjfsError) -> None:
         log.warning("contract %d, shard %s: %s", contract, shard_id.hex()[:16], error)
@@ -323,9 +370,8 @@ async def open_drive(
     full_disk = FullDisk(paths, settings.disk_reserve)
     await trio.to_thread.run_sync(full_disk.make_way)
     async with trio.open_nursery() as nursery:
-        farm = None
-        if isinstance(settings.farmers, EmbeddedFarm):
-            farm = embedded_farm(paths, settings, settings.farmers.count)
+        farm = embedded_farm(paths, settings)
+        if farm is not None:
             nursery.start_soon(farm.run)
         source = None if request.passphrase is None else Passphrase(request.passphrase)
         keys = await trio.to_thread.run_sync(unlock_volume, paths, source)
@@ -338,10 +384,16 @@ async def open_drive(
     ledger.close_file()
 
 
-def embedded_farm(paths: VolumePaths, settings: VolumeSettings, count: int) -> FarmChild:
-    """The farm child of a volume. Its farmers share one disk, so each offers no more than its part of it."""
+def embedded_farm(paths: VolumePaths, settings: VolumeSettings) -> FarmChild | None:
+    """The farm child of a volume; None where it neither has nor had embedded farmers.
+
+    They share one disk, so each offers no more than its part of it.
+    """
+    count = settings.farmers.count if isinstance(settings.farmers, EmbeddedFarm) else 0
+    if not count and not leaving_folders(paths.farm_dir, 0):
+        return None
     make_private(paths.farm_dir)
-    share = max(shutil.disk_usage(paths.farm_dir).total // count, GIB)
+    share = max(shutil.disk_usage(paths.farm_dir).total // max(count, 1), GIB)
     return FarmChild(
         paths.farm_dir,
         count,

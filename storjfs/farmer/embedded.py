@@ -1,6 +1,7 @@
 """Several farmers in one process: `python -m storjfs.farmer.embedded`, the child of a mount or of a test.
 
-Prints one JSON line `[{"node_id": hex, "address": "host:port"}, ...]` to `--ready-fd` when all of them serve,
+Prints one JSON line `[{"node_id": hex, "address": "host:port", "folder": path, "leaving": bool}, ...]` to
+`--ready-fd` when all of them serve,
 and ends when `--parent-fd` reaches its end, which it does whatever way the parent goes.
 """
 
@@ -9,7 +10,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import click
@@ -20,6 +21,7 @@ from storjfs.errors import StorjfsError
 from storjfs.farmer.farmer import Farmer
 from storjfs.farmer.identity import IdentityUnusable
 from storjfs.farmer.settings import KEEP_FREE, FarmerSettings
+from storjfs.protocol.contracts import State
 from storjfs.settlement import Ledger
 from storjfs.store import DiskFull, StoreError
 
@@ -53,6 +55,18 @@ def farmer_folder(folder: Path, index: int) -> Path:
     return folder / f"farmer-{index:02}"
 
 
+def leaving_folders(folder: Path, count: int) -> list[Path]:
+    """Where farmers live that are no longer among the first `count`."""
+    wanted = {farmer_folder(folder, index) for index in range(count)}
+    return sorted(path for path in folder.glob("farmer-[0-9][0-9]") if path.is_dir() and path not in wanted)
+
+
+def _still_needed(farmer: Farmer) -> bool:
+    """Whether somebody has a contract with it that is not over."""
+    over = (State.ENDED, State.BREACHED)
+    return any(entry.state not in over for entry in farmer.book.contracts.values())
+
+
 def _open(folder: Path, settings: FarmerSettings, settlement: Ledger) -> list[Farmer]:
     """The farmer in `folder`; none, and a line in the log, if it is damaged: the others serve without it."""
     try:
@@ -64,14 +78,17 @@ def _open(folder: Path, settings: FarmerSettings, settlement: Ledger) -> list[Fa
         return []
 
 
-async def run(farmers: Sequence[Farmer], ready: int | None, parent: int | None) -> None:
-    """Serve until the parent is gone or SIGTERM or SIGINT comes."""
+async def run(
+    farmers: Sequence[Farmer], ready: int | None, parent: int | None, leaving: Collection[Path] = ()
+) -> None:
+    """Serve until the parent is gone or SIGTERM or SIGINT comes; `leaving` are folders of farmers that are no
+    longer wanted."""
     async with trio.open_nursery() as nursery:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             for farmer in farmers:
                 await nursery.start(farmer.serve)
             if ready is not None:
-                _report(farmers, ready)
+                _report(farmers, ready, leaving)
             if parent is not None:
                 nursery.start_soon(_watch, parent, nursery.cancel_scope)
             async for _ in signals:
@@ -79,8 +96,16 @@ async def run(farmers: Sequence[Farmer], ready: int | None, parent: int | None) 
                 break
 
 
-def _report(farmers: Sequence[Farmer], ready: int) -> None:
-    lines = [{"node_id": farmer.node_id.hex(), "address": str(farmer.listening[0])} for farmer in farmers]
+def _report(farmers: Sequence[Farmer], ready: int, leaving: Collection[Path]) -> None:
+    lines = [
+        {
+            "node_id": farmer.node_id.hex(),
+            "address": str(farmer.listening[0]),
+            "folder": str(farmer.folder),
+            "leaving": farmer.folder in leaving,
+        }
+        for farmer in farmers
+    ]
     os.write(ready, msgspec.json.encode(lines) + b"\n")
     os.close(ready)
 
@@ -101,7 +126,7 @@ def raise_file_limit() -> None:
 
 @click.command()
 @click.option("--dir", "folder", type=click.Path(path_type=Path), required=True)
-@click.option("--count", type=click.IntRange(1, 256), default=6)
+@click.option("--count", type=click.IntRange(0, 256), default=6)
 @click.option("--ledger", type=click.Path(path_type=Path), required=True)
 @click.option("--capacity", type=int, required=True, help="Bytes each farmer may use.")
 @click.option("--keep-free", type=int, default=KEEP_FREE, help="Bytes of the disk that are never used.")
@@ -122,7 +147,7 @@ def main(
     parent_fd: int | None,
     without: tuple[int, ...],
 ) -> None:
-    """Run embedded farmers until the parent is gone."""
+    """Run embedded farmers until the parent is gone: the first COUNT, and others that have contracts."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     raise_file_limit()
     sys.setswitchinterval(SWITCH_INTERVAL)
@@ -133,7 +158,14 @@ def main(
         for index in range(count):
             if index not in without:
                 farmers += _open(farmer_folder(folder, index), settings, settlement)
-        trio.run(run, farmers, ready_fd, parent_fd)
+        leaving = leaving_folders(folder, count)
+        for path in leaving:
+            for farmer in _open(path, settings, settlement):
+                if _still_needed(farmer):
+                    farmers.append(farmer)
+                else:
+                    farmer.close()
+        trio.run(run, farmers, ready_fd, parent_fd, leaving)
     except StorjfsError as error:
         log.error("%s %s", error, error.hint)
         sys.exit(1)

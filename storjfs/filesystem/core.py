@@ -49,6 +49,9 @@ class Capacity:
     free: int
     files: int = 0
     free_files: int = 1 << 32
+    room: int | None = None
+    """What there is disk for at the moment, where that is known: statfs shows no more. It is no reason to
+    refuse anything, for what is cached makes way, and a disk that is full says so itself."""
 
     block_size: ClassVar[int] = 4096
     name_max: ClassVar[int] = NAME_MAX
@@ -64,15 +67,19 @@ class Capacity:
 
     @property
     def blocks(self) -> int:
-        return self.total // self.block_size
+        return (self.total - self.free + self._shown) // self.block_size
 
     @property
     def free_blocks(self) -> int:
-        return self.free // self.block_size
+        return self._shown // self.block_size
 
     @property
     def available_blocks(self) -> int:
-        return self.available // self.block_size
+        return max(self._shown - self.reserve, 0) // self.block_size
+
+    @property
+    def _shown(self) -> int:
+        return self.free if self.room is None else min(self.free, self.room)
 
 
 class Core:

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 from storjfs.coding.geometry import SEALED_PIECE
 from storjfs.errors import StorjfsError
-from storjfs.integrity.findings import KEPT, Finding, Findings
+from storjfs.integrity.findings import Finding, Findings
 from storjfs.protocol.ids import short
 from storjfs.protocol.messages import MAX_LISTED, HeldShard
 from storjfs.renter.errors import AnswerSenseless, ServiceRefused
@@ -18,8 +18,6 @@ from storjfs.renter.errors import AnswerSenseless, ServiceRefused
 _ROWS: Final = 2000
 _FIRST: Final = bytes(32)
 _LAST: Final = b"\xff" * 32
-_FEW: Final = 1
-"""So many orphans of one farmer are never suspicious."""
 
 Read = Callable[[str, tuple[Any, ...]], list[Any]]
 Tell = Callable[[dict[str, Any]], Awaitable[None]]
@@ -61,8 +59,7 @@ class FarmerCheck:
         return self.findings
 
     async def _contract(self, number: int, said: str) -> None:
-        orphans: list[Finding] = []
-        known, unknown, start = 0, 0, _FIRST
+        start = _FIRST
         left = self._lister.capacity(number)
         while True:
             page = await self._lister.list_shards(number, start, MAX_LISTED)
@@ -74,21 +71,13 @@ class FarmerCheck:
             missing, ours = self._compare(number, start, last, there, said)
             for shard_id, seg, idx in missing:
                 await self._confirm_missing(number, shard_id, seg, idx, said)
-            known += len(ours)
             for shard_id in there.keys() - ours:
                 if not self._needed(shard_id):
-                    unknown += 1
-                    if len(orphans) < KEPT:
-                        text = f"{said}: shard {short(shard_id)}, {there[shard_id].length} bytes"
-                        orphans.append(Finding("farmer-orphan", text, (shard_id, number)))
+                    text = f"{said}: shard {short(shard_id)}, {there[shard_id].length} bytes"
+                    self.findings.add(Finding("farmer-orphan", text, (shard_id, number)))
             if last == _LAST:
                 break
             start = _after(last)
-        if unknown > max(known // 2, _FEW):
-            text = f"{said}: {unknown} shards are not known, {known} are"
-            self.findings.add(Finding("farmer-orphans-kept", text, (number,)))
-        else:
-            self.findings.extend(orphans)
 
     def _compare(
         self, number: int, start: bytes, last: bytes, there: dict[bytes, HeldShard], said: str

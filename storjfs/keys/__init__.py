@@ -5,7 +5,7 @@ The formats stand in docs/formats/keys.md.
 """
 
 from storjfs.keys.derivation import AES_256_GCM, CHACHA20_POLY1305, GENERATION, VolumeKeys
-from storjfs.keys.kit import recovery_kit
+from storjfs.keys.kit import PHRASE_IS_NOT_ENOUGH, recovery_kit
 from storjfs.keys.phrase import ENTROPY_BYTES, PhraseError, entropy_to_phrase, new_entropy, phrase_to_entropy
 from storjfs.keys.sealing import (
     INTERACTIVE,
@@ -27,6 +27,7 @@ __all__ = [
     "GENERATION",
     "INTERACTIVE",
     "MODERATE",
+    "PHRASE_IS_NOT_ENOUGH",
     "Hardness",
     "KeyFileDamaged",
     "PassphraseNeeded",

@@ -1,8 +1,13 @@
-"""The recovery kit: a page of text to print, which alone brings a volume back."""
+"""The recovery kit: a page of text to print, which brings the keys of a volume back."""
 
 from collections.abc import Sequence
 
 _WORDS_PER_LINE = 4
+PHRASE_IS_NOT_ENOUGH = (
+    "The phrase alone does not bring files\nback yet: they need the volume's metadata too "
+    "(docs/how-to/back-up-metadata.md)."
+)
+"""What whoever sees the phrase is told; two lines."""
 
 
 def recovery_kit(
@@ -37,6 +42,7 @@ def recovery_kit(
             "",
             "Whoever has these 24 words can read the volume and spend its balance. Without them, and without",
             "the passphrase of a machine that has the volume, nobody can, and nobody can help.",
+            *PHRASE_IS_NOT_ENOUGH.splitlines(),
             "Print this page, put it in a safe place, and delete the file.",
             "",
         ]

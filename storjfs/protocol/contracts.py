@@ -4,7 +4,8 @@
        ^          |                               |          |
        +-counter--+                               +-> ending <+-> ended
 
-Any state from funded on can become breached; all ways lead to ended, from which nothing follows. What a state
+Any state from funded on can become breached; where the farmer is back and still keeps it, the renter takes
+the contract up again. All ways lead to ended, from which nothing follows. What a state
 allows is said by the three sets at the end. Pure: the clock is the caller's, who turns times into events.
 """
 
@@ -68,6 +69,8 @@ class Event(enum.StrEnum):
     """The last shard has left an ending contract."""
     BREACH = "breach"
     """Unpaid beyond the grace time, or the farmer gone beyond its own."""
+    TAKE_UP = "take up"
+    """The renter had given the farmer up; it is back, and says that the contract runs."""
     SETTLE = "settle"
     """The lane of a breached contract is closed."""
 
@@ -100,6 +103,7 @@ TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
     (_S.ENDING, _E.EMPTY): _S.ENDED,
     (_S.ENDING, _E.EXPIRE): _S.ENDED,
     (_S.ENDING, _E.BREACH): _S.BREACHED,
+    (_S.BREACHED, _E.TAKE_UP): _S.FUNDED,
     (_S.BREACHED, _E.SETTLE): _S.ENDED,
     (_S.BREACHED, _E.EXPIRE): _S.ENDED,
 }

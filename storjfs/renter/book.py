@@ -93,6 +93,9 @@ class ContractBook:
         self._changed: dict[int, Entry] = {}
         sql = "SELECT contract, contract_id, node_id, state, terms, addresses FROM contract"
         self._highest = 0
+        self.leaving: frozenset[NodeId] = frozenset()
+        """Farmers taken off the settings: what they hold moves elsewhere, and they get nothing new. In memory
+        only, so that one that is named again is as before."""
         for row in store.read(sql):
             self._highest = max(self._highest, row[0])
             try:
@@ -114,6 +117,10 @@ class ContractBook:
     def in_state(self, states: Collection[State]) -> list[Entry]:
         """Those in one of `states`, oldest first."""
         return [entry for entry in self if entry.state in states]
+
+    def takes(self, entry: Entry) -> bool:
+        """Whether new shards should be put under a contract."""
+        return entry.accepts and entry.node_id not in self.leaving
 
     def current(self, farmer: NodeId) -> Entry | None:
         """The contract with this farmer that is not over, the newest if there should be several."""

@@ -89,7 +89,7 @@ class ShardClient:
         if self._settings.code is not None:
             return self._settings.code
         # While the first contracts are still being made, their number says nothing about the farmers to come.
-        usable = len({entry.node_id for entry in self._book if entry.accepts})
+        usable = len({entry.node_id for entry in self._book if self._book.takes(entry)})
         return code_for(max(usable, self._settings.farmers_planned))
 
     def choose(self, count: int, size: int, exclude: Collection[int] = ()) -> list[int]:
@@ -100,7 +100,7 @@ class ShardClient:
         holders = [self._book.get(number) for number in exclude]
         nodes = {entry.node_id for entry in holders if entry is not None}
         groups = [self._records.standing(number).operator for number in exclude]
-        candidates = [self.candidate(entry) for entry in self._book if entry.accepts]
+        candidates = [self.candidate(entry) for entry in self._book if self._book.takes(entry)]
         return choose(
             [one for one in candidates if one.node_id not in nodes],
             count,

@@ -62,10 +62,14 @@ class Market:
         self._now = now
         self._crash_point = crash_point
         self._compared: dict[int, float] = {}
+        self.taken_up: set[int] = set()
+        """Contracts that were given up and run again: which of their shards are there has yet to be seen."""
 
     async def attend(self, farmer: NodeId) -> None:
         """Take the relation with `farmer` as far as it goes now; what fails is tried again later."""
         if self._negotiation.refused(farmer) and self._book.current(farmer) is None:
+            return
+        if farmer in self._book.leaving and self._book.current(farmer) is None:
             return
         try:
             entry = self._book.current(farmer) or await self._make(farmer)
@@ -109,16 +113,22 @@ class Market:
         return entry
 
     async def _found_again(self, farmer: NodeId) -> Entry | None:
-        """A living contract of which the farmer shows our own signature: an earlier life's."""
+        """A living contract of which the farmer shows our own signature: an earlier life's, or one that we
+        gave up when the farmer was away."""
         listed = await self._farmers.request(farmer, ListContracts(NO_CONTRACT))
         for contract_id in listed.contract_ids:
-            if self._book.by_id(contract_id) is not None:
+            known = self._book.by_id(contract_id)
+            if known is not None and known.state is not State.BREACHED:
                 continue
             answer = await self._farmers.request(farmer, GetContract(contract_id))
             terms = answer.contract.open()
             ours = terms.renter == self._farmers.identity(farmer).node_id and terms.farmer == farmer
             if ours and answer.state in SERVES_SHARDS and terms.end > self._now():
                 log.info("contract %s with farmer %s is found again", short(contract_id), short(farmer))
+                if known is not None:
+                    await self._book.change(known, Event.TAKE_UP)
+                    self.taken_up.add(known.number)
+                    return known
                 return await self._enter(answer.contract, State.FUNDED)
         return None
 

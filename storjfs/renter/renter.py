@@ -13,12 +13,12 @@ from storjfs.keys import VolumeKeys
 from storjfs.network.peer import Connector
 from storjfs.network.streams import open_stream
 from storjfs.protocol.ids import NodeId, PublicKey, short
-from storjfs.protocol.messages import HelloAnswer
+from storjfs.protocol.messages import MAX_LISTED, HelloAnswer
 from storjfs.protocol.receipts import Receipt
 from storjfs.protocol.signing import Signed
 from storjfs.protocol.terms import Address
 from storjfs.renter.auditor import Auditor, AuditSummary
-from storjfs.renter.audits import Audits, MarkLost
+from storjfs.renter.audits import HELD_STATES, Audits, MarkLost
 from storjfs.renter.book import OVER, ContractBook, Entry
 from storjfs.renter.cashier import Cashier
 from storjfs.renter.client import Buffer, ShardClient
@@ -83,6 +83,8 @@ class Renter:
         crash_point: Callable[[str], None] = lambda name: None,
     ) -> None:
         self.mark_lost: MarkLost = _ignore_loss
+        self.found: Callable[[int, bytes], bool] = lambda seg, shard_id: False
+        """Called with a shard that was lost and is there again; whether its segment takes it back."""
         self.came: Callable[[], None] = lambda: None
         """Called when a farmer greets us: it is there (again)."""
         self.waits: Callable[[], bool] = lambda: False
@@ -116,7 +118,14 @@ class Renter:
         )  # fmt: skip
         self.auditor = Auditor(audits, self.book, self.client, self.records, store, settings, self._lost, now)
         self.read_back = ReadBack(self.book, self.client, self.records, store, settings, self._lost, now)
-        self._moving = Moving(self.book, self.market, store, self._lost)
+        self._moving = Moving(
+            self.book,
+            self.market,
+            store,
+            self._lost,
+            lambda size, holders: bool(self.client.choose(1, size, holders)),
+        )
+        self._store = store
         self._look = trio.Event()
         self._removed: set[NodeId] = set()
         self._nursery: trio.Nursery | None = None
@@ -157,21 +166,25 @@ class Renter:
             self.look_around()
         return chosen
 
-    def space(self) -> tuple[int, int]:
+    def space(self, rooms: Mapping[NodeId, int] | None = None) -> tuple[int, int]:
         """(all, free): bytes of segments, before the erasure code, that the contracts have room for.
 
         What is held counts, needed or not, and so does what is on its way; shards of contracts that take no
-        new ones are going to move to the others. (0, 0) where there is no contract.
+        new ones are going to move to the others. `rooms`: bytes that some farmers can take at most, as far as
+        that is known. (0, 0) where there is no contract.
         """
+        rooms = {} if rooms is None else rooms
         k, n = self.code()
         total: dict[NodeId, int] = {}
         free: dict[NodeId, int] = {}
         moving = 0
         for entry in self.book:
             candidate = self.client.candidate(entry)
-            if entry.accepts:
-                total[entry.node_id] = total.get(entry.node_id, 0) + candidate.capacity
-                free[entry.node_id] = free.get(entry.node_id, 0) + max(candidate.free, 0)
+            if self.book.takes(entry):
+                room = min(max(candidate.free, 0), rooms.get(entry.node_id, candidate.capacity))
+                taken = candidate.capacity - max(candidate.free, 0)
+                total[entry.node_id] = total.get(entry.node_id, 0) + taken + room
+                free[entry.node_id] = free.get(entry.node_id, 0) + room
             elif entry.serves:
                 moving += candidate.used
         left = k * stripes(free.values(), n) - moving * k // n
@@ -203,6 +216,10 @@ class Renter:
         for farmer, where in known.items():
             self.book.moved(farmer, where)
         self.look_around()
+
+    def leave(self, farmers: Collection[bytes]) -> None:
+        """These farmers are no longer wanted: what they hold moves to others, then their contracts end."""
+        self.book.leaving = frozenset(NodeId(one) for one in farmers)
 
     async def farmer_removed(self, node_id: bytes) -> None:
         """It is known to be gone for good: its shards are lost now, without waiting for `offline_grace`."""
@@ -241,6 +258,13 @@ class Renter:
         refusals = self.negotiation.refusals.items()
         problems = [_named(farmer, one.reason) for farmer, one in refusals]
         problems += [f"nobody answers at {one.addresses[0]}" for one in self.farmers.known]
+        for entry in self.book:
+            if entry.serves and entry.node_id in self.book.leaving:
+                shards, _ = self.client.held(entry.number)
+                problems.append(
+                    f"farmer {short(entry.node_id)} was taken off the settings: its {shards} shards move to "
+                    "others as far as they have room, and it is used until then"
+                )
         if self.cashier.problem:
             problems.append(self.cashier.problem)
         if self._pay.problem is not None:
@@ -290,6 +314,34 @@ class Renter:
                 away = [farmer for farmer in serving if not self.farmers.connected(farmer)]
                 await self.farmers.silent(away, GREET_PATIENCE)
 
+    async def _take_back(self, farmer: NodeId) -> None:
+        """What a farmer that had been given up still holds counts as there again; audits will tell."""
+        entry = self.book.current(farmer)
+        if entry is None or entry.number not in self.market.taken_up or not entry.serves:
+            return
+        sql = (
+            "SELECT seg, root, length FROM shard WHERE shard_id = ? AND contract = ? "
+            f"AND state NOT IN {HELD_STATES}"
+        )
+        start, last, count = bytes(32), b"\xff" * 32, 0
+        try:
+            while start <= last:
+                page = await self.client.list_shards(entry.number, start)
+                for one in page:
+                    for seg, root, length in self._store.read(sql, (one.shard_id, entry.number)):
+                        if (one.root, one.length) == (root, length):
+                            count += self.found(seg, bytes(one.shard_id))
+                if len(page) < MAX_LISTED or bytes(page[-1].shard_id) == last:
+                    break
+                start = (int.from_bytes(page[-1].shard_id, "big") + 1).to_bytes(32, "big")
+            await self._store.sync()
+        except (StorjfsError, OSError) as error:
+            log.info("what farmer %s still holds is asked again later: %s", short(farmer), error)
+            return
+        self.market.taken_up.discard(entry.number)
+        log.info("farmer %s is back with %d shards", short(farmer), count)
+        self.came()
+
     async def _rounds(self) -> None:
         while True:
             with trio.move_on_after(min(ROUND, self.settings.audit_period)):
@@ -307,6 +359,7 @@ class Renter:
         async def attend(farmer: NodeId) -> None:
             async with turn:
                 await self.market.attend(farmer)
+            await self._take_back(farmer)
 
         async with trio.open_nursery() as nursery:
             for farmer in self.farmers.all():

@@ -9,7 +9,16 @@ aside for when the disk is full (decision record 9).
 from storjfs.store.background import outlasting
 from storjfs.store.ballast import FULL, Ballast
 from storjfs.store.batch import Values
-from storjfs.store.database import DiskFull, StoreError, configure, connect, found_full, open_database
+from storjfs.store.database import (
+    DiskFull,
+    StoreError,
+    configure,
+    connect,
+    copy_database,
+    damage_in,
+    found_full,
+    open_database,
+)
 from storjfs.store.meta import MODEST, MetaStore, Participant, Statement, missing_indexes, open_meta
 from storjfs.store.schema import META_SCHEMA, META_VERSION, ROOT_INODE
 
@@ -28,6 +37,8 @@ __all__ = [
     "Values",
     "configure",
     "connect",
+    "copy_database",
+    "damage_in",
     "found_full",
     "missing_indexes",
     "open_database",

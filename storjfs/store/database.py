@@ -55,6 +55,47 @@ class DiskFull(StoreError):
         super().__init__(message, errno=number, permanent=False, hint=hint)
 
 
+def damage_in(error: BaseException) -> StoreError | None:
+    """What to tell a person of an error of SQLite's that means a damaged file; None for any other."""
+    if not isinstance(error, apsw.CorruptError | apsw.NotADBError):
+        return None
+    told = StoreError(
+        f"a local database of the volume is damaged ({error})",
+        hint="What is on the farmers is not touched by that. storjfs fsck names the database and mends what "
+        "it can; else restore it as docs/how-to/back-up-metadata.md says.",
+    )
+    told.__cause__ = error
+    return told
+
+
+def copy_database(source: Path, target: Path, key: bytes | None) -> None:
+    """Make `target` a copy of the database at `source` as of one moment, under the same key. Durable.
+
+    Others may read and write the source meanwhile; its log grows until this ends. Raises StoreError; an
+    unfinished target is the caller's to remove.
+    """
+    connections: list[apsw.Connection] = []
+    try:
+        for path in (source, target):
+            connection = connect(path)
+            connections.append(connection)
+            connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+            _unlock(connection, key)
+            run_script(connection, f"PRAGMA page_size={PAGE_SIZE}")
+        reading, writing = connections
+        with writing.backup("main", reading, "main") as work:
+            while not work.done:
+                work.step(-1)
+    except apsw.Error as error:
+        full = found_full(error, connections[-1]) if connections else 0
+        if full:
+            raise DiskFull(f"no space left for {target}", full, "Give a folder on another disk.") from error
+        raise StoreError(f"{source} cannot be copied to {target}: {error}") from error
+    finally:
+        for connection in reversed(connections):
+            connection.close()
+
+
 def open_database(
     path: Path,
     key: bytes | None,

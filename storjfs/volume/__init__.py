@@ -4,6 +4,7 @@ Nothing here opens a database or a connection.
 """
 
 from storjfs.volume.errors import (
+    KeyFileMissing,
     PassphraseUnreadable,
     RuntimeDirectoryUnsafe,
     SettingsError,
@@ -21,6 +22,8 @@ from storjfs.volume.life import (
     is_sealed,
     read_settings,
     reset_passphrase,
+    restore_volume,
+    same_phrase,
     unlock_volume,
     volume_not_found,
     write_settings,
@@ -51,6 +54,7 @@ __all__ = [
     "FromEnvironment",
     "FromFile",
     "FromPrompt",
+    "KeyFileMissing",
     "PassphraseSource",
     "PassphraseUnreadable",
     "RuntimeDirectoryUnsafe",
@@ -78,6 +82,8 @@ __all__ = [
     "passphrase_source",
     "read_settings",
     "reset_passphrase",
+    "restore_volume",
+    "same_phrase",
     "unlock_volume",
     "volume_names",
     "volume_not_found",

@@ -27,6 +27,10 @@ class VolumeDamaged(StorjfsError):
     """The volume's files contradict each other."""
 
 
+class KeyFileMissing(VolumeDamaged):
+    """The volume's files are there without its key file."""
+
+
 class SettingsError(StorjfsError):
     """A setting is missing, unknown or makes no sense; the message names it."""
 

@@ -3,6 +3,10 @@
 The key file is written last when a volume is made, so a volume either exists whole or not at all.
 """
 
+import contextlib
+from collections.abc import Mapping
+
+from storjfs.errors import StorjfsError
 from storjfs.keys import (
     MODERATE,
     Hardness,
@@ -14,6 +18,7 @@ from storjfs.keys import (
     seal_entropy,
 )
 from storjfs.volume.errors import (
+    KeyFileMissing,
     SettingsError,
     SettingsFileError,
     VolumeDamaged,
@@ -23,7 +28,7 @@ from storjfs.volume.errors import (
 from storjfs.volume.files import write_atomically
 from storjfs.volume.lock import lock_volume
 from storjfs.volume.passphrase import PassphraseSource
-from storjfs.volume.paths import VolumePaths
+from storjfs.volume.paths import DEFAULT_NAME, VolumePaths, volume_names
 from storjfs.volume.settings import VolumeSettings
 
 
@@ -37,13 +42,16 @@ def create_volume(
     """Make a volume from `entropy` (new, or from a recovery phrase); on disk when this returns.
 
     `passphrase` None leaves the key file plain, mode 0600. `settings.volume_id` must be that of the entropy.
-    Blocks for about a second with a passphrase. Raises VolumeExists, VolumeLocked, PassphraseUnreadable.
+    Blocks for about a second with a passphrase. Raises VolumeExists, VolumeLocked, PassphraseUnreadable, and
+    KeyFileMissing where a volume was in use whose key file is gone: a new one would take its place.
     """
     keys = VolumeKeys(entropy)
     if settings.volume_id != keys.volume_id:
         raise ValueError("the settings are those of another volume")
     if paths.exists:
         raise _exists(paths)
+    if paths.remains:
+        raise _key_file_missing(paths)
     sealed = _key_file(entropy, passphrase, hardness)
     paths.make_directories()
     with lock_volume(paths):
@@ -52,6 +60,48 @@ def create_volume(
         write_settings(paths, settings)
         write_atomically(paths.key_file, sealed)
     return keys
+
+
+def restore_volume(
+    paths: VolumePaths,
+    entropy: bytes,
+    settings: VolumeSettings,
+    passphrase: PassphraseSource | None,
+    hardness: Hardness = MODERATE,
+) -> VolumeKeys:
+    """Write the key file anew beside what is there of the volume; `settings` only where it has none.
+
+    Raises PhraseError, and changes nothing, where the settings there are another volume's; and as
+    `create_volume` does.
+    """
+    keys = VolumeKeys(entropy)
+    if paths.exists:
+        raise _exists(paths)
+    there = paths.settings_file.exists()
+    if there and read_settings(paths).volume_id != keys.volume_id:
+        raise PhraseError(
+            f"{paths.settings_file} belongs to another volume than this recovery phrase",
+            hint="Nothing was changed. Give the phrase of that volume, or another name with --volume.",
+        )
+    sealed = _key_file(entropy, passphrase, hardness)
+    paths.make_directories()
+    with lock_volume(paths):
+        if paths.exists:
+            raise _exists(paths)
+        if not there:
+            write_settings(paths, settings)
+        write_atomically(paths.key_file, sealed)
+    return keys
+
+
+def same_phrase(volume_id: bytes, environ: Mapping[str, str] | None = None) -> list[str]:
+    """The names of the volumes on this machine with that id: those of one recovery phrase."""
+    found = []
+    for name in volume_names(environ):
+        with contextlib.suppress(StorjfsError):
+            if read_settings(VolumePaths(name, environ)).volume_id == volume_id:
+                found.append(name)
+    return found
 
 
 def unlock_volume(volume: VolumePaths | str, passphrase: PassphraseSource | None = None) -> VolumeKeys:
@@ -83,14 +133,19 @@ def has_metadata(paths: VolumePaths) -> bool:
     if size:
         return True
     unsent = paths.journal_dir.is_dir() and any(paths.journal_dir.iterdir())
-    if not unsent and not paths.pay_db.exists():
+    if not unsent and not paths.pay_db.exists() and not _farm_holds_shards(paths):
         return False
     raise VolumeDamaged(
         f"the metadata of the volume {paths.name} {'are gone' if size is None else 'were emptied'}: "
         f"{paths.meta_db}",
-        hint="Nothing was changed; what farmers and the journal hold is still there. Restore that file, and "
-        "those beside it whose names begin with its name, from a backup.",
+        hint="Nothing was changed; what farmers and the journal hold is still there. Restore that file from "
+        "a backup as docs/how-to/back-up-metadata.md says.",
     )
+
+
+def _farm_holds_shards(paths: VolumePaths) -> bool:
+    """Whether an embedded farmer keeps anything: those of a first mount that failed have empty shelves."""
+    return any(len(path.name) == 64 for path in paths.farm_dir.glob("farmer-*/shelf/**/*"))
 
 
 def change_passphrase(
@@ -168,8 +223,20 @@ def _read_key_file(paths: VolumePaths) -> bytes:
         raise volume_not_found(paths) from None
 
 
-def volume_not_found(paths: VolumePaths) -> VolumeNotFound:
-    """What to raise where a volume was asked for that is not there."""
+def _key_file_missing(paths: VolumePaths) -> KeyFileMissing:
+    which = "" if paths.name == DEFAULT_NAME else f" --volume {paths.name}"
+    return KeyFileMissing(
+        f"the key file of the volume {paths.name} is missing: {paths.key_file}; the rest of it is there "
+        f"({', '.join(str(path) for path in paths.remains)})",
+        hint=f"Nothing was changed. Restore the key file from a backup, or make it again from the recovery "
+        f"phrase: `storjfs init{which} --phrase-file FILE`. To begin anew, move the rest away first.",
+    )
+
+
+def volume_not_found(paths: VolumePaths) -> VolumeNotFound | KeyFileMissing:
+    """What to raise where a volume was asked for that is not there, or not without its key file."""
+    if paths.remains:
+        return _key_file_missing(paths)
     return VolumeNotFound(
         f"there is no volume {paths.name} on this machine",
         hint="`storjfs init` makes one; `storjfs mount DIR` makes one and mounts it.",

@@ -93,6 +93,21 @@ class VolumePaths:
         return self.data_dir / "journal"
 
     @property
+    def journal_kept_dir(self) -> Path:
+        """What was in the journal and newer than a copy of meta.db that was put back."""
+        return self.data_dir / "journal-kept"
+
+    @property
+    def newest_file(self) -> Path:
+        """How far meta.db had come when it was last written here."""
+        return self.state_dir / "newest"
+
+    @property
+    def operator_file(self) -> Path:
+        """The seed of the embedded ledger's operator."""
+        return self.data_dir / "ledger.db.operator"
+
+    @property
     def farm_dir(self) -> Path:
         """The embedded farmers, one folder each."""
         return self.data_dir / "farm"
@@ -106,6 +121,15 @@ class VolumePaths:
     def exists(self) -> bool:
         """Whether there is such a volume on this machine."""
         return self.key_file.exists()
+
+    @property
+    def remains(self) -> list[Path]:
+        """What is there of a volume that was in use, besides its key file. Empty where one is half made."""
+        used = [path for path in (self.meta_db, self.pay_db, self.ledger_db) if path.exists()]
+        used += [path for path in (self.farm_dir, self.journal_dir) if _has_entries(path)]
+        if self.settings_file.exists() and (used or not self.lock_file.exists()):
+            used.append(self.settings_file)
+        return used
 
     def make_directories(self) -> None:
         """Make the volume's directories, mode 0700. Idempotent. Raises OSError."""
@@ -125,6 +149,14 @@ def volume_names(environ: Mapping[str, str] | None = None) -> list[str]:
     environ = os.environ if environ is None else environ
     volumes = _base(environ, "XDG_DATA_HOME", ".local/share") / "volumes"
     return sorted(key.parent.name for key in volumes.glob("*/key") if _NAME.fullmatch(key.parent.name))
+
+
+def _has_entries(folder: Path) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return any(True for _ in entries)
+    except FileNotFoundError:
+        return False
 
 
 def _base(environ: Mapping[str, str], variable: str, under_home: str) -> Path:

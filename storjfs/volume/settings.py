@@ -273,7 +273,8 @@ egress_price_max = "{egress_price_max}"
 play_balance = "{play_balance}"
 
 # Who keeps the data: farmers embedded in the mount on this machine, or the addresses of others
-# (host:port, or host:port/node id).
+# (host:port, or host:port/node id). Embedded ones that are left out here are used until what they hold has
+# moved to the others, and named again are as before.
 [farmers]
 {farmers}
 """

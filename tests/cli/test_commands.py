@@ -57,13 +57,64 @@ def test_a_second_init_touches_nothing(home: Home) -> None:
     assert (home.data() / "key").read_bytes() == before
 
 
-def test_the_same_phrase_makes_the_same_volume(home: Home, tmp_path: Path) -> None:
+def test_the_same_phrase_makes_the_same_volume_which_is_empty(home: Home, tmp_path: Path) -> None:
+    phrase, elsewhere = tmp_path / "phrase", tmp_path / "elsewhere"
+    phrase.write_text(" ".join(words_in(home.do("init"))))
+    elsewhere.mkdir()
+    with home_in(elsewhere) as other:
+        said = other.do("init", "--phrase-file", str(phrase))
+        assert words_in(said) == []
+        assert "recovery phrase" not in said
+        assert "does not bring files back" in said.replace("\n", " ")
+        assert (other.data() / "key").read_bytes() == (home.data() / "key").read_bytes()
+
+
+def test_two_volumes_of_one_phrase_on_one_machine_are_refused(home: Home, tmp_path: Path) -> None:
     phrase = tmp_path / "phrase"
     phrase.write_text(" ".join(words_in(home.do("init"))))
-    said = home.do("init", "--volume", "copy", "--phrase-file", str(phrase))
-    assert words_in(said) == []
-    assert "recovery phrase" not in said
-    assert (home.data("copy") / "key").read_bytes() == (home.data() / "key").read_bytes()
+    done = home.run("init", "--volume", "copy", "--phrase-file", str(phrase))
+    assert done.returncode == 9
+    assert "the volume default" in done.stderr
+    assert not home.data("copy").exists()
+
+
+def test_the_phrase_comes_with_what_it_does_not_do(home: Home, tmp_path: Path) -> None:
+    kit = tmp_path / "kit"
+    said = home.do("init", "--kit", str(kit))
+    for text in (said, kit.read_text()):
+        assert "The phrase alone does not bring files back" in text.replace("\n", " ")
+
+
+def test_a_missing_key_file_is_made_again_from_the_phrase_and_by_nothing_else(
+    home: Home, tmp_path: Path
+) -> None:
+    phrase, other = tmp_path / "phrase", tmp_path / "other"
+    other.write_text(" ".join(words_in(home.do("init", "--volume", "other"))))
+    phrase.write_text(" ".join(words_in(home.do("init", "--farmer", "farm.example.org:7420"))))
+    key, settings = home.data() / "key", home.folder / ".config/storjfs/volumes/default/settings.toml"
+    before, kept = key.read_bytes(), settings.read_text() + "# mine\n"
+    settings.write_text(kept)
+    (home.data() / "farm").mkdir()
+    (home.data() / "farm" / "farmer-00").mkdir()
+    key.unlink()
+    at = tmp_path / "at"
+    for words in (("mount", str(at)), ("init",), ("status",), ("fsck",), ("flush",), ("scrub",), ("gc",)):
+        done = home.run(*words)
+        assert done.returncode == 12, (words, done.stderr)
+        assert "--phrase-file" in done.stderr
+    (home.data("other") / "key").unlink()
+    assert home.run("init", "--phrase-file", str(other)).returncode == 3
+    assert not key.exists()
+    assert settings.read_text() == kept
+    home.do("init", "--phrase-file", str(phrase))
+    assert (key.read_bytes(), settings.read_text()) == (before, kept)
+
+
+def test_a_volume_whose_data_directory_is_away_is_not_made_anew(home: Home, tmp_path: Path) -> None:
+    home.do("init")
+    home.data().rename(tmp_path / "unplugged")
+    done = home.run("mount", str(tmp_path / "at"))
+    assert (done.returncode, home.data().exists()) == (12, False)
 
 
 def test_a_wrong_word_is_named_by_its_place_only(home: Home, tmp_path: Path) -> None:
@@ -100,6 +151,17 @@ def test_a_passphrase_can_be_changed_and_forgotten(home: Home, tmp_path: Path) -
     phrase.write_text(" ".join(words))
     home.do("passphrase", "change", "--phrase-file", str(phrase), "--no-passphrase")
     assert home.run("status").returncode == 0
+
+
+def test_contradicting_ways_to_change_a_passphrase_are_refused(home: Home, tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_text("one\n")
+    new.write_text("two\n")
+    home.do("init", "--passphrase-file", str(old))
+    change = ("passphrase", "change", "--passphrase-file", str(old), "--new-passphrase-file", str(new))
+    assert home.run(*change, "--no-passphrase").returncode == 2
+    assert home.run(*change, "--phrase-file", str(old)).returncode == 2
+    home.do("status", "--passphrase-file", str(old))
 
 
 def test_volumes_lists_what_is_there(home: Home) -> None:

@@ -63,3 +63,12 @@ def test_mistakes_are_one_clear_line(tmp_path: Path) -> None:
             assert said in errors.decode()
             assert "Traceback" not in errors.decode()
     assert FarmerSettings.read(tmp_path) is None
+
+
+async def test_more_than_the_disk_has_is_said_to_be_so(tmp_path: Path) -> None:
+    at = tmp_path / "farm"
+    with Running("--at", str(at), "--share", "4000TB", "--ledger", str(tmp_path / "ledger.db")) as running:
+        assert running.line().startswith("identity")
+        assert running.interrupt() == 0
+        _, told = running.process.communicate()
+    assert b"this disk has room for" in told

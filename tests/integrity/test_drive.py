@@ -73,8 +73,10 @@ def shard_files(paths: VolumePaths) -> dict[str, Path]:
     return {path.name: path for path in paths.farm_dir.rglob("*") if len(path.name) == 64}
 
 
-async def fsck(drive: Drive, *, repair: bool = False) -> dict[str, Any]:
-    return await integrity.fsck_mounted(drive, Told(), repair=repair, farmers=True)
+async def fsck(drive: Drive, *, repair: bool = False, delete_unknown: bool = False) -> dict[str, Any]:
+    return await integrity.fsck_mounted(
+        drive, Told(), repair=repair, farmers=True, delete_unknown=delete_unknown
+    )
 
 
 async def test_a_running_drive_is_checked_and_its_farmers_are_put_right(paths: VolumePaths) -> None:
@@ -94,7 +96,10 @@ async def test_a_running_drive_is_checked_and_its_farmers_are_put_right(paths: V
         seen = await fsck(drive)
         assert (seen["exit_code"], set(seen["left"])) == (4, codes)
         mended = await fsck(drive, repair=True)
-        assert (mended["exit_code"], set(mended["mended"]), mended["left"]) == (1, codes, {})
+        assert (set(mended["mended"]), set(mended["left"])) == ({"farmer-missing"}, {"farmer-orphan"})
+        assert orphan.hex() in shard_files(paths)
+        mended = await fsck(drive, repair=True, delete_unknown=True)
+        assert (mended["exit_code"], set(mended["mended"]), mended["left"]) == (1, {"farmer-orphan"}, {})
         assert orphan.hex() not in shard_files(paths)
         assert (await fsck(drive))["found"] == []
         assert drive.segments.report().full == 1
@@ -210,7 +215,7 @@ async def test_a_busy_mount_is_mended_and_what_is_written_meanwhile_is_well(path
         # A shard that is not known is deleted only when no row of a shard is missing any more.
         assert mended["left"] == {"farmer-orphans-kept": 1}
         assert not mended["unmount_to_repair"]
-        again = await fsck(drive, repair=True)
+        again = await fsck(drive, repair=True, delete_unknown=True)
         assert (again["mended"], again["left"]) == ({"farmer-orphan": 1}, {})
         assert (await fsck(drive))["left"] == {}
         for name, ino in inodes.items():
@@ -263,7 +268,11 @@ async def test_without_a_mount_books_and_farmers_are_checked_and_mended(paths: V
     seen = await integrity.fsck_unmounted(paths, None, Told(), repair=False, farmers=True)
     assert (seen["exit_code"], set(seen["left"]), seen["mended"]) == (4, codes, {})
     mended = await integrity.fsck_unmounted(paths, None, Told(), repair=True, farmers=True)
-    assert (mended["exit_code"], set(mended["mended"]), mended["left"]) == (1, codes, {})
+    assert (set(mended["mended"]), set(mended["left"])) == (codes - {"farmer-orphan"}, {"farmer-orphan"})
+    mended = await integrity.fsck_unmounted(
+        paths, None, Told(), repair=True, farmers=True, delete_unknown=True
+    )
+    assert (mended["exit_code"], set(mended["mended"]), mended["left"]) == (1, {"farmer-orphan"}, {})
     again = await integrity.fsck_unmounted(paths, None, Told(), repair=False, farmers=True)
     assert (again["exit_code"], again["found"]) == (0, [])
     async with running(paths) as drive:
@@ -512,9 +521,41 @@ async def test_shards_whose_rows_are_lost_are_not_deleted_as_orphans(paths: Volu
     damage(paths, "DELETE FROM shard")
     shutil.rmtree(paths.cache_dir)
     for _ in range(2):
-        found = await integrity.fsck_unmounted(paths, None, Told(), repair=True, farmers=True)
+        found = await integrity.fsck_unmounted(
+            paths, None, Told(), repair=True, farmers=True, delete_unknown=True
+        )
         assert found["left"]["farmer-orphans-kept"] > 0
     async with running(paths) as drive:
-        found = await fsck(drive, repair=True)
+        found = await fsck(drive, repair=True, delete_unknown=True)
         assert found["left"]["farmer-orphans-kept"] > 0
     assert set(shard_files(paths)) == shards
+
+
+@pytest.mark.parametrize("mounted", [True, False])
+async def test_what_was_written_after_a_backup_of_the_metadata_survives_a_repair_with_the_backup(
+    paths: VolumePaths, mounted: bool
+) -> None:
+    yesterday, today = paths.data_dir / "backup.db", paths.data_dir / "newer.db"
+    async with running(paths) as drive:
+        for number in range(6):
+            await write(drive, b"old%d" % number, os.urandom(100_000))
+            await stored(drive)
+    shutil.copy(paths.meta_db, yesterday)
+    content = os.urandom(MIB)
+    async with running(paths) as drive:
+        ino = await write(drive, b"new", content)
+        await stored(drive)
+    shards = set(shard_files(paths))
+    shutil.copy(paths.meta_db, today)
+    shutil.copy(yesterday, paths.meta_db)
+    found = await integrity.fsck_unmounted(paths, None, Told(), repair=True, farmers=True)
+    async with running(paths) as drive:
+        if mounted:
+            found = await fsck(drive, repair=True)
+        await integrity.collect(drive, Told())
+    assert found["left"]["farmer-orphan"] > 0
+    assert set(shard_files(paths)) == shards
+    shutil.copy(today, paths.meta_db)
+    shutil.rmtree(paths.cache_dir)
+    async with running(paths) as drive:
+        assert await read(drive, ino) == content

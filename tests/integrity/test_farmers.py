@@ -69,12 +69,12 @@ async def test_orphans_and_missing_shards_are_found_whatever_the_pages(
     assert found.kept["farmer-differs"][0].row[0] == changed
 
 
-async def test_a_farmer_that_keeps_mostly_unknown_shards_is_left_alone(life: Life) -> None:
+async def test_unknown_shards_are_found_however_many_they_are(life: Life) -> None:
     _, renter, catalogue = life
     (contract, _), *_ = await catalogue.store_segment(renter)
     for _ in range(2):
         await renter.put(contract, os.urandom(32), os.urandom(100))
-    assert (await compare(renter, catalogue)).counts == {"farmer-orphans-kept": 1}
+    assert (await compare(renter, catalogue)).counts == {"farmer-orphan": 2}
 
 
 async def test_farmers_that_cannot_say_or_do_not_answer_are_notes(life: Life) -> None:

@@ -376,6 +376,8 @@ async def test_where_no_renewal_is_agreed_the_shards_move_and_the_contract_ends(
         await until(lambda: entry.state is State.ENDING)
         assert world.now() < entry.terms.end
         await until(lambda: any(lost[2] == shard_id for lost in catalogue.lost))
+        assert entry.state is State.ENDING, "the shard is nowhere else yet"
+        catalogue.store.write("DELETE FROM shard WHERE shard_id = ?", [(shard_id,)])
         await until(lambda: entry.state is State.ENDED)
 
 

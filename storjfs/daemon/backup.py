@@ -1,0 +1,53 @@
+"""A copy of what a volume is on this machine, besides what farmers keep: docs/how-to/back-up-metadata.md."""
+
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+from storjfs.errors import StorjfsError
+from storjfs.store import copy_database
+from storjfs.volume import PassphraseSource, VolumePaths, has_metadata, unlock_volume
+from storjfs.volume.files import make_private, write_atomically
+
+
+class BackupExists(StorjfsError):
+    """There is something at the place of the backup already; nothing is overwritten."""
+
+
+class BackupFailed(StorjfsError):
+    """The backup could not be written."""
+
+
+def back_up(paths: VolumePaths, passphrase: PassphraseSource | None, target: Path) -> list[str]:
+    """Write key, settings and databases of a volume into the new folder `target`; the names of the files.
+
+    A mount may be running: each database is copied as of one moment, meta.db first, so that the others know
+    all that it refers to. The folder appears whole or not at all. Raises BackupExists, BackupFailed,
+    StoreError, VolumeDamaged, and what unlocking raises.
+    """
+    keys = unlock_volume(paths, passphrase)
+    has_metadata(paths)
+    if os.path.lexists(target):
+        raise BackupExists(f"{target} exists already; it is not overwritten", hint="give another name")
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    databases = ((paths.meta_db, keys.metadata_key), (paths.pay_db, keys.pay_key), (paths.ledger_db, None))
+    try:
+        make_private(part)
+        for source, key in databases:
+            if source.exists():
+                copy_database(source, part / source.name, key)
+        for file in (paths.operator_file, paths.settings_file, paths.key_file):
+            if file.exists():
+                write_atomically(part / file.name, file.read_bytes())
+        for file in part.iterdir():
+            file.chmod(0o600)
+        names = sorted(os.listdir(part))
+        part.rename(target)
+    except OSError as error:
+        raise BackupFailed(
+            f"the backup {target} cannot be written: {error.strerror}", hint="give another folder"
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return names

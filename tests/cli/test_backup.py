@@ -1,0 +1,139 @@
+"""The page docs/how-to/back-up-metadata.md, done as it says."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from storjfs.settlement import Ledger
+from tests.cli.home import Home, home_in, wait_until_gone
+
+DATABASES = ("meta.db", "pay.db", "ledger.db", "ledger.db.operator")
+WRITER = """
+import sys
+for number in range(10**9):
+    open(f"{sys.argv[1]}/n{number}", "wb").write(bytes(99))
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    with home_in(tmp_path) as made:
+        yield made
+
+
+def unmount(home: Home) -> None:
+    pid = home.pid()
+    home.do("umount", str(home.at))
+    wait_until_gone(pid)
+
+
+def config(home: Home) -> Path:
+    return home.folder / ".config/storjfs/volumes/default"
+
+
+def restore(home: Home, backup: Path) -> None:
+    """Everything to where the table says."""
+    home.data().mkdir(parents=True, mode=0o700, exist_ok=True)
+    config(home).mkdir(parents=True, mode=0o700, exist_ok=True)
+    for name in ("key", *DATABASES):
+        shutil.copy(backup / name, home.data() / name)
+    shutil.copy(backup / "settings.toml", config(home) / "settings.toml")
+
+
+def put_back(home: Home, backup: Path, name: str) -> None:
+    for path in home.data().glob(name + "*"):
+        if path.name in (name, f"{name}-wal", f"{name}-shm"):
+            path.unlink()
+    shutil.copy(backup / name, home.data() / name)
+
+
+def fsck(home: Home) -> dict[str, int]:
+    found: dict[str, int] = json.loads(home.run("fsck", "--json").stdout)["left"]
+    return found
+
+
+def test_a_backup_made_while_mounted_and_written_to_restores_the_volume(home: Home, tmp_path: Path) -> None:
+    backup = tmp_path / "backup"
+    home.do("mount", str(home.at))
+    content = os.urandom(3 << 20)
+    (home.at / "old").write_bytes(content)
+    home.do("flush")
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(home.at)])
+    try:
+        home.do("backup", str(backup))
+    finally:
+        writer.kill()
+        writer.wait()
+    assert home.run("backup", str(backup)).returncode == 9
+    assert sorted(os.listdir(backup)) == sorted(["key", "settings.toml", *DATABASES])
+    assert {path.stat().st_mode & 0o777 for path in backup.iterdir()} == {0o600}
+    (home.at / "new").write_bytes(content[::-1])
+    unmount(home)
+    newer = tmp_path / "newer"
+    home.do("backup", str(newer))
+    # The same machine, an older copy of the metadata: what came later is kept for the newer copy.
+    put_back(home, backup, "meta.db")
+    shutil.rmtree(home.folder / ".cache")
+    home.do("mount", str(home.at))
+    assert (home.at / "old").read_bytes() == content
+    assert not (home.at / "new").exists()
+    assert set(fsck(home)) <= {"farmer-orphan"}
+    assert home.run("fsck", "--repair").returncode in (0, 4)
+    unmount(home)
+    put_back(home, newer, "meta.db")
+    shutil.rmtree(home.folder / ".cache")
+    home.do("mount", str(home.at))
+    assert (home.at / "new").read_bytes() == content[::-1]
+    assert (home.at / "old").read_bytes() == content
+
+
+def test_a_backup_is_restored_on_another_machine(home: Home, tmp_path: Path) -> None:
+    backup, elsewhere = tmp_path / "backup", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    home.do("mount", str(home.at))
+    content = os.urandom(3 << 20)
+    (home.at / "file").write_bytes(content)
+    home.do("flush")
+    home.do("backup", str(backup))
+    unmount(home)
+    with home_in(elsewhere) as other:
+        restore(other, backup)
+        shutil.copytree(home.data() / "farm", other.data() / "farm")
+        shutil.rmtree(home.folder / ".local")
+        other.do("mount", str(other.at))
+        assert (other.at / "file").read_bytes() == content
+        assert fsck(other) == {}
+        other.do("scrub")
+        (other.at / "more").write_bytes(content)
+        other.do("flush")
+        assert other.status()["money"]["paid"] >= 0
+        Ledger(other.data() / "ledger.db").close_file()
+        pid = other.pid()
+        other.do("umount", str(other.at))
+        wait_until_gone(pid)
+
+
+def test_a_deleted_volume_leaves_nothing(home: Home) -> None:
+    home.do("mount", str(home.at))
+    unmount(home)
+    for part in (".local/share", ".config", ".cache", ".local/state"):
+        shutil.rmtree(home.folder / part / "storjfs/volumes/default")
+    assert home.run("status").returncode == 8
+    assert "no volume" in home.do("volumes")
+    assert "making one" in home.do("mount", str(home.at))
+
+
+def test_nothing_is_left_of_a_backup_that_fails(home: Home, tmp_path: Path) -> None:
+    home.do("init")
+    (tmp_path / "file").touch()
+    done = home.run("backup", str(tmp_path / "file" / "backup"))
+    assert done.returncode == 1
+    assert "cannot be written" in done.stderr
+    home.do("backup", str(tmp_path / "young"))
+    assert sorted(os.listdir(tmp_path / "young")) == ["key", "settings.toml"]

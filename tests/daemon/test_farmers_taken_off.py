@@ -1,0 +1,142 @@
+"""Embedded farmers that are no longer named, or were given up and are back: nothing is lost."""
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from storjfs.daemon.wiring import Drive
+from storjfs.protocol.contracts import State
+from storjfs.store import ROOT_INODE
+from storjfs.volume import EmbeddedFarm, VolumePaths, read_settings, write_settings
+from tests.real_drives import make_volume, running
+from tests.segments.conftest import until
+
+MIB = 1 << 20
+PATIENCE = 120
+
+
+@pytest.fixture
+def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VolumePaths:
+    return make_volume(tmp_path, monkeypatch)
+
+
+def name_farmers(paths: VolumePaths, count: int) -> None:
+    write_settings(paths, dataclasses.replace(read_settings(paths), farmers=EmbeddedFarm(count)))
+
+
+async def write_stored(drive: Drive, name: bytes, content: bytes) -> int:
+    handle, made = await drive.filesystem.create(ROOT_INODE, name, 0o644, 0, 0, 1)
+    await drive.filesystem.write(handle, 0, content)
+    await drive.filesystem.release(handle)
+    await drive.segments.flush()
+    return made.ino
+
+
+async def read(drive: Drive, ino: int) -> bytes:
+    handle = await drive.filesystem.open(ino, 0)
+    found = bytes(await drive.filesystem.read(handle, 0, 1 << 30))
+    await drive.filesystem.release(handle)
+    return found
+
+
+def states(drive: Drive) -> list[State]:
+    return [entry.state for entry in drive.renter.book]
+
+
+async def whole(drive: Drive) -> None:
+    """Every segment has all its shards."""
+
+    def full() -> bool:
+        report = drive.segments.report()
+        return report.full > 0 and not (report.degraded or report.at_risk or report.lost)
+
+    await until(full, drive.store, seconds=PATIENCE)
+
+
+async def test_farmers_taken_off_the_settings_are_used_until_their_shards_have_moved(
+    paths: VolumePaths,
+) -> None:
+    content = os.urandom(MIB)
+    async with running(paths) as drive:
+        ino = await write_stored(drive, b"file", content)
+        await whole(drive)
+    name_farmers(paths, 2)
+    shutil.rmtree(paths.cache_dir)
+    async with running(paths) as drive:
+        assert State.BREACHED not in states(drive)
+        assert drive.segments.report().lost == 0
+        assert await read(drive, ino) == content
+        problems = (await drive.facts()).renter_problems
+        assert any("taken off the settings" in problem for problem in problems)
+        # What is written from now on is only with those that are named.
+        await write_stored(drive, b"new", os.urandom(MIB))
+        leaving = {entry.number for entry in drive.renter.book if entry.node_id in drive.renter.book.leaving}
+        used = drive.store.read("SELECT contract FROM shard WHERE seg = (SELECT MAX(seg) FROM shard)")
+        assert not leaving & {contract for (contract,) in used}
+    name_farmers(paths, 6)
+    shutil.rmtree(paths.cache_dir)
+    async with running(paths) as drive:
+        await whole(drive)
+        assert await read(drive, ino) == content
+        assert not drive.renter.book.leaving
+
+
+async def test_a_farmer_that_leaves_is_emptied_and_its_contract_ends(paths: VolumePaths) -> None:
+    content = os.urandom(MIB)
+    async with running(paths) as drive:
+        for number in range(2):
+            await write_stored(drive, b"file%d" % number, os.urandom(MIB))
+        ino = await write_stored(drive, b"file", content)
+        await whole(drive)
+    name_farmers(paths, 5)
+    async with running(paths) as drive:
+        (leaving,) = [one for one in drive.renter.book if one.node_id in drive.renter.book.leaving]
+
+        def ended() -> bool:
+            drive.renter.look_around()
+            return leaving.state is State.ENDED
+
+        await until(ended, drive.store, seconds=PATIENCE)
+        await whole(drive)
+        sql = "SELECT 1 FROM shard WHERE contract = ? AND state < 3"
+        assert drive.store.read(sql, (leaving.number,)) == []
+    shutil.rmtree(paths.cache_dir)
+    async with running(paths) as drive:
+        assert not drive.renter.book.leaving, "a farmer without contracts is not started any more"
+        assert await read(drive, ino) == content
+
+
+async def test_farmers_that_were_given_up_bring_their_shards_back(paths: VolumePaths) -> None:
+    content = os.urandom(MIB)
+    async with running(paths) as drive:
+        ino = await write_stored(drive, b"file", content)
+        await whole(drive)
+        for entry in list(drive.renter.book)[2:]:
+            await drive.renter.farmer_removed(entry.node_id)
+        assert states(drive).count(State.BREACHED) == 4
+        assert drive.segments.report().lost == 1
+    shutil.rmtree(paths.cache_dir)
+    async with running(paths) as drive:
+        await whole(drive)
+        assert states(drive) == [State.ACTIVE] * 6
+        assert await read(drive, ino) == content
+
+
+async def test_a_farm_folder_that_is_not_there_costs_nothing_once_it_is_back(paths: VolumePaths) -> None:
+    content = os.urandom(MIB)
+    async with running(paths) as drive:
+        ino = await write_stored(drive, b"file", content)
+        await whole(drive)
+    away = paths.data_dir / "unplugged"
+    paths.farm_dir.rename(away)
+    async with running(paths) as drive:
+        assert State.BREACHED not in states(drive)
+        assert drive.segments.report().lost == 0
+    shutil.rmtree(paths.farm_dir)
+    away.rename(paths.farm_dir)
+    shutil.rmtree(paths.cache_dir)
+    async with running(paths) as drive:
+        assert await read(drive, ino) == content

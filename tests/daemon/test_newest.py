@@ -1,0 +1,89 @@
+"""An older copy of meta.db costs nothing for good, also of what had not been sent yet."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from storjfs.daemon import integrity
+from storjfs.daemon.wiring import Drive
+from storjfs.store import ROOT_INODE
+from storjfs.volume import VolumePaths
+from tests.integrity.test_drive import Told
+from tests.real_drives import make_volume, running
+
+
+@pytest.fixture
+def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VolumePaths:
+    return make_volume(tmp_path, monkeypatch)
+
+
+async def write(drive: Drive, name: bytes, content: bytes) -> int:
+    handle, made = await drive.filesystem.create(ROOT_INODE, name, 0o644, 0, 0, 1)
+    await drive.filesystem.write(handle, 0, content)
+    await drive.filesystem.release(handle)
+    return made.ino
+
+
+async def read(drive: Drive, ino: int) -> bytes:
+    handle = await drive.filesystem.open(ino, 0)
+    found = bytes(await drive.filesystem.read(handle, 0, 1 << 30))
+    await drive.filesystem.release(handle)
+    return found
+
+
+@pytest.mark.parametrize("by", ["mount", "fsck"])
+async def test_unsent_data_that_an_older_copy_does_not_know_is_kept(paths: VolumePaths, by: str) -> None:
+    older, newer = paths.data_dir / "older.db", paths.data_dir / "newer.db"
+    content = os.urandom(200_000)
+    async with running(paths) as drive:
+        await write(drive, b"old", content)
+        await drive.segments.flush()
+    shutil.copy(paths.meta_db, older)
+    async with running(paths) as drive:
+        ino = await write(drive, b"new", content)
+        await drive.store.sync()
+    (unsent,) = paths.journal_dir.iterdir()
+    shutil.copy(paths.meta_db, newer)
+    shutil.copy(older, paths.meta_db)
+    if by == "fsck":
+        await integrity.fsck_unmounted(paths, None, Told(), repair=True, farmers=False)
+    async with running(paths) as drive:
+        if by == "mount":
+            assert any("older" in problem for problem in (await drive.facts()).disk_problems)
+        await integrity.collect(drive, Told())
+    shutil.copy(newer, paths.meta_db)
+    (paths.journal_kept_dir / unsent.name).rename(unsent)
+    async with running(paths) as drive:
+        assert await read(drive, ino) == content
+
+
+async def test_an_open_segment_that_grew_since_is_kept_whole(paths: VolumePaths) -> None:
+    older, newer = paths.data_dir / "older.db", paths.data_dir / "newer.db"
+    async with running(paths) as drive:
+        await write(drive, b"first", os.urandom(100_000))
+        await drive.store.sync()
+        await drive.store.shrink_log()
+        shutil.copy(paths.meta_db, older)
+        await write(drive, b"second", os.urandom(100_000))
+        await drive.store.sync()
+    (unsent,) = paths.journal_dir.iterdir()
+    size = unsent.stat().st_size
+    paths.newest_file.write_text("99")
+    shutil.copy(paths.meta_db, newer)
+    shutil.copy(older, paths.meta_db)
+    async with running(paths):
+        assert (paths.journal_kept_dir / unsent.name).stat().st_size == size > 200_000
+
+
+async def test_after_a_crash_nothing_is_set_aside(paths: VolumePaths) -> None:
+    async with running(paths) as drive:
+        await write(drive, b"file", os.urandom(100_000))
+        await drive.store.sync()
+        stray = paths.journal_dir / os.urandom(16).hex()
+        stray.write_bytes(b"never committed")
+    async with running(paths) as drive:
+        assert (await drive.facts()).disk_problems == []
+    assert not stray.exists()
+    assert not paths.journal_kept_dir.exists()
