@@ -498,21 +498,25 @@ class MetaStore:
         Of a checkpoint in several passes only the last syncs the database. If that sync fails, the kernel may
         have dropped pages of the earlier passes, which no later one would copy again: from then on nothing is
         committed and the log stays as it is, so that the next start copies all of it.
+
+        Where no connection can be had, as with no descriptor left, the commit thread copies all of the log, and
+        the next checkpoint tries again.
         """
-        connection = self._connect(cache_kib=256)
+        connection: apsw.Connection | None = None
         try:
             while self._checkpoints.get():
-                for _ in range(4):
-                    try:
+                try:
+                    connection = connection or self._connect(cache_kib=256)
+                    for _ in range(4):
                         total, copied = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-                    except apsw.Error as error:
-                        self._checkpoint_failed(error)
-                        break
-                    if total - copied < FINISH_PAGES:
-                        break
+                        if total - copied < FINISH_PAGES:
+                            break
+                except (apsw.Error, StoreError) as error:
+                    self._checkpoint_failed(error)
                 self._jobs.put(self._finish_checkpoint)
         finally:
-            connection.close()
+            if connection is not None:
+                connection.close()
 
     def _finish_checkpoint(self) -> None:
         if self._distrusted is None:
@@ -522,11 +526,11 @@ class MetaStore:
                 self._checkpoint_failed(error)
         self._checkpointing = False
 
-    def _checkpoint_failed(self, error: apsw.Error) -> None:
+    def _checkpoint_failed(self, error: apsw.Error | StoreError) -> None:
         """A failed sync is the end, which whoever waits for the next commit learns. Anything else, as a full
         disk, leaves the log as it was, and the next checkpoint begins where this one did."""
         _LOG.warning("the log of %s could not be copied: %s", self._path, error)
-        if sync_failed(error):
+        if isinstance(error, apsw.Error) and sync_failed(error):
             self._distrusted = error
 
 

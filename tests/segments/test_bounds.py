@@ -3,9 +3,11 @@
 import errno
 import gc
 import os
+import threading
 import tracemalloc
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -14,6 +16,7 @@ import trio.testing
 from storjfs.coding.geometry import PIECE, segment_capacity
 from storjfs.segments import NoRoom, Part, SegmentUnreadable, State
 from storjfs.segments.catalogue import REMEMBERED
+from storjfs.segments.files import LocalFile
 from storjfs.segments.journal import LONGEST_WRITE
 from storjfs.store import StoreError
 from storjfs.volume.settings import SMALLEST_CACHE
@@ -521,3 +524,28 @@ async def test_a_fetch_that_fails_unexpectedly_is_told_to_whoever_reads(
             with pytest.raises(SegmentUnreadable, match="nobody thought of this"):
                 await volume.read(run)
         await volume.check_all()
+
+
+def test_a_file_that_two_open_at_once_takes_one_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sealer's thread and the loop may both find that the open segment's file was closed."""
+    path = tmp_path / "file"
+    path.touch()
+    file = LocalFile(1, bytes(16), path, unsent=True)
+    opened: list[int] = []
+    real_open = os.open
+    other = threading.Thread(target=file.open)
+
+    def slow_open(*arguments: Any) -> int:
+        opened.append(real_open(*arguments))
+        if threading.current_thread() is not other:
+            other.start()
+            other.join(0.2)  # what it opens until then is too much; else it waits for us
+        return opened[0]
+
+    monkeypatch.setattr(os, "open", slow_open)
+    file.open()
+    other.join()
+    assert opened == [file.fd]
+    file.close()
