@@ -67,6 +67,20 @@ async def test_the_kernel_may_still_ask_about_what_it_has_not_forgotten(tmp_path
             await v.fs.getattr(ino)
 
 
+async def test_what_the_kernel_forgets_late_does_not_count_for_what_it_looked_up_since(tmp_path: Path) -> None:
+    async with volume(tmp_path) as v:
+        ino = await v.write_file(b"a", b"content")
+        for _ in range(3):
+            (await v.fs.lookup(ROOT_INODE, b"a")).lookups += 1  # as the adapter does it
+        v.fs.forget([(ino, 1)])
+        await v.fs.unlink(ROOT_INODE, b"a")
+        v.fs.forget([(ino, 1)])
+        assert (await v.fs.getattr(ino)).nlink == 0
+        v.fs.forget([(ino, 1)])
+        with fails(errno.ESTALE):
+            await v.fs.getattr(ino)
+
+
 async def test_a_large_file_goes_in_the_background(tmp_path: Path) -> None:
     async with volume(tmp_path, background=True) as v:
         await sparse_file(v, b"a", 50)
