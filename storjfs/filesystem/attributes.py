@@ -39,8 +39,8 @@ class Attributes:
     ctime: int
     opens: int  # handles
     lookups: int
-    """How often the kernel was told of the inode since it is in memory, less what it has forgotten: whoever tells
-    it counts. What happened before it was in memory is not counted, so the kernel may know of more."""
+    """How often the kernel was told of the inode since it is in memory, less what it has forgotten: whoever
+    tells it counts. What happened before is not counted, so the kernel may know of more."""
 
     @property
     def blocks(self) -> int:

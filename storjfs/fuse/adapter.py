@@ -117,9 +117,7 @@ class Adapter(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
         """See Filesystem.mknod."""
-        return told(
-            await self._filesystem.mknod(parent_inode, name, mode, rdev, ctx.uid, ctx.gid, ctx.umask)
-        )
+        return told(await self._filesystem.mknod(parent_inode, name, mode, rdev, ctx.uid, ctx.gid, ctx.umask))
 
     @answered
     async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:

@@ -70,7 +70,9 @@ async def test_the_kernel_may_still_ask_about_what_it_has_not_forgotten(tmp_path
             await v.fs.getattr(ino)
 
 
-async def test_what_the_kernel_forgets_late_does_not_count_for_what_it_looked_up_since(tmp_path: Path) -> None:
+async def test_what_the_kernel_forgets_late_does_not_count_for_later_look_ups(
+    tmp_path: Path,
+) -> None:
     async with volume(tmp_path) as v:
         ino = await v.write_file(b"a", b"content")
         for _ in range(3):

@@ -27,7 +27,7 @@ def at(tmp_path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def open_folder() -> Iterator[Path]:
-    """A folder that others can reach. Not within pytest's own, which each run that starts closes to others."""
+    """A folder that others can reach. Not within pytest's own, which each starting run closes to others."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
