@@ -5,32 +5,27 @@ import dataclasses
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import apsw
 
+from storjfs.filesystem.paths import paths_of
 from storjfs.keys import VolumeKeys
 from storjfs.protocol.contracts import State
 from storjfs.renter.report import ContractReport, RenterReport
 from storjfs.segments import SegmentsReport
-from storjfs.store import ROOT_INODE, open_meta
+from storjfs.store import open_meta
 from storjfs.volume import EmbeddedFarm, VolumeSettings
 
 from .status import MOST_LOST_FILES, ContractFacts, Facts
 
 MOST_UNWELL = 100_000
-DEEPEST = 500
 
 _UNWELL = """
 SELECT s.seg, s.k, s.n, (SELECT COUNT(*) FROM shard h WHERE h.seg = s.seg AND h.state IN (1, 2)) AS held
 FROM segment s
 WHERE s.state = 2 AND s.seg IN (SELECT DISTINCT seg FROM shard WHERE state IN (0, 3))
 ORDER BY s.seg LIMIT ?
-"""
-
-# By the directory's own note of where it lies: an index by inode would cost each new file something.
-_DIRECTORY = """
-SELECT d.parent, d.name FROM inode i JOIN dentry d ON d.parent = i.parent WHERE i.ino = ? AND d.ino = i.ino
 """
 
 
@@ -189,28 +184,8 @@ def _files_in(connection: apsw.Connection, segments: Sequence[int]) -> list[str]
     chosen = sorted(inodes)[:MOST_LOST_FILES]
     if not chosen:
         return []
-    marks = ", ".join("?" * len(chosen))
-    found: list[Any] = connection.execute(
-        f"SELECT ino, parent, name FROM dentry WHERE ino IN ({marks}) LIMIT {2 * MOST_LOST_FILES}", chosen
-    ).fetchall()
-    folders: dict[int, bytes] = {ROOT_INODE: b""}
-    return [_path(connection, folders, parent, bytes(name)) for _, parent, name in sorted(found)]
-
-
-def _path(connection: apsw.Connection, folders: dict[int, bytes], parent: int, name: bytes) -> str:
-    """`folders`: paths of directories as far as known, each with a slash at its end; this adds to them."""
-    whole = _folder(connection, folders, parent, 0) + name
-    return os.fsdecode(whole).encode("utf-8", "replace").decode()
-
-
-def _folder(connection: apsw.Connection, folders: dict[int, bytes], ino: int, depth: int) -> bytes:
-    if ino not in folders:
-        found: list[Any] = connection.execute(_DIRECTORY, (ino,)).fetchall()
-        if not found or depth > DEEPEST:
-            return b""
-        parent, name = found[0]
-        folders[ino] = _folder(connection, folders, parent, depth + 1) + bytes(name) + b"/"
-    return folders[ino]
+    paths = paths_of(connection, chosen, 2 * MOST_LOST_FILES)
+    return [os.fsdecode(path).encode("utf-8", "replace").decode() for path in paths]
 
 
 def _reading(meta_db: Path, keys: VolumeKeys) -> apsw.Connection:

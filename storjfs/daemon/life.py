@@ -30,7 +30,7 @@ from .client import request as ask
 from .control import ControlServer, Tell
 from .exit_codes import ReportedError
 from .garbage import collect_garbage
-from .mountpoint import MountpointBusy, canonical, detach, mounted_at, prepare, require_fuse
+from .mountpoint import canonical, detach, mounted_at, prepare, require_fuse
 from .request import MountRequest, Teller
 from .watch import VARIABLE, Watch, watching_if_asked
 from .wiring import Drive, open_drive
@@ -226,21 +226,20 @@ class Life:
         return {"waiting": await self._flush(tell, FARMERS_PATIENCE)}
 
     async def _umount_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
-        if asked.get("flush", True):
+        flush = bool(asked.get("flush", True))
+        if flush:
             await self._flush(tell, FARMERS_PATIENCE)
-        else:
-            self._last_flush.cancel()
         if self._state == "mounted":
             await tell({"step": f"unmounting {self._mountpoint}"})
             lazy = bool(asked.get("lazy", False))
-            try:
-                await trio.to_thread.run_sync(lambda: detach(self._mountpoint, lazy=lazy))
-            except MountpointBusy:
-                if not asked.get("flush", True):
-                    self._last_flush = trio.CancelScope()
-                raise
-            if lazy:
-                return {"waiting": self._drive.waiting()}
+            await trio.to_thread.run_sync(lambda: detach(self._mountpoint, lazy=lazy))
+        else:
+            lazy = False
+        if not flush:
+            # Only now: a mount that could not be taken off goes on, and sends the rest when it ends.
+            self._last_flush.cancel()
+        if lazy:
+            return {"waiting": self._drive.waiting()}
         await self._flushed.wait()
         return {"waiting": self._drive.waiting()}
 

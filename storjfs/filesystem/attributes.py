@@ -7,7 +7,7 @@ class Attributes:
     """The attributes of one inode. Times are nanoseconds since 1970, `rdev` as in stat(2).
 
     What the filesystem returns is its own live record, to spare a copy per request: read what you need before
-    the next await, and change nothing.
+    the next await, and change nothing but `lookups`.
     """
 
     __slots__ = (
@@ -15,6 +15,7 @@ class Attributes:
         "ctime",
         "gid",
         "ino",
+        "lookups",
         "mode",
         "mtime",
         "nlink",
@@ -37,6 +38,9 @@ class Attributes:
     mtime: int
     ctime: int
     opens: int  # handles
+    lookups: int
+    """How often the kernel was told of the inode since it is in memory, less what it has forgotten: whoever
+    tells it counts. What happened before is not counted, so the kernel may know of more."""
 
     @property
     def blocks(self) -> int:

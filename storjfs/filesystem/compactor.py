@@ -14,9 +14,10 @@ import trio
 
 from storjfs.errors import FilesystemError
 from storjfs.filesystem.inodes import Inode
+from storjfs.filesystem.paths import paths_of
 from storjfs.filesystem.properties import Properties
 from storjfs.filesystem.windows import WINDOW_BITS, Extent
-from storjfs.store import ROOT_INODE, outlasting
+from storjfs.store import outlasting
 
 PERIOD = 5.0  # seconds between looks for something to do
 SETTLING = 30.0  # seconds a window must not have been broken up further before it is defragmented
@@ -101,22 +102,8 @@ class Compactor(Properties):
                         found[ino] = None
             last = runs[-1][0]
             await trio.lowlevel.checkpoint()
-        return await self._paths(list(found)[:limit])
-
-    async def _paths(self, inos: list[int]) -> list[bytes]:
-        marks = ", ".join("?" * len(inos))
-        names = await self._store.scan(f"SELECT parent, name FROM dentry WHERE ino IN ({marks})", tuple(inos))
-        paths = []
-        for parent, name in names:
-            path = [name]
-            while parent != ROOT_INODE:
-                rows = await self._store.scan("SELECT parent, name FROM dentry WHERE ino = ?", (parent,))
-                if not rows:
-                    break  # removed while we looked
-                parent, name = rows[0]
-                path.append(name)
-            paths.append(b"/".join(reversed(path)))
-        return paths
+        inos = list(found)[:limit]
+        return await self._store.study(lambda connection: paths_of(connection, inos, 2 * limit))
 
     async def _give_way(self) -> None:
         """Return in a pause of the programs' writing, after PATIENCE, or at once where space is scarce here

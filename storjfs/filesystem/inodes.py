@@ -61,6 +61,7 @@ class Inode(Attributes):
         self.pins = 0
         self.group = 0
         self.opens = 0
+        self.lookups = 0
         self.gone = False
         self.forgotten = False
         self.xattrs = None

@@ -48,14 +48,18 @@ class Reaper(Core):
                 self._reap_send.send_nowait(ino)
 
     def forget(self, forgotten: Iterable[tuple[int, int]]) -> None:
-        """The kernel dropped these inodes: (ino, how many of its look-ups), the latter not used."""
-        if not self._orphans.known:
-            return
+        """The kernel dropped these inodes: (ino, how many of the look-ups that it was told of).
+
+        It may come late: behind another look-up, after which the kernel still has the inode.
+        """
         count = 0
-        for ino, _ in forgotten:
+        for ino, lookups in forgotten:
+            known = self._inodes.cache.peek(ino)
+            if known is not None:
+                known.lookups = max(known.lookups - lookups, 0)
             if ino in self._orphans.known:
                 inode = self._inodes.get(ino)
-                if not inode.nlink:
+                if not inode.nlink and not inode.lookups:
                     inode.forgotten = True
                     count += 1
                     if count <= FORGOTTEN_AT_ONCE:

@@ -23,7 +23,7 @@ from pyfuse3 import (
 from storjfs.errors import FilesystemError
 from storjfs.filesystem import Filesystem, acl
 
-from .attributes import SET_ID, dot_entry, entry, no_entry, without_set_id
+from .attributes import SET_ID, dot_entry, entry, no_entry, told, without_set_id
 from .errors import answered
 from .killed import unless_killed
 
@@ -65,7 +65,7 @@ class Adapter(pyfuse3.Operations):
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         """A name that does not exist is remembered by the kernel as well."""
         try:
-            return entry(await self._filesystem.lookup(parent_inode, name))
+            return told(await self._filesystem.lookup(parent_inode, name))
         except FilesystemError as error:
             if error.errno == errno.ENOENT:
                 return _NO_ENTRY
@@ -117,28 +117,26 @@ class Adapter(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
         """See Filesystem.mknod."""
-        return entry(
-            await self._filesystem.mknod(parent_inode, name, mode, rdev, ctx.uid, ctx.gid, ctx.umask)
-        )
+        return told(await self._filesystem.mknod(parent_inode, name, mode, rdev, ctx.uid, ctx.gid, ctx.umask))
 
     @answered
     async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
         """See Filesystem.mkdir."""
-        return entry(await self._filesystem.mkdir(parent_inode, name, mode, ctx.uid, ctx.gid, ctx.umask))
+        return told(await self._filesystem.mkdir(parent_inode, name, mode, ctx.uid, ctx.gid, ctx.umask))
 
     @answered
     async def symlink(
         self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext
     ) -> EntryAttributes:
         """See Filesystem.symlink."""
-        return entry(await self._filesystem.symlink(parent_inode, name, target, ctx.uid, ctx.gid))
+        return told(await self._filesystem.symlink(parent_inode, name, target, ctx.uid, ctx.gid))
 
     @answered
     async def link(
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
     ) -> EntryAttributes:
         """See Filesystem.link."""
-        return entry(await self._filesystem.link(inode, new_parent_inode, new_name))
+        return told(await self._filesystem.link(inode, new_parent_inode, new_name))
 
     @answered
     async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
@@ -174,7 +172,7 @@ class Adapter(pyfuse3.Operations):
         self._opened[handle] = attributes.ino
         if self._sync_network:
             self._openers[handle] = ctx.pid
-        return FileInfo(fh=handle, keep_cache=True), entry(attributes)
+        return FileInfo(fh=handle, keep_cache=True), told(attributes)
 
     @answered
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
@@ -262,6 +260,7 @@ class Adapter(pyfuse3.Operations):
             for name, attributes, cookie in step:
                 if not reply(token, name, entry(attributes), cookie + DOTS):
                     return
+                attributes.lookups += 1
             if len(step) < LISTING_STEP:
                 return
 

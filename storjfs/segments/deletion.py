@@ -1,8 +1,7 @@
 """From the last live byte to the farmers' word that the shards are gone."""
 
 import logging
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import trio
@@ -18,7 +17,7 @@ _LOG = logging.getLogger(__name__)
 
 BATCH: Final = 256
 AT_ONCE: Final = 32
-"""Segments dropped without letting others run."""
+"""Segments looked at without letting others run."""
 FIRST_RETRY: Final = 5.0
 LAST_RETRY: Final = 600.0
 
@@ -34,6 +33,12 @@ def may_delete(segment: Segment) -> bool:
 
 def _ready(segment: Segment) -> bool:
     return not (segment.pins or segment.dirty or segment.flying) and may_delete(segment)
+
+
+def _steps(segments: Mapping[int, Segment]) -> Iterator[Sequence[Segment]]:
+    """Those that are there now, a few at a time."""
+    some = list(segments.values())
+    return (some[at : at + AT_ONCE] for at in range(0, len(some), AT_ONCE))
 
 
 class Deleter:
@@ -84,7 +89,7 @@ class Deleter:
             self._doomed[segment.seg] = segment
         self._wake.set()
 
-    def doom(self, segment: Segment) -> None:
+    def _doom(self, segment: Segment) -> None:
         """Nothing points to the segment: have it deleted once that is committed."""
         if segment.state in (State.CLOSED, State.STORED):
             self._catalogue.doom(segment, small=self._small(segment))
@@ -100,27 +105,33 @@ class Deleter:
         while True:
             if self._wake.is_set():
                 self._wake = trio.Event()
-            while await self.sweep():
-                await trio.lowlevel.checkpoint()
+            await self.sweep()
             await self.ask_farmers()
             with trio.move_on_at(self._next_look()):
                 await self._wake.wait()
 
-    async def sweep(self) -> bool:
+    async def sweep(self) -> None:
         """Doom what is empty and committed; drop what is doomed, committed and in nobody's hands.
 
         Nothing is dropped that files still point to, whatever the sum of its live bytes says: that is left to
-        fsck. Does a bounded part of the work; True where there is more. May run more than once at a time.
+        fsck. Looks at each segment once, in steps that let others run. May run more than once at a time;
+        cancelled, it leaves the rest for the next time.
         """
-        for segment in list(islice(self._empty.values(), AT_ONCE)):
-            if segment.state is State.DOOMED or segment.live > 0:
-                del self._empty[segment.seg]
-            elif segment.state is not State.OPEN:
-                del self._empty[segment.seg]
-                self.doom(segment)
-        ready = [segment for segment in self._doomed.values() if _ready(segment)]
-        needed = await self._catalogue.pointed_to([segment.seg for segment in ready[:AT_ONCE]])
-        for segment in ready[:AT_ONCE]:
+        for some in _steps(self._empty):
+            for segment in some:
+                if segment.state is State.DOOMED or segment.live > 0:
+                    self._empty.pop(segment.seg, None)
+                elif segment.state is not State.OPEN:
+                    self._empty.pop(segment.seg, None)
+                    self._doom(segment)
+            await trio.lowlevel.checkpoint()
+        for some in _steps(self._doomed):
+            await self._drop([segment for segment in some if _ready(segment)])
+            await trio.lowlevel.checkpoint()
+
+    async def _drop(self, ready: Sequence[Segment]) -> None:
+        needed = await self._catalogue.pointed_to([segment.seg for segment in ready])
+        for segment in ready:
             if not _ready(segment) or self._doomed.pop(segment.seg, None) is None:
                 continue
             if segment.seg in needed:
@@ -130,8 +141,6 @@ class Deleter:
             self._catalogue.drop(segment)
             self._catalogue.when_committed(self.wake)
             self._gone(segment)
-        left = islice(self._empty.values(), AT_ONCE)
-        return len(ready) > AT_ONCE or any(segment.state is not State.OPEN for segment in left)
 
     def _next_look(self) -> float:
         times = [at for at, _ in self._retry.values()]

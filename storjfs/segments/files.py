@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import stat
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,8 @@ _LOG = logging.getLogger(__name__)
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _PUNCH_KEEPING_SIZE: Final = 0x03  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, fallocate(2)
+_OPENING: Final = threading.Lock()
+"""Held while a file is opened: the loop and the sealer may both find that one is not."""
 LARGEST_READ: Final = (1 << 20) + 2 * PIECE
 """Bytes of whole pieces that a run of 1 MiB may lie in."""
 
@@ -119,16 +122,19 @@ class LocalFile:
         Holes are punched into cached files and their ends are cut off: that must never hit what a link leads
         to.
         """
-        if self.fd < 0:
-            flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
-            if not self.unsent:
-                flags |= os.O_NOFOLLOW | os.O_NONBLOCK
-            fd = os.open(self.path, flags, 0o600)
-            if not self.unsent and not is_ours(os.fstat(fd)):
-                os.close(fd)
-                raise OSError(errno.EINVAL, "not a file of this cache", os.fspath(self.path))
-            self.fd = fd
-        return self.fd
+        with _OPENING:
+            return self._open(create) if self.fd < 0 else self.fd
+
+    def _open(self, create: bool) -> int:
+        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+        if not self.unsent:
+            flags |= os.O_NOFOLLOW | os.O_NONBLOCK
+        fd = os.open(self.path, flags, 0o600)
+        if not self.unsent and not is_ours(os.fstat(fd)):
+            os.close(fd)
+            raise OSError(errno.EINVAL, "not a file of this cache", os.fspath(self.path))
+        self.fd = fd
+        return fd
 
     def close(self) -> None:
         if self.fd >= 0:

@@ -403,8 +403,7 @@ class Segments:
         before = self._deleter.confirmed
         self._deleter.retry_now()
         for _ in range(SWEEPS):
-            while await self._deleter.sweep():
-                await trio.lowlevel.checkpoint()
+            await self._deleter.sweep()
             await self._store.sync()
             if not self._deleter.unfinished:
                 break
@@ -438,10 +437,6 @@ class Segments:
             files += freed > 0
             size += freed
         return files, size
-
-    def doom(self, seg: int) -> None:
-        """No extent points to the segment any more: delete it, whatever `live` says. Rarely needed."""
-        self._deleter.doom(self._catalogue.get(seg))
 
     def runs(self, seg: int, after: int = -1, limit: int = 256) -> list[tuple[int, int, int, int]]:
         """Committed runs of a segment behind position `after`, as (pos, length, ino, off)."""

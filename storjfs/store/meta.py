@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import apsw
 import trio
@@ -30,6 +30,7 @@ from storjfs.store.schema import META_MIGRATIONS, META_SCHEMA, META_VERSION
 
 _LOG = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Statement = tuple[str, Sequence[Values]]
 
 MAX_AGE = 5.0  # seconds from the first change of a group until it closes by itself
@@ -212,17 +213,21 @@ class MetaStore:
 
     async def scan(self, sql: str, args: Values = ()) -> list[Any]:
         """As `read`, for what may take long: on another thread, with a connection of its own."""
+        return await self.study(lambda connection: connection.execute(sql, args).fetchall())
 
-        def rows() -> list[Any]:
+    async def study(self, look: Callable[[apsw.Connection], T]) -> T:
+        """As `scan`, for what takes several queries: `look` is given the connection, on the other thread."""
+
+        def looked() -> T:
             connection = self._connect(cache_kib=1024)
             try:
-                return connection.execute(sql, args).fetchall()
+                return look(connection)
             except _UNREADABLE as error:
                 raise self._not_read(error) from error
             finally:
                 connection.close()
 
-        return await trio.to_thread.run_sync(rows)
+        return await trio.to_thread.run_sync(looked)
 
     def _not_read(self, error: apsw.Error) -> StoreError:
         return StoreError(
@@ -498,21 +503,25 @@ class MetaStore:
         Of a checkpoint in several passes only the last syncs the database. If that sync fails, the kernel may
         have dropped pages of the earlier passes, which no later one would copy again: from then on nothing is
         committed and the log stays as it is, so that the next start copies all of it.
+
+        Where no connection can be had, as with no descriptor left, the commit thread copies all of the log,
+        and the next checkpoint tries again.
         """
-        connection = self._connect(cache_kib=256)
+        connection: apsw.Connection | None = None
         try:
             while self._checkpoints.get():
-                for _ in range(4):
-                    try:
+                try:
+                    connection = connection or self._connect(cache_kib=256)
+                    for _ in range(4):
                         total, copied = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-                    except apsw.Error as error:
-                        self._checkpoint_failed(error)
-                        break
-                    if total - copied < FINISH_PAGES:
-                        break
+                        if total - copied < FINISH_PAGES:
+                            break
+                except (apsw.Error, StoreError) as error:
+                    self._checkpoint_failed(error)
                 self._jobs.put(self._finish_checkpoint)
         finally:
-            connection.close()
+            if connection is not None:
+                connection.close()
 
     def _finish_checkpoint(self) -> None:
         if self._distrusted is None:
@@ -522,11 +531,11 @@ class MetaStore:
                 self._checkpoint_failed(error)
         self._checkpointing = False
 
-    def _checkpoint_failed(self, error: apsw.Error) -> None:
+    def _checkpoint_failed(self, error: apsw.Error | StoreError) -> None:
         """A failed sync is the end, which whoever waits for the next commit learns. Anything else, as a full
         disk, leaves the log as it was, and the next checkpoint begins where this one did."""
         _LOG.warning("the log of %s could not be copied: %s", self._path, error)
-        if sync_failed(error):
+        if isinstance(error, apsw.Error) and sync_failed(error):
             self._distrusted = error
 
 

@@ -190,6 +190,12 @@ async def test_files_of_a_segment_are_named_by_their_paths(tmp_path: Path) -> No
         await v.store.sync()
         assert sorted(await v.fs.files_of(1)) == [b"one/two/deep", b"top"]
         assert await v.fs.files_of(77) == []
+        # Damaged metadata: two directories that lie in each other.
+        v.store.write("UPDATE dentry SET parent = ? WHERE ino = ?", [(two.ino, one.ino)])
+        v.store.write("UPDATE inode SET parent = ? WHERE ino = ?", [(two.ino, one.ino)])
+        await v.store.sync()
+        with trio.fail_after(5):
+            assert sorted(await v.fs.files_of(1)) == [b"one/two/deep", b"top"]
 
 
 @pytest.mark.parametrize("way", ["compact", "defragment"])

@@ -1,6 +1,7 @@
 """Unlinked and cut content goes, however large it is, whenever the process ends."""
 
 import errno
+import math
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from tests.filesystem.volumes import Volume, check_accounts, fails, volume
 @pytest.fixture(autouse=True)
 def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("storjfs.filesystem.reaper.AT_ONCE", 2 * WINDOW)
+    # On a busy machine a read may take so long that small things, too, go in the background.
+    monkeypatch.setattr("storjfs.store.meta.SLOW", math.inf)
 
 
 async def sparse_file(v: Volume, name: bytes, windows: int) -> int:
@@ -61,6 +64,22 @@ async def test_the_kernel_may_still_ask_about_what_it_has_not_forgotten(tmp_path
     async with volume(tmp_path) as v:
         ino = await v.write_file(b"a", b"content")
         await v.fs.unlink(ROOT_INODE, b"a")
+        assert (await v.fs.getattr(ino)).nlink == 0
+        v.fs.forget([(ino, 1)])
+        with fails(errno.ESTALE):
+            await v.fs.getattr(ino)
+
+
+async def test_what_the_kernel_forgets_late_does_not_count_for_later_look_ups(
+    tmp_path: Path,
+) -> None:
+    async with volume(tmp_path) as v:
+        ino = await v.write_file(b"a", b"content")
+        for _ in range(3):
+            (await v.fs.lookup(ROOT_INODE, b"a")).lookups += 1  # as the adapter does it
+        v.fs.forget([(ino, 1)])
+        await v.fs.unlink(ROOT_INODE, b"a")
+        v.fs.forget([(ino, 1)])
         assert (await v.fs.getattr(ino)).nlink == 0
         v.fs.forget([(ino, 1)])
         with fails(errno.ESTALE):

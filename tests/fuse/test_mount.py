@@ -1,12 +1,16 @@
 """What programs see through a real mount: the adapter and the kernel, with the file data in memory."""
 
+import contextlib
 import ctypes
 import errno
 import mmap
 import os
+import shutil
 import stat
 import subprocess
-from collections.abc import Iterator
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +23,14 @@ from tests.fuse.mounts import mounted
 def at(tmp_path: Path) -> Iterator[Path]:
     with mounted(tmp_path) as directory:
         yield directory
+
+
+@contextlib.contextmanager
+def open_folder() -> Iterator[Path]:
+    """A folder that others can reach. Not within pytest's own, which each starting run closes to others."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 def test_written_bytes_are_read_back(at: Path) -> None:
@@ -199,12 +211,45 @@ def test_small_writes_do_not_ask_for_an_attribute_each_time(tmp_path: Path) -> N
 def test_who_writes_to_a_set_id_file_takes_the_bits_away(tmp_path: Path, change: str) -> None:
     if os.getuid() != 0:
         pytest.skip("needs another user to be")
-    for folder in (tmp_path, *tmp_path.parents[:3]):
-        folder.chmod(0o755)
-    with mounted(tmp_path, "allow_other") as at:
+    with open_folder() as folder, mounted(folder, "allow_other") as at:
         (at / "program").write_text("before")
         os.chmod(at / "program", 0o6777)
         assert stat.S_IMODE((at / "program").stat().st_mode) == 0o6777
         command = change.format(at / "program")
         subprocess.run(["sh", "-c", command], user=65534, group=65534, extra_groups=[], check=True)
         assert stat.S_IMODE((at / "program").stat().st_mode) == 0o777
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """The kernel forgets what it no longer needs a little later."""
+    for _ in range(3000):
+        if true():
+            return
+        time.sleep(0.01)
+    raise AssertionError("this did not happen")
+
+
+def test_what_is_removed_goes_however_often_it_was_looked_up(at: Path) -> None:
+    """The kernel counts each answer that told it of an inode, and so have we to."""
+
+    def files() -> int:
+        return os.statvfs(at).f_files - os.statvfs(at).f_ffree
+
+    before = files()
+    (at / "folder").mkdir()
+    (at / "folder" / "file").write_text("x")
+    os.link(at / "folder" / "file", at / "folder" / "second name")
+    os.symlink("file", at / "folder" / "link")
+    os.mkfifo(at / "folder" / "pipe")
+    for _ in range(3):
+        with os.scandir(at / "folder") as entries:
+            assert len(list(entries)) == 4
+    held = os.open(at / "folder" / "file", os.O_PATH)
+    try:
+        os.rename(at / "folder" / "second name", at / "folder" / "file")  # of one file: changes nothing
+        shutil.rmtree(at / "folder")
+        wait_until(lambda: files() == before + 2)  # the folder as well: the file's name lay in it
+        assert os.fstat(held).st_nlink == 0
+    finally:
+        os.close(held)
+    wait_until(lambda: files() == before)

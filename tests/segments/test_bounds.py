@@ -3,21 +3,26 @@
 import errno
 import gc
 import os
+import threading
 import tracemalloc
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
 from storjfs.coding.geometry import PIECE, segment_capacity
-from storjfs.segments import NoRoom, Part, SegmentUnreadable, State
+from storjfs.segments import NoRoom, Part, SegmentUnreadable, State, deletion
 from storjfs.segments.catalogue import REMEMBERED
+from storjfs.segments.files import LocalFile
 from storjfs.segments.journal import LONGEST_WRITE
 from storjfs.store import StoreError
 from storjfs.volume.settings import SMALLEST_CACHE
 from tests.segments.conftest import Volume, until
+from tests.segments.farm import Farm
 
 MIB = 1 << 20
 
@@ -463,8 +468,8 @@ async def test_a_segment_that_somebody_works_with_is_the_only_one_of_its_number(
             assert is_kept(runs[2].seg)
             nursery.cancel_scope.cancel()
 
-        async def nothing() -> bool:
-            return False
+        async def nothing() -> None:
+            """Leave all as it is."""
 
         monkeypatch.setattr(segments._deleter, "sweep", nothing)
         segments.live(runs[3].seg, -runs[3].length)
@@ -521,3 +526,59 @@ async def test_a_fetch_that_fails_unexpectedly_is_told_to_whoever_reads(
             with pytest.raises(SegmentUnreadable, match="nobody thought of this"):
                 await volume.read(run)
         await volume.check_all()
+
+
+async def test_doomed_segments_are_looked_at_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[Any] = []
+    ready = deletion._ready
+
+    def counted(segment: Any) -> bool:
+        looked_at.append(segment)
+        return ready(segment)
+
+    monkeypatch.setattr(deletion, "_ready", counted)
+    gone: list[Any] = []
+
+    async def pointed_to(segs: Any) -> set[int]:
+        return set()
+
+    catalogue: Any = SimpleNamespace(
+        doomed_segments=lambda: [
+            SimpleNamespace(seg=seg, state=State.DOOMED, pins=seg % 2, dirty=False, flying=False)
+            for seg in range(10_000)
+        ],
+        pointed_to=pointed_to,
+        drop=lambda segment: None,
+        when_committed=lambda call: None,
+    )
+    cache: Any = SimpleNamespace(discard=lambda segment: None)
+    deleter = deletion.Deleter(catalogue, cache, Farm(), small=lambda segment: False, gone=gone.append)
+    deleter.load()
+    await deleter.sweep()
+    assert [segment.seg for segment in gone] == list(range(0, 10_000, 2))
+    assert len(looked_at) <= 15_000  # once more just before it goes
+
+
+def test_a_file_that_two_open_at_once_takes_one_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sealer's thread and the loop may both find that the open segment's file was closed."""
+    path = tmp_path / "file"
+    path.touch()
+    file = LocalFile(1, bytes(16), path, unsent=True)
+    opened: list[int] = []
+    real_open = os.open
+    other = threading.Thread(target=file.open)
+
+    def slow_open(*arguments: Any) -> int:
+        opened.append(real_open(*arguments))
+        if threading.current_thread() is not other:
+            other.start()
+            other.join(0.2)  # what it opens until then is too much; else it waits for us
+        return opened[0]
+
+    monkeypatch.setattr(os, "open", slow_open)
+    file.open()
+    other.join()
+    assert opened == [file.fd]
+    file.close()

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import apsw
 import pytest
 import trio
 import trio.testing
@@ -193,6 +194,28 @@ async def test_the_log_starts_anew_under_load(
         await store.sync()
         largest = max(largest, (tmp_path / "meta.db-wal").stat().st_size)
     assert largest < 4 << 20
+
+
+async def test_the_log_starts_anew_also_while_no_other_connection_can_be_had(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storjfs.store.meta.WAL_PAGES", 200)
+    store = MetaStore.open(tmp_path / "meta.db", KEY)
+    refused = []
+
+    def no_descriptors(cache_kib: int) -> apsw.Connection:
+        refused.append(cache_kib)
+        raise StoreError("too many open files")
+
+    monkeypatch.setattr(store, "_connect", no_descriptors)
+    await nursery.start(store.run)
+    largest = 0
+    for n in range(300):
+        store.write("REPLACE INTO xattr VALUES (?, ?, ?)", [(n % 40, b"x", bytes(20_000))])
+        await store.sync()
+        largest = max(largest, (tmp_path / "meta.db-wal").stat().st_size)
+    assert largest < 4 << 20
+    assert len(refused) > 1, "it is tried again each time"
 
 
 async def test_cancelling_ends_the_commit_under_way(tmp_path: Path) -> None:
