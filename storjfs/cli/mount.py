@@ -44,10 +44,10 @@ class Place(click.Path):
     "options",
     multiple=True,
     metavar="OPTIONS",
-    help="Mount options, separated by commas: ro, allow_other, noatime, relatime, sync=network "
-    "(fsync returns when the data survives the loss of this machine), offline_timeout=SECONDS (how long a "
-    "read waits for farmers that do not answer, 30 if not given), offline=wait (until they do), nosuid, "
-    "nodev, noexec, dirsync.",
+    help="Mount options, separated by commas; later ones win: ro, rw, allow_other, noatime, relatime, "
+    "sync=network (fsync returns when the data survives the loss of this machine), sync=local (its crash; "
+    "default), offline_timeout=SECONDS (how long a read waits for farmers that do not answer, 30 if not "
+    "given), offline=wait (until they do), offline=fail (default), nosuid, nodev, noexec, dirsync.",
 )
 @click.option(
     "--cache-size",

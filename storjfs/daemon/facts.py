@@ -28,6 +28,16 @@ WHERE s.state = 2 AND s.seg IN (SELECT DISTINCT seg FROM shard WHERE state IN (0
 ORDER BY s.seg LIMIT ?
 """
 
+_UNREADABLE = """
+WITH absent AS (SELECT contract FROM contract WHERE contract_id IN ({})), held AS (
+    SELECT s.k AS k, COUNT(DISTINCT h.idx) AS all_of_them,
+        COUNT(DISTINCT CASE WHEN h.contract NOT IN (SELECT contract FROM absent) THEN h.idx END) AS here
+    FROM segment s JOIN shard h ON h.seg = s.seg AND h.state IN (1, 2)
+    WHERE s.state = 2 GROUP BY s.seg
+)
+SELECT COUNT(*) FROM held WHERE here < k AND all_of_them >= k
+"""
+
 # By the directory's own note of where it lies: an index by inode would cost each new file something.
 _DIRECTORY = """
 SELECT d.parent, d.name FROM inode i JOIN dentry d ON d.parent = i.parent WHERE i.ino = ? AND d.ino = i.ino
@@ -61,6 +71,7 @@ def gather(
     running: bool,
     disk_problems: Sequence[str] = (),
     unwritten: bool = False,
+    unreadable: int = 0,
 ) -> Facts:
     """`addresses`: by node id in hex. `running`: whether the renter has been through its first round, so that
     a farmer without a connection is one that does not answer."""
@@ -92,6 +103,7 @@ def gather(
         lost_files=trouble.lost_files,
         disk_problems=disk_problems,
         unwritten=unwritten,
+        segments_unreadable=unreadable,
     )
 
 
@@ -153,6 +165,26 @@ def _unwell(connection: apsw.Connection) -> Iterator[tuple[int, int, int, int]]:
     """(seg, k, n, shards held) of segments with rows of lost or unfinished shards."""
     for row in connection.execute(_UNWELL, (MOST_UNWELL,)):
         yield cast(tuple[int, int, int, int], row)
+
+
+def away(report: RenterReport) -> list[bytes]:
+    """Ids of the contracts under which shards are held by farmers that do not answer now."""
+    return [
+        bytes.fromhex(row.contract_id)
+        for row in report.contracts
+        if row.shards and not row.online and row.state not in (State.ENDED, State.BREACHED)
+    ]
+
+
+def unreadable_segments(meta_db: Path, keys: VolumeKeys, absent: Sequence[bytes]) -> int:
+    """Stored segments that have k shards, but not without those under the contracts `absent` (ids).
+
+    Reads the shards of all segments once.
+    """
+    with contextlib.closing(_reading(meta_db, keys)) as connection:
+        marks = ", ".join("?" * len(absent))
+        found: list[Any] = connection.execute(_UNREADABLE.format(marks), list(absent)).fetchall()
+    return int(found[0][0])
 
 
 def look_at_trouble(

@@ -72,6 +72,8 @@ class Facts:
     lost_files: Sequence[str] | None = None
     segments_damaged: int = 0
     disk_problems: Sequence[str] = ()
+    segments_unreadable: int = 0
+    """Stored segments of which fewer than k shards lie with farmers that answer now, but k are held."""
     unwritten: bool = False
     """Whether something that programs wrote is in memory only, and cannot be written to the disk."""
 
@@ -84,7 +86,7 @@ def health_of(facts: Facts) -> str:
     """
     if facts.segments_lost or facts.segments_at_risk or facts.segments_damaged or out_of_reach(facts):
         return "at_risk"
-    if facts.unwritten:
+    if facts.unwritten or facts.segments_unreadable:
         return "at_risk"
     if (
         bool(facts.disk_problems)
@@ -127,6 +129,16 @@ def problems_of(facts: Facts) -> list[str]:
     if facts.segments_damaged:
         said.append(f"Segments damaged on this machine, of which parts are lost: {facts.segments_damaged}.")
     said += facts.disk_problems
+    if facts.segments_unreadable:
+        away = ", ".join(
+            row.farmer[:8]
+            for row in facts.contracts
+            if row.shards and not row.over and row.condition in ("offline", "contained")
+        )
+        said.append(
+            f"Segments that cannot be read now but for what is cached here, until more farmers answer: "
+            f"{facts.segments_unreadable} (away: {away or 'none at this moment'})."
+        )
     if facts.segments_at_risk:
         said.append(f"Segments with few spare shards left, rebuilt first: {facts.segments_at_risk}.")
     if facts.segments_degraded:
@@ -193,6 +205,7 @@ def report(facts: Facts, mount: Mapping[str, Any] | None) -> dict[str, Any]:
             "degraded": facts.segments_degraded,
             "at_risk": facts.segments_at_risk,
             "lost": facts.segments_lost,
+            "unreadable": facts.segments_unreadable,
             "by_spare": spare,
         },
         "contracts": contracts,

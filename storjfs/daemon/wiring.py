@@ -207,13 +207,19 @@ class Drive:
             hurt = report.lost > 0 or len(report.damaged) > 0
             look = partial(facts.look_at_trouble, self.paths.meta_db, self.keys, hurt, report.damaged)
             trouble = await trio.to_thread.run_sync(look)
+        known = facts.without(silent, self.renter.report(balance))
+        absent = facts.away(known) if self._started else []
+        unreadable = 0
+        if absent:
+            count = partial(facts.unreadable_segments, self.paths.meta_db, self.keys, absent)
+            unreadable = await trio.to_thread.run_sync(count)
         return facts.gather(
             self.paths.name,
             self.settings,
             self.cache_size,
             self.renter.code(),
             report,
-            facts.without(silent, self.renter.report(balance)),
+            known,
             trouble,
             addresses={
                 entry.node_id.hex(): [str(address) for address in entry.addresses]
@@ -223,6 +229,7 @@ class Drive:
             running=self._started,
             disk_problems=self._full_disk.problems(),
             unwritten=self._full_disk.at_risk,
+            unreadable=unreadable,
         )
 
     def _waiting_segments(self) -> int:

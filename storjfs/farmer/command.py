@@ -47,7 +47,7 @@ at_option = click.option(
 @click.option("--announce", metavar="HOST:PORT", multiple=True, help="Where renters reach this farmer.")
 @click.option("--price", metavar="CREDITS", help="Per GiB and month.")
 @click.option("--egress-price", metavar="CREDITS", help="Per GiB sent to renters.")
-@click.option("--group", metavar="NAME", help="Who operates it; name all your farmers alike.")
+@click.option("--group", metavar="NAME", help="What it fails together with: one name per disk.")
 @click.option(
     "--ledger",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -3,6 +3,8 @@
 The key file is written last when a volume is made, so a volume either exists whole or not at all.
 """
 
+import difflib
+
 from storjfs.keys import (
     MODERATE,
     Hardness,
@@ -23,7 +25,7 @@ from storjfs.volume.errors import (
 from storjfs.volume.files import write_atomically
 from storjfs.volume.lock import lock_volume
 from storjfs.volume.passphrase import PassphraseSource
-from storjfs.volume.paths import VolumePaths
+from storjfs.volume.paths import DEFAULT_NAME, VolumePaths, volume_names
 from storjfs.volume.settings import VolumeSettings
 
 
@@ -170,10 +172,16 @@ def _read_key_file(paths: VolumePaths) -> bytes:
 
 def volume_not_found(paths: VolumePaths) -> VolumeNotFound:
     """What to raise where a volume was asked for that is not there."""
-    return VolumeNotFound(
-        f"there is no volume {paths.name} on this machine",
-        hint="`storjfs init` makes one; `storjfs mount DIR` makes one and mounts it.",
-    )
+    names = volume_names()
+    which = f" --volume {paths.name}" if paths.name != DEFAULT_NAME else ""
+    make = f"`storjfs init{which}` makes one, `storjfs mount{which} DIR` makes one and mounts it."
+    near = difflib.get_close_matches(paths.name, names, n=3, cutoff=0.6)
+    hint = make
+    if near:
+        hint = f"Did you mean --volume {' or --volume '.join(near)}? Else: {make}"
+    elif names:
+        hint = f"`storjfs volumes` lists those that are here. {make}"
+    return VolumeNotFound(f"there is no volume {paths.name} on this machine", hint=hint)
 
 
 def _exists(paths: VolumePaths) -> VolumeExists:

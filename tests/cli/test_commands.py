@@ -39,6 +39,28 @@ def test_each_command_explains_itself(home: Home, command: str) -> None:
 def test_an_unknown_command_or_option_is_code_2(home: Home) -> None:
     assert home.run("dance").returncode == 2
     assert home.run("status", "--loudly").returncode == 2
+    near = home.run("statsu")
+    assert (near.returncode, "Did you mean 'status'?" in near.stderr) == (2, True)
+
+
+def test_a_volume_that_is_not_there_has_names_that_are_near(home: Home) -> None:
+    home.do("init", "--volume", "photos")
+    near = home.run("status", "--volume", "photo")
+    assert near.returncode == 8
+    assert "--volume photos?" in near.stderr
+    far = home.run("flush", "--volume", "nope")
+    assert "storjfs volumes" in far.stderr
+    assert "storjfs init --volume nope" in far.stderr
+
+
+def test_a_passphrase_file_that_others_may_read_is_a_warning(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "word").write_text("one")
+    (tmp_path / "word").chmod(0o644)
+    done = home.run("init", "--passphrase-file", str(tmp_path / "word"))
+    assert done.returncode == 0
+    assert "chmod 600" in done.stderr
+    (tmp_path / "word").chmod(0o600)
+    assert home.run("status", "--passphrase-file", str(tmp_path / "word")).stderr == ""
 
 
 def test_init_shows_the_phrase_once_and_keeps_the_key_private(home: Home) -> None:
@@ -156,6 +178,9 @@ def test_bad_values_are_code_2_or_named(home: Home) -> None:
         assert small.returncode == 2
         assert "15 MiB is too small" in small.stderr
         assert "16 MiB" in small.stderr
+        for bytes_ in ("0", "1", "20", "100"):
+            none = home.run(*command, "--cache-size", bytes_)
+            assert (none.returncode, f"{bytes_} B is too small" in none.stderr) == (2, True)
     assert home.run("mount", str(home.at), "--volume", "../other").returncode == 2
     assert home.run("mount", "").returncode == 2
     assert home.run("init", "--volume", "new", "--farmer", "nonsense").returncode == 2
