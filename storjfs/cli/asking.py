@@ -10,6 +10,7 @@ def ask_mount(
     volume: str, do: str, *, progress: Callable[[dict[str, Any]], None] | None = None, **arguments: Any
 ) -> Any:
     """The result of one request. Raises VolumeNotFound, NotMounted, and ReportedError as told over there."""
+    from storjfs.daemon.mountpoint import dead_mount
     from storjfs.volume import VolumePaths, volume_not_found
 
     paths = VolumePaths(volume)
@@ -19,4 +20,10 @@ def ask_mount(
         if not paths.exists:
             raise volume_not_found(paths) from None
         which = "" if volume == "default" else f"--volume {volume} "
+        died = dead_mount(volume, paths.control_socket)
+        if died is not None:
+            raise NotMounted(
+                f"the mount process of the volume {volume} has died; nothing that was fsynced is lost",
+                f"storjfs mount {which}{died} goes on where it was",
+            ) from None
         raise NotMounted(f"the volume {volume} is not mounted", f"storjfs mount {which}DIR") from None

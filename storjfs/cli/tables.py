@@ -64,6 +64,9 @@ def _summary(report: dict[str, Any]) -> Table:
         table.add_row(
             "mount", f"{mount['mountpoint']} ({', '.join(mount['options'])}), {mount['state']} for {since}"
         )
+    elif report["dead_mount"]:
+        died = f"its process on {report['dead_mount']} has died: mount it again, and it goes on where it was"
+        table.add_row("mount", f"{died}; what is known from the last one")
     else:
         table.add_row("mount", "not mounted; what is known from the last one")
     table.add_row("stored", wording.size(data["stored"]))

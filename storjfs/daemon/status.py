@@ -114,7 +114,12 @@ def few_answer(facts: Facts) -> bool:
     """Whether so few of the farmers answer that nothing more can be stored with enough of them."""
     serving = [row for row in facts.contracts if not row.over]
     answering = [row for row in serving if row.condition not in ("offline", "contained")]
-    return len(answering) < facts.k + -(-(facts.n - facts.k) // 2) <= len(serving)
+    return len(answering) < stored_with(facts.k, facts.n) <= len(serving)
+
+
+def stored_with(k: int, n: int) -> int:
+    """Farmers that must have taken a shard for a segment to survive the loss of this machine."""
+    return k + -(-(n - k) // 2)
 
 
 def _size(size: int) -> str:
@@ -191,6 +196,7 @@ def report(facts: Facts, mount: Mapping[str, Any] | None) -> dict[str, Any]:
             "all_on_this_machine": facts.all_on_this_machine,
         },
         "mount": mount,
+        "dead_mount": None,
         "data": {
             "stored": facts.stored,
             "waiting": facts.waiting,

@@ -39,7 +39,7 @@ from . import facts
 from .farm_child import FarmChild
 from .full_disk import FullDisk
 from .request import MountRequest
-from .status import Facts
+from .status import Facts, stored_with
 
 log = logging.getLogger(__name__)
 
@@ -163,6 +163,28 @@ class Drive:
             total = free = k * stripes([self.settings.capacity] * count, n)
         free = max(free - self.segments.waiting_bytes(), 0)
         return Capacity(total=plaintext(total), free=plaintext(free))
+
+    async def away(self) -> list[str]:
+        """Node ids, in hex, of farmers with contracts that do not answer within GREET_PATIENCE."""
+        serving = [entry.node_id for entry in self.renter.book if entry.serves]
+        absent = await self.renter.farmers.silent(serving, GREET_PATIENCE)
+        return sorted(node_id.hex() for node_id in absent)
+
+    async def warning(self) -> str:
+        """One line for who mounts, where too few farmers answer to store anything; else empty.
+
+        Takes some seconds only where that is so.
+        """
+        serving = [entry.node_id for entry in self.renter.book if entry.serves]
+        k, n = self.renter.code()
+        if sum(map(self.renter.farmers.connected, serving)) >= stored_with(k, n):
+            return ""
+        answering = len(serving) - len(await self.away())
+        if answering >= stored_with(k, n):
+            return ""
+        who = f"only {answering} of {len(serving)} farmers answer" if answering else "no farmer answers"
+        read = "not all that is not cached here can be read, and " if answering < k else ""
+        return f"But {who}: {read}new data stays on this machine until more do."
 
     def waiting(self) -> int:
         """Bytes that are not with enough farmers yet."""

@@ -51,8 +51,9 @@ at_option = click.option(
 @click.option(
     "--ledger",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The ledger in which renters open their lanes.",
+    help="The ledger in which renters open their lanes: that of their volume. Must be there already.",
 )
+@click.option("--new-ledger", is_flag=True, help="Make the ledger, with its folder, where there is none.")
 @click.pass_context
 def farm(
     context: click.Context,
@@ -64,6 +65,7 @@ def farm(
     egress_price: str | None,
     group: str | None,
     ledger: Path | None,
+    new_ledger: bool,
 ) -> None:
     """Be a farmer: share disk space, prove what you hold, and earn.
 
@@ -73,6 +75,7 @@ def farm(
     if context.invoked_subcommand is not None:
         return
     folder = folder.absolute()
+    first = ledger is None and FarmerSettings.read(folder) is None
     settings = _settings(
         folder,
         capacity=parse_size(share) if share is not None else None,
@@ -86,6 +89,8 @@ def farm(
     logging.basicConfig(
         level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
     )
+    if not (first or new_ledger):
+        _require_ledger(settings.ledger)
     raise_file_limit()
     sys.setswitchinterval(SWITCH_INTERVAL)
     farmer = Farmer.open(folder, settings, wait=5.0)
@@ -124,6 +129,15 @@ def _settings(folder: Path, **given: object) -> FarmerSettings:
         raise SettingsError("how much space to share is not known yet", hint="Say it: --share 100GB")
     given["ledger"] = given["ledger"] or folder / "ledger.db"
     return FarmerSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _require_ledger(path: Path) -> None:
+    """A ledger that is not there is a typing mistake or a disk that is not mounted. Raises SettingsError."""
+    if not path.is_file():
+        raise SettingsError(
+            f"there is no ledger {path}; nothing was made or changed",
+            hint="Give that of the volume, its ledger.db; with --new-ledger a new one is made there.",
+        )
 
 
 def _plain(group: ExceptionGroup[Exception], settings: FarmerSettings) -> Exception:
