@@ -16,7 +16,7 @@ from storjfs.errors import FilesystemError
 from storjfs.filesystem.inodes import Inode
 from storjfs.filesystem.properties import Properties
 from storjfs.filesystem.windows import WINDOW_BITS, Extent
-from storjfs.store import ROOT_INODE
+from storjfs.store import ROOT_INODE, outlasting
 
 PERIOD = 5.0  # seconds between looks for something to do
 SETTLING = 30.0  # seconds a window must not have been broken up further before it is defragmented
@@ -53,14 +53,16 @@ class Compactor(Properties):
         self._ended = trio.Event()
         try:
             with self._working:
-                while True:
-                    await trio.sleep(PERIOD)
-                    if self._store.failure is not None:
-                        continue
-                    await self.compact()
-                    await self._defragment_settled()
+                await outlasting(self._compact_now_and_then)
         finally:
             self._ended.set()
+
+    async def _compact_now_and_then(self) -> None:
+        while True:
+            await trio.sleep(PERIOD)
+            if self._store.failure is None:
+                await self.compact()
+                await self._defragment_settled()
 
     async def rest(self) -> None:
         """Return when nothing is moved in the background any more, for good: what is flushed then is all."""

@@ -40,4 +40,4 @@ class Filesystem(Amending):
             await trio.sleep_forever()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(outlasting, self._reap_all)
-            nursery.start_soon(outlasting, self._compact_forever)
+            nursery.start_soon(self._compact_forever)
