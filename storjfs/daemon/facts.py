@@ -29,9 +29,9 @@ ORDER BY s.seg LIMIT ?
 """
 
 _UNREADABLE = """
-WITH absent AS (SELECT contract FROM contract WHERE contract_id IN ({})), held AS (
+WITH held AS (
     SELECT s.k AS k, COUNT(DISTINCT h.idx) AS all_of_them,
-        COUNT(DISTINCT CASE WHEN h.contract NOT IN (SELECT contract FROM absent) THEN h.idx END) AS here
+        COUNT(DISTINCT CASE WHEN h.contract NOT IN ({}) THEN h.idx END) AS here
     FROM segment s JOIN shard h ON h.seg = s.seg AND h.state IN (1, 2)
     WHERE s.state = 2 GROUP BY s.seg
 )
@@ -167,17 +167,20 @@ def _unwell(connection: apsw.Connection) -> Iterator[tuple[int, int, int, int]]:
         yield cast(tuple[int, int, int, int], row)
 
 
-def away(report: RenterReport) -> list[bytes]:
-    """Ids of the contracts under which shards are held by farmers that do not answer now."""
+def away(report: RenterReport) -> list[int]:
+    """Numbers of the contracts with farmers that do not answer now.
+
+    Whether shards are held under them the catalogue knows; the renter's count may be a while old.
+    """
     return [
-        bytes.fromhex(row.contract_id)
+        row.contract
         for row in report.contracts
-        if row.shards and not row.online and row.state not in (State.ENDED, State.BREACHED)
+        if not row.online and row.state not in (State.ENDED, State.BREACHED)
     ]
 
 
-def unreadable_segments(meta_db: Path, keys: VolumeKeys, absent: Sequence[bytes]) -> int:
-    """Stored segments that have k shards, but not without those under the contracts `absent` (ids).
+def unreadable_segments(meta_db: Path, keys: VolumeKeys, absent: Sequence[int]) -> int:
+    """Stored segments that have k shards, but not without those under the contracts `absent`.
 
     Reads the shards of all segments once.
     """

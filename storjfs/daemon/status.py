@@ -138,7 +138,7 @@ def problems_of(facts: Facts) -> list[str]:
         away = ", ".join(
             row.farmer[:8]
             for row in facts.contracts
-            if row.shards and not row.over and row.condition in ("offline", "contained")
+            if not row.over and row.condition in ("offline", "contained")
         )
         said.append(
             f"Segments that cannot be read now but for what is cached here, until more farmers answer: "
