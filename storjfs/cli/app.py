@@ -1,5 +1,6 @@
 """The command `storjfs`: finds the subcommand, imports only that one, and turns errors into one line."""
 
+import difflib
 import importlib
 import os
 import sys
@@ -51,6 +52,9 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the module of that command."""
         if cmd_name not in COMMANDS:
+            near = difflib.get_close_matches(cmd_name, COMMANDS, n=1)
+            if near:
+                ctx.fail(f"There is no command {cmd_name!r}. Did you mean {near[0]!r}?")
             return None
         module, function, _ = COMMANDS[cmd_name]
         command = getattr(importlib.import_module(module), function)

@@ -11,6 +11,7 @@ def ask_mount(
 ) -> Any:
     """The result of one request. Raises VolumeNotFound, NotMounted, VolumeDamaged where its metadata are
     gone, and ReportedError as told over there."""
+    from storjfs.daemon.mountpoint import dead_mount
     from storjfs.volume import VolumePaths, has_metadata, volume_not_found
 
     paths = VolumePaths(volume)
@@ -21,4 +22,10 @@ def ask_mount(
             raise volume_not_found(paths) from None
         has_metadata(paths)
         which = "" if volume == "default" else f"--volume {volume} "
+        died = dead_mount(volume, paths.control_socket)
+        if died is not None:
+            raise NotMounted(
+                f"the mount process of the volume {volume} has died; nothing that was fsynced is lost",
+                f"storjfs mount {which}{died} goes on where it was",
+            ) from None
         raise NotMounted(f"the volume {volume} is not mounted", f"storjfs mount {which}DIR") from None

@@ -22,6 +22,7 @@ from storjfs.farmer.farmer import Farmer
 from storjfs.farmer.prices import TABLE
 from storjfs.farmer.schedule import Limit, Schedule
 from storjfs.farmer.settings import FarmerSettings, parse_address
+from storjfs.settlement import Ledger
 from storjfs.volume import wording
 from storjfs.volume.errors import SettingsError
 from storjfs.volume.files import make_private
@@ -61,12 +62,13 @@ at_option = click.option(
 @click.option("--prices", type=click.Choice(list(TABLE)), help="A row of the table of prices; home at first.")
 @click.option("--price", metavar="CREDITS", help="Per GiB and month.")
 @click.option("--egress-price", metavar="CREDITS", help="Per GiB sent to renters.")
-@click.option("--group", metavar="NAME", help="Who operates it; name all your farmers alike.")
+@click.option("--group", metavar="NAME", help="What it fails together with: one name per disk.")
 @click.option(
     "--ledger",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The ledger in which renters open their lanes.",
+    help="The ledger in which renters open their lanes: that of their volume. Must be there already.",
 )
+@click.option("--new-ledger", is_flag=True, help="Make the ledger, with its folder, where there is none.")
 @click.pass_context
 def farm(
     context: click.Context,
@@ -83,6 +85,7 @@ def farm(
     egress_price: str | None,
     group: str | None,
     ledger: Path | None,
+    new_ledger: bool,
 ) -> None:
     """Be a farmer: share disk space, prove what you hold, and earn.
 
@@ -106,11 +109,17 @@ def farm(
         "ledger": ledger.absolute() if ledger is not None else None,
     }
     if context.invoked_subcommand is None:
-        run(folder, _settings(folder, unlimited=limit == NO_LIMIT, **given))
+        settings = _settings(folder, unlimited=limit == NO_LIMIT, **given)
+        if not new_ledger:
+            _require_ledger(folder, settings.ledger)
+        run(folder, settings)
     elif limit is not None or any(value is not None for value in given.values()):
         if context.invoked_subcommand != "service":
             raise click.UsageError(f"{context.invoked_subcommand} changes no settings.")
         settings = _settings(folder, unlimited=limit == NO_LIMIT, **given)
+        if new_ledger:
+            Ledger(settings.ledger).close_file()
+        _require_ledger(folder, settings.ledger)
         make_private(folder)
         settings.write(folder)
 
@@ -131,6 +140,19 @@ def run(folder: Path, settings: FarmerSettings) -> None:
         raise _plain(group, settings) from group
     finally:
         farmer.close()
+
+
+def _require_ledger(folder: Path, path: Path) -> None:
+    """A ledger that is not there is a typing mistake or a disk that is not mounted. Raises SettingsError.
+
+    But a new farmer's own one, in its folder, is made at its first start.
+    """
+    own = path == folder / "ledger.db" and not (folder / "farmer.db").exists()
+    if not own and not path.is_file():
+        raise SettingsError(
+            f"there is no ledger {path}; nothing was made or changed",
+            hint="Give that of the volume, its ledger.db; with --new-ledger a new one is made there.",
+        )
 
 
 def _warn_of_too_much(farmer: Farmer) -> None:

@@ -173,8 +173,15 @@ def _show_fsck(found: dict[str, Any]) -> None:
             click.echo(f"    and {kind['count'] - 10} more")
         if left:
             click.echo(f"    repair: {kind['repair']}")
+    codes = {kind["code"]: kind["count"] for kind in found["found"]}
+    unasked = codes.get("farmer-silent", 0) + codes.get("farmer-old", 0)
     if not found["found"]:
         click.echo(f"The volume {found['volume']} is clean.")
+    elif unasked and not found["left"]:
+        click.echo(
+            f"The books are {'mended' if found['mended'] else 'clean'}. "
+            f"What {wording.count(unasked, 'farmer')} should hold was not checked."
+        )
     elif not found["left"]:
         click.echo("Everything is mended." if found["mended"] else "The volume is clean but for these notes.")
     elif found["unmount_to_repair"]:
@@ -189,7 +196,11 @@ def _show_fsck(found: dict[str, Any]) -> None:
 @volume_option
 @click.option("--sample", type=share_of, metavar="SHARE", help="Only a random share, such as 5%.")
 @click.option(
-    "--rate", type=rate_of, default="0", metavar="SIZE", help="Bytes per second at most, such as 10M."
+    "--rate",
+    type=rate_of,
+    default="0",
+    metavar="SIZE",
+    help="Bytes per second at most, such as 10M; 0, as if it is left out: no limit.",
 )
 @click.option("--restart", is_flag=True, help="Begin anew, also where one was cut off.")
 @json_option
@@ -222,7 +233,11 @@ def scrub(
         )
 
     with failures_as_json(as_json), PartsBar(quiet=as_json) as bar:
-        found = ask(volume, "scrub", choice, bar, unmounted)
+        try:
+            found = ask(volume, "scrub", choice, bar, unmounted)
+        except KeyboardInterrupt:
+            click.echo("cut off; the next storjfs scrub goes on here (--restart begins anew)", err=True)
+            raise
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:

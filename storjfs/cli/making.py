@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import sys
 from pathlib import Path
 
 import click
@@ -25,7 +26,7 @@ from storjfs.volume import (
 
 from .options import Known
 
-WORDS_PER_LINE = 6
+WORDS_PER_LINE = 4
 
 
 class WouldOverwrite(StorjfsError):
@@ -139,7 +140,7 @@ def _tell_about_farmers(settings: VolumeSettings) -> None:
     if isinstance(settings.farmers, EmbeddedFarm):
         click.echo(
             f"Its {settings.farmers.count} farmers all run on this machine: privacy yes, protection against\n"
-            "the loss of this disk no. `storjfs farm` on other disks, named in the settings, gives that."
+            "the loss of this disk no. A volume made with `storjfs init --farmer HOST:PORT` uses others."
         )
     else:
         click.echo(f"Its farmers: {', '.join(str(farmer.address) for farmer in settings.farmers)}.")
@@ -148,11 +149,18 @@ def _tell_about_farmers(settings: VolumeSettings) -> None:
 def _tell_phrase(phrase: str) -> None:
     """The words, once."""
     words = phrase.split()
+    if not sys.stdout.isatty():
+        click.echo(
+            "warning: the recovery phrase goes to standard output, which is no terminal; "
+            "whoever can read that can read the volume",
+            err=True,
+        )
     click.echo(
         "\nThis is its recovery phrase. Write it down: it is shown only now. With it, and with nothing else,"
     )
     click.echo("the keys can be made again; whoever has it can read everything.")
     click.echo(PHRASE_IS_NOT_ENOUGH + "\n")
     for first in range(0, len(words), WORDS_PER_LINE):
-        click.echo("    " + " ".join(f"{word:<9}" for word in words[first : first + WORDS_PER_LINE]).rstrip())
+        row = enumerate(words[first : first + WORDS_PER_LINE], first + 1)
+        click.echo("    " + "".join(f"{place:>2}. {word:<12}" for place, word in row).rstrip())
     click.echo("")

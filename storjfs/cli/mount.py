@@ -44,10 +44,10 @@ class Place(click.Path):
     "options",
     multiple=True,
     metavar="OPTIONS",
-    help="Mount options, separated by commas: ro, allow_other, noatime, relatime, sync=network "
-    "(fsync returns when the data survives the loss of this machine), offline_timeout=SECONDS (how long a "
-    "read waits for farmers that do not answer, 30 if not given), offline=wait (until they do), nosuid, "
-    "nodev, noexec, dirsync.",
+    help="Mount options, separated by commas; later ones win: ro, rw, allow_other, noatime, relatime, "
+    "sync=network (fsync returns when the data survives the loss of this machine), sync=local (its crash; "
+    "default), offline_timeout=SECONDS (how long a read waits for farmers that do not answer, 30 if not "
+    "given), offline=wait (until they do), offline=fail (default), nosuid, nodev, noexec, dirsync.",
 )
 @click.option(
     "--cache-size",
@@ -75,37 +75,45 @@ def mount(
 
     Without a volume yet, one is made, with farmers on this machine. DIRECTORY is made if it does not exist.
     """
-    from storjfs.daemon.mountpoint import canonical, prepare, require_fuse
+    from storjfs.daemon.mountpoint import canonical, prepare, refuse_own, require_fuse, taken_back
     from storjfs.daemon.request import MountRequest
     from storjfs.volume import VolumePaths, check_cache_size, parse_size
 
     size = None if cache_size is None else check_cache_size(parse_size(cache_size))
     paths = VolumePaths(volume)
     require_fuse()
-    target = prepare(canonical(directory), nonempty=nonempty)
-    if paths.exists:
-        passphrase = passphrase_for(volume, passphrase_file, passphrase_command)
-    else:
-        passphrase = _first_time(volume, passphrase_file, passphrase_command, no_passphrase)
-    request = MountRequest(
-        volume=volume,
-        mountpoint=str(target),
-        options=options,
-        cache_size=size,
-        passphrase=None if passphrase is None else passphrase.text,
-        foreground=foreground,
-        verbose=verbose,
-        nonempty=nonempty,
-    )
-    if foreground:
+    target = canonical(directory)
+    refuse_own(target, paths.directories)
+    with taken_back(target):
+        prepare(target, nonempty=nonempty)
+        if paths.exists:
+            passphrase = passphrase_for(volume, passphrase_file, passphrase_command)
+        else:
+            passphrase = _first_time(volume, passphrase_file, passphrase_command, no_passphrase)
+        request = MountRequest(
+            volume=volume,
+            mountpoint=str(target),
+            options=options,
+            cache_size=size,
+            passphrase=None if passphrase is None else passphrase.text,
+            foreground=foreground,
+            verbose=verbose,
+            nonempty=nonempty,
+        )
+        if not foreground:
+            from storjfs.daemon.launch import start_in_background
+
+            warning = start_in_background(request, paths.state_dir / "mount.out", click.echo)
+            click.echo(f"{target} is ready.")
+            if warning:
+                click.echo(warning)
+            return None
         from storjfs.daemon.main import run_in_foreground
 
-        return int(run_in_foreground(request))
-    from storjfs.daemon.launch import start_in_background
-
-    start_in_background(request, paths.state_dir / "mount.out", click.echo)
-    click.echo(f"{target} is ready.")
-    return None
+        code = int(run_in_foreground(request))
+        if code:
+            raise SystemExit(code)  # said already; what was made for it goes
+    return 0
 
 
 def _first_time(volume: str, file: Path | None, command: str | None, without: bool) -> Known | None:

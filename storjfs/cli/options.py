@@ -71,7 +71,17 @@ def passphrase_for(volume: str, file: Path | None, command: str | None) -> Known
     if not is_sealed(VolumePaths(volume)):
         return None
     source = passphrase_source(volume, file=file, command=command)
+    _warn_if_exposed(source)
     return None if source is None else Known(source.read())
+
+
+def _warn_if_exposed(source: object) -> None:
+    from storjfs.volume import FromFile
+
+    if isinstance(source, FromFile) and source.exposed:
+        click.echo(
+            f"warning: others may read the passphrase file {source.path}: chmod 600 {source.path}", err=True
+        )
 
 
 def new_passphrase_for(volume: str, file: Path | None, command: str | None, without: bool) -> Known | None:
@@ -87,6 +97,7 @@ def new_passphrase_for(volume: str, file: Path | None, command: str | None, with
         return None
     source = passphrase_source(volume, file=file, command=command)
     if source is not None:
+        _warn_if_exposed(source)
         return Known(source.read(new=True))
     click.echo(
         "No passphrase was given and there is no terminal to ask at: going on as with --no-passphrase."

@@ -1,7 +1,8 @@
 """Progress of what takes long: a bar at a terminal, a line now and then elsewhere."""
 
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -9,11 +10,16 @@ import click
 
 from storjfs.volume import wording
 
+SAY_EVERY = 10.0
+"""Seconds between two lines about the same thing, where there is no terminal."""
+
 
 class _Bar:
     """A bar of rich, made when there is something to draw, and taken off in the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._told_at = -SAY_EVERY
         self._progress: Any = None
         self._task: Any = None
 
@@ -26,25 +32,32 @@ class _Bar:
         if self._progress is not None:
             self._progress.stop()
 
+    def _say(self, line: str, *, now: bool) -> None:
+        """A line on standard error, at once or if the last one is a while ago."""
+        if now or self._clock() - self._told_at >= SAY_EVERY:
+            self._told_at = self._clock()
+            click.echo(line, err=True)
+
 
 class FlushBar(_Bar):
     """Shows progress objects of the control socket: `{"waiting": bytes, "of": bytes}` and `{"step": text}`.
 
-    The bar appears with the first byte to wait for, so that nothing flickers where nothing is to do.
+    The bar appears with the first byte to wait for, so that nothing flickers where nothing is to do. Without
+    a terminal it is a line at the beginning and one now and then. `away` (node ids) in the first kind is
+    said once, whoever watches.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock)
         self._terminal = sys.stderr.isatty()
         self._said = False
+        self._away: list[str] = []
 
     def update(self, told: dict[str, Any]) -> None:
         """One progress object."""
         if "step" in told:
-            if self._progress is not None:
-                self._progress.console.print(told["step"])
-            elif self._terminal:
-                click.echo(told["step"], err=True)
+            if self._terminal:
+                self._line(told["step"])
             return
         waiting, of = told["waiting"], told["of"]
         if not of:
@@ -52,8 +65,20 @@ class FlushBar(_Bar):
         if self._terminal:
             self._draw(of - waiting, of)
         elif not self._said:
-            self._said = True
-            click.echo(f"sending {wording.size(of)} to the farmers", err=True)
+            self._say(f"sending {wording.size(of)} to the farmers", now=True)
+        else:
+            self._say(f"{wording.size(of - waiting)} of {wording.size(of)} sent", now=False)
+        self._said = True
+        away = list(told.get("away", ()))
+        if away and away != self._away:
+            self._line(f"{wording.size(waiting)} wait for farmers; {wording.farmers(away)}")
+        self._away = away or self._away
+
+    def _line(self, text: str) -> None:
+        if self._progress is not None:
+            self._progress.console.print(text, markup=False)
+        else:
+            click.echo(text, err=True)
 
     def _draw(self, done: int, of: int) -> None:
         if self._progress is None:
@@ -83,11 +108,12 @@ class FlushBar(_Bar):
 class PartsBar(_Bar):
     """Shows progress objects `{"part": name, "done": count, "of": count}`: a bar for the part under way.
 
-    Without a terminal each part is named once on standard error; `quiet` leaves that out as well.
+    Without a terminal it is a line on standard error for each part and one now and then; `quiet` leaves
+    those out as well.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        super().__init__()
+    def __init__(self, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock)
         self._part = ""
         self._quiet = quiet
         self._terminal = sys.stderr.isatty() and not quiet
@@ -99,8 +125,9 @@ class PartsBar(_Bar):
             return
         if self._terminal:
             self._draw(part, told["done"], told["of"])
-        elif part != self._part and not self._quiet:
-            click.echo(f"{part} ...", err=True)
+        elif not self._quiet:
+            done, of = told["done"], told["of"]
+            self._say(f"{part}: {done} of {of}" if of else f"{part} ...", now=part != self._part)
         self._part = part
 
     def _draw(self, part: str, done: int, of: int) -> None:

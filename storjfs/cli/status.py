@@ -21,9 +21,12 @@ def report_of(volume: str, passphrase_file: Path | None, passphrase_command: str
     try:
         report = request(paths.control_socket, "status")
     except NotMounted:
+        from storjfs.daemon.mountpoint import dead_mount
         from storjfs.daemon.offline import read_report
 
         report = read_report(paths, passphrase_for(volume, passphrase_file, passphrase_command))
+        died = dead_mount(volume, paths.control_socket)
+        report["dead_mount"] = None if died is None else str(died)
     assert isinstance(report, dict)
     return report
 

@@ -19,13 +19,16 @@ HEALTH = {
     "degraded": ("degraded: some redundancy is missing, all data is there", "bold yellow"),
     "at_risk": ("DATA AT RISK", "bold red"),
 }
+# Where the health alone would say something else than what is so.
+UNREADABLE = ("DATA NOT READABLE AT THE MOMENT: it is not lost, but too few farmers answer", "bold red")
+ATTENTION = ("degraded: all data and all its shards are there, but see below", "bold yellow")
 CONDITIONS = {"good": "green", "offline": "yellow", "contained": "yellow", "failing": "red", "gone": "red"}
 OUTCOMES = {"passed": "green", "failed": "red", "offline": "yellow"}
 
 
 def print_status(report: dict[str, Any], console: Console) -> None:
     """Everything of the report, most important first."""
-    words, style = HEALTH[report["health"]]
+    words, style = headline(report)
     console.print(Text(words, style=style))
     for problem in report["problems"]:
         console.print(Text(f"  - {problem}"))
@@ -34,6 +37,16 @@ def print_status(report: dict[str, Any], console: Console) -> None:
         console.print(contracts_table(report["contracts"], console.width))
     for name in report.get("lost_files") or []:
         console.print(Text(f"lost in part: {name}", style="red"))
+
+
+def headline(report: dict[str, Any]) -> tuple[str, str]:
+    """What the health is, in words, and the style for them."""
+    health, segments = report["health"], report["segments"]
+    if health == "at_risk" and segments["unreadable"] and not (segments["lost"] or segments["at_risk"]):
+        return UNREADABLE
+    if health == "degraded" and not segments["degraded"]:
+        return ATTENTION
+    return HEALTH[health]
 
 
 def _summary(report: dict[str, Any]) -> Table:
@@ -51,15 +64,15 @@ def _summary(report: dict[str, Any]) -> Table:
         table.add_row(
             "mount", f"{mount['mountpoint']} ({', '.join(mount['options'])}), {mount['state']} for {since}"
         )
+    elif report["dead_mount"]:
+        died = f"its process on {report['dead_mount']} has died: mount it again, and it goes on where it was"
+        table.add_row("mount", f"{died}; what is known from the last one")
     else:
         table.add_row("mount", "not mounted; what is known from the last one")
     table.add_row("stored", wording.size(data["stored"]))
     if data["free"] is not None:
         table.add_row("free", wording.size(data["free"]))
-    waiting = wording.size(data["waiting"])
-    table.add_row(
-        "waiting", f"{waiting} to be sent" if data["waiting"] else "nothing: all data is with the farmers"
-    )
+    table.add_row("waiting", _waiting(data["waiting"], segments["waiting"]))
     table.add_row("cached", f"{wording.size(data['cached'])} of at most {wording.size(data['cache_limit'])}")
     table.add_row(
         "segments",
@@ -72,6 +85,15 @@ def _summary(report: dict[str, Any]) -> Table:
         said += f", balance {wording.money(money['balance'])}"
     table.add_row("credits", said)
     return table
+
+
+def _waiting(size: int, segments: int) -> str:
+    """What is not with enough farmers yet; a segment on its way may hold nothing that anything needs."""
+    if size:
+        return f"{wording.size(size)} to be sent"
+    if segments:
+        return f"no data; {wording.count(segments, 'segment')} without data that anything needs"
+    return "nothing: all data is with the farmers"
 
 
 def contracts_table(contracts: list[dict[str, Any]], width: int) -> Table:

@@ -21,8 +21,10 @@ def flush(volume: str) -> None:
     with FlushBar() as bar:
         left = ask_mount(volume, "flush", progress=bar.update)
     if left["waiting"]:
+        away = wording.farmers(left.get("away", ()))
         raise ReportedError(
-            f"{wording.size(left['waiting'])} could not be sent to enough farmers",
+            f"{wording.size(left['waiting'])} could not be sent to enough farmers"
+            + (f"; {away}" if away else ""),
             "it is safe on this machine and is tried again; storjfs status shows which farmers are missing",
             ExitCode.NOT_FLUSHED,
         )

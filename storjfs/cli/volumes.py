@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,9 @@ from .options import (
     passphrase_options,
     volume_option,
 )
+
+if TYPE_CHECKING:
+    from storjfs.volume import VolumePaths
 
 
 @click.command()
@@ -65,12 +69,20 @@ def init(
         entropy = phrase_to_entropy(_phrase_text(phrase_file))
     passphrase = new_passphrase_for(volume, passphrase_file, passphrase_command, no_passphrase)
     if kit is None and phrase_file is None and sys.stdin.isatty() and sys.stdout.isatty():
-        answer = click.prompt(
-            "File for a recovery kit to print (empty: none)", default="", show_default=False
-        )
-        kit = Path(answer).expanduser() if answer else None
+        kit = _ask_for_kit()
     make_volume(paths, passphrase, entropy=entropy, farmers=chosen, cache_size=size, kit=kit)
     click.echo(f"Mount it with: storjfs mount {'' if volume == 'default' else f'--volume {volume} '}DIR")
+
+
+def _ask_for_kit() -> Path | None:
+    """The name of a file, or None. An answer to a yes-or-no question is none, and it is asked again."""
+    while True:
+        answer = click.prompt(
+            "Name of a file for a recovery kit to print (empty: none)", default="", show_default=False
+        ).strip()
+        if answer.lower() not in ("y", "n", "yes", "no"):
+            return Path(answer).expanduser() if answer else None
+        click.echo("That is not taken for a file's name. Give one, as kit.txt, or just press Enter for none.")
 
 
 def _phrase_text(path: Path) -> str:
@@ -88,20 +100,16 @@ def _phrase_text(path: Path) -> str:
 @click.option("--json", "as_json", is_flag=True, help="As JSON: a list of objects.")
 def volumes(as_json: bool) -> None:
     """List the volumes on this machine, and where they are mounted."""
-    from storjfs.daemon.client import request
-    from storjfs.daemon.exit_codes import ReportedError
     from storjfs.volume import VolumePaths, is_sealed, volume_names
 
     found = []
     for name in volume_names():
         paths = VolumePaths(name)
-        try:
-            mountpoint = request(paths.control_socket, "ping")["mountpoint"]
-        except ReportedError:
-            mountpoint = None
+        state, mountpoint = _mount_of(paths)
         found.append(
             {
                 "name": name,
+                "state": state,
                 "mountpoint": mountpoint,
                 "passphrase": is_sealed(paths),
                 "data": str(paths.data_dir),
@@ -113,8 +121,33 @@ def volumes(as_json: bool) -> None:
     if not found:
         click.echo("There is no volume on this machine. `storjfs mount DIR` makes one.")
     for row in found:
-        where = f"mounted on {row['mountpoint']}" if row["mountpoint"] else "not mounted"
-        click.echo(f"{row['name']:<20} {where}; {row['data']}")
+        click.echo(f"{row['name']:<20} {_STATES[str(row['state'])].format(row['mountpoint'])}; {row['data']}")
+
+
+_STATES = {
+    "mounted": "mounted on {}",
+    "stopping": "unmounted from {}, sends the rest to the farmers",
+    "detached": "unmounted from {}, where programs still have files open",
+    "died": "its mount process on {} has died; mounting again goes on where it was",
+    "unmounted": "not mounted",
+}
+
+
+def _mount_of(paths: "VolumePaths") -> tuple[str, str | None]:
+    """One of _STATES, and where."""
+    from storjfs.daemon.client import request
+    from storjfs.daemon.exit_codes import ReportedError
+    from storjfs.daemon.mountpoint import dead_mount, mounted_at
+
+    try:
+        answer = request(paths.control_socket, "ping")
+    except ReportedError:
+        died = dead_mount(paths.name, paths.control_socket)
+        return ("unmounted", None) if died is None else ("died", str(died))
+    state, where = str(answer["state"]), str(answer["mountpoint"])
+    if state == "mounted" and mounted_at(Path(where)) is None:
+        state = "detached"
+    return state, where
 
 
 @click.group()

@@ -5,7 +5,7 @@ import dataclasses
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import apsw
 
@@ -26,6 +26,16 @@ SELECT s.seg, s.k, s.n, (SELECT COUNT(*) FROM shard h WHERE h.seg = s.seg AND h.
 FROM segment s
 WHERE s.state = 2 AND s.seg IN (SELECT DISTINCT seg FROM shard WHERE state IN (0, 3))
 ORDER BY s.seg LIMIT ?
+"""
+
+_UNREADABLE = """
+WITH held AS (
+    SELECT s.k AS k, COUNT(DISTINCT h.idx) AS all_of_them,
+        COUNT(DISTINCT CASE WHEN h.contract NOT IN ({}) THEN h.idx END) AS here
+    FROM segment s JOIN shard h ON h.seg = s.seg AND h.state IN (1, 2)
+    WHERE s.state = 2 GROUP BY s.seg
+)
+SELECT COUNT(*) FROM held WHERE here < k AND all_of_them >= k
 """
 
 
@@ -57,6 +67,7 @@ def gather(
     disk_problems: Sequence[str] = (),
     unwritten: bool = False,
     free: int | None = None,
+    unreadable: int = 0,
 ) -> Facts:
     """`addresses`: by node id in hex. `running`: whether the renter has been through its first round, so that
     a farmer without a connection is one that does not answer."""
@@ -89,6 +100,7 @@ def gather(
         disk_problems=disk_problems,
         unwritten=unwritten,
         free=free,
+        segments_unreadable=unreadable,
     )
 
 
@@ -150,6 +162,29 @@ def _unwell(connection: apsw.Connection) -> Iterator[tuple[int, int, int, int]]:
     """(seg, k, n, shards held) of segments with rows of lost or unfinished shards."""
     for row in connection.execute(_UNWELL, (MOST_UNWELL,)):
         yield cast(tuple[int, int, int, int], row)
+
+
+def away(report: RenterReport) -> list[int]:
+    """Numbers of the contracts with farmers that do not answer now.
+
+    Whether shards are held under them the catalogue knows; the renter's count may be a while old.
+    """
+    return [
+        row.contract
+        for row in report.contracts
+        if not row.online and row.state not in (State.ENDED, State.BREACHED)
+    ]
+
+
+def unreadable_segments(meta_db: Path, keys: VolumeKeys, absent: Sequence[int]) -> int:
+    """Stored segments that have k shards, but not without those under the contracts `absent`.
+
+    Reads the shards of all segments once.
+    """
+    with contextlib.closing(_reading(meta_db, keys)) as connection:
+        marks = ", ".join("?" * len(absent))
+        found: list[Any] = connection.execute(_UNREADABLE.format(marks), list(absent)).fetchall()
+    return int(found[0][0])
 
 
 def look_at_trouble(

@@ -16,8 +16,8 @@ from .request import MountRequest, Telling
 PASSPHRASE_VARIABLES = ("STORJFS_PASSPHRASE", "STORJFS_PASSPHRASE_FILE", "STORJFS_PASSPHRASE_COMMAND")
 
 
-def start_in_background(request: MountRequest, output: Path, note: Callable[[str], None]) -> int:
-    """Start a mount process and return its process id once its mount is usable.
+def start_in_background(request: MountRequest, output: Path, note: Callable[[str], None]) -> str:
+    """Start a mount process; returns once its mount is usable, with a warning for the person, if any.
 
     output: file that receives what libraries print. note: gets each line meant for the person. Raises
     ReportedError with the one line that says why there is no mount; the process has ended then.
@@ -41,12 +41,12 @@ def start_in_background(request: MountRequest, output: Path, note: Callable[[str
         with process.stdin:
             process.stdin.write(msgspec.json.encode(request))
         with open(reading, "rb") as tellings:
-            _listen(process, tellings, note)
+            warning = _listen(process, tellings, note)
     except KeyboardInterrupt:
         process.terminate()
         raise
     if process.returncode is not None:
-        return process.pid
+        return warning
     raise ReportedError(
         f"the mount process ended while it was starting (status {process.wait()})",
         f"its last words are in {output}",
@@ -54,7 +54,7 @@ def start_in_background(request: MountRequest, output: Path, note: Callable[[str
     )
 
 
-def _listen(process: subprocess.Popen[bytes], tellings: IO[bytes], note: Callable[[str], None]) -> None:
+def _listen(process: subprocess.Popen[bytes], tellings: IO[bytes], note: Callable[[str], None]) -> str:
     """Until the mount is ready, which sets `process.returncode`: nobody is to wait for it any more."""
     for line in tellings:
         telling = msgspec.json.decode(line, type=Telling)
@@ -62,10 +62,11 @@ def _listen(process: subprocess.Popen[bytes], tellings: IO[bytes], note: Callabl
             note(telling.text)
         elif telling.event == "ready":
             process.returncode = 0
-            return
+            return telling.text
         else:
             process.wait()
             raise ReportedError(telling.text, telling.hint, telling.exit_code)
+    return ""
 
 
 def _environment() -> dict[str, str]:

@@ -30,7 +30,7 @@ from .client import request as ask
 from .control import ControlServer, Tell
 from .exit_codes import ReportedError
 from .garbage import collect_garbage
-from .mountpoint import canonical, detach, mounted_at, prepare, require_fuse
+from .mountpoint import canonical, detach, mounted_at, prepare, refuse_own, require_fuse
 from .request import MountRequest, Teller
 from .watch import VARIABLE, Watch, watching_if_asked
 from .wiring import Drive, open_drive
@@ -43,6 +43,8 @@ PROGRAMS_PATIENCE = 5.0
 FARMERS_PATIENCE = 60.0
 # The same for the flush at the end, where somebody may wait for the process to go away.
 LAST_PATIENCE = 20.0
+# After so many seconds without any byte getting through, a flush says which farmers do not answer.
+AWAY_AFTER = 3.0
 STEP = 0.1
 ANSWER_PATIENCE = 10.0
 
@@ -72,6 +74,7 @@ class Life:
     async def run(self) -> None:
         """Until the mount has ended. Raises what prevented it."""
         require_fuse()
+        refuse_own(self._mountpoint, self._paths.directories)
         prepare(self._mountpoint, nonempty=self._request.nonempty)
         with await own(self._paths, self._teller.note):
             self._paths.make_runtime_dir()
@@ -95,7 +98,7 @@ class Life:
             self._state = "mounted"
             self._since = time.time()
             log.info("mounted %s on %s", self._paths.name, self._mountpoint)
-            self._teller.ready()
+            self._teller.ready(await self._drive.warning())
             await self._unmounted.wait()
             self._state = "stopping"
             log.info("unmounted")
@@ -186,7 +189,10 @@ class Life:
             elif trio.current_time() - moved > patience:
                 log.warning("the farmers took nothing for %.0f s; %d bytes wait here", patience, waiting)
                 scope.cancel()
-            await tell({"waiting": waiting, "of": most})
+            told: dict[str, Any] = {"waiting": waiting, "of": most}
+            if waiting and trio.current_time() - moved > AWAY_AFTER:
+                told["away"] = await self._drive.away()
+            await tell(told)
             await trio.sleep(STEP)
 
     # --- what commands may ask ---
@@ -223,7 +229,8 @@ class Life:
         return status.report(await self._drive.facts(), None)["contracts"]
 
     async def _flush_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
-        return {"waiting": await self._flush(tell, FARMERS_PATIENCE)}
+        waiting = await self._flush(tell, FARMERS_PATIENCE)
+        return {"waiting": waiting, "away": await self._drive.away() if waiting else []}
 
     async def _umount_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
         flush = bool(asked.get("flush", True))

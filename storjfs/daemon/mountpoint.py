@@ -1,11 +1,13 @@
 """The directory that becomes the mount: is it fit, is something on it, and how to take the mount off it."""
 
+import contextlib
 import dataclasses
 import errno
 import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from storjfs.errors import StorjfsError
@@ -73,6 +75,45 @@ def canonical(given: str | Path) -> Path:
     if os.path.islink(path):  # False where it cannot be asked
         path = path.parent / os.readlink(path)
     return Path(os.path.realpath(path.parent)) / path.name if path.name else path
+
+
+def dead_mount(volume: str, control_socket: Path) -> Path | None:
+    """Where a mount of that volume stands whose process died, leaving its control socket behind."""
+    if not control_socket.exists():
+        return None
+    for entry in reversed(mounts()):
+        if entry.kind == OUR_TYPE and entry.source == f"storjfs:{volume}" and not answers(entry.target):
+            return entry.target
+    return None
+
+
+@contextlib.contextmanager
+def taken_back(target: Path) -> Iterator[None]:
+    """Directories on the way to `target` that are made inside are removed again where the block fails.
+
+    What somebody put into them meanwhile keeps them.
+    """
+    made = []
+    with contextlib.suppress(OSError):
+        made = [path for path in (target, *target.parents) if not os.path.lexists(path)]
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for path in made:
+                path.rmdir()
+        raise
+
+
+def refuse_own(target: Path, directories: Iterable[Path]) -> None:
+    """Raises MountpointError if the mount would hide one of the volume's own `directories`, or lie in one."""
+    for directory in directories:
+        own = Path(os.path.realpath(directory))
+        if own.is_relative_to(target) or target.is_relative_to(own):
+            raise MountpointError(
+                f"{target} cannot be mounted on: the volume keeps its own files in {own}",
+                hint="give another directory; these must stay reachable while it is mounted",
+            )
 
 
 def require_fuse() -> None:
@@ -154,7 +195,8 @@ def detach(target: Path, *, lazy: bool) -> None:
     if "busy" in said.lower():
         raise MountpointBusy(
             f"{target} is in use: a program has a file open or its working directory there",
-            hint=f"close it (fuser -vm {target} shows which), or unmount with --lazy",
+            hint=f"close it, or unmount with --lazy; fuser -vm {target} (package psmisc), or "
+            f"ls -l /proc/[0-9]*/cwd /proc/[0-9]*/fd | grep {target}, shows which",
         )
     raise MountpointError(f"{target} could not be unmounted: {said}")
 

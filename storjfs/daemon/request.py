@@ -45,10 +45,10 @@ class Teller:
         self._say(text)
         self._write(Telling(event="note", text=text))
 
-    def ready(self) -> None:
-        """The mount is usable; the last telling."""
-        self._say("ready")
-        self._write(Telling(event="ready"))
+    def ready(self, warning: str = "") -> None:
+        """The mount is usable; the last telling. `warning`: one line about it, if there is something."""
+        self._say(f"ready\n{warning}" if warning else "ready")
+        self._write(Telling(event="ready", text=warning))
         self.close()
 
     def failed(self, text: str, hint: str, exit_code: int) -> None:

@@ -72,6 +72,8 @@ class Facts:
     lost_files: Sequence[str] | None = None
     segments_damaged: int = 0
     disk_problems: Sequence[str] = ()
+    segments_unreadable: int = 0
+    """Stored segments of which fewer than k shards lie with farmers that answer now, but k are held."""
     unwritten: bool = False
     """Whether something that programs wrote is in memory only, and cannot be written to the disk."""
     free: int | None = None
@@ -86,7 +88,7 @@ def health_of(facts: Facts) -> str:
     """
     if facts.segments_lost or facts.segments_at_risk or facts.segments_damaged or out_of_reach(facts):
         return "at_risk"
-    if facts.unwritten:
+    if facts.unwritten or facts.segments_unreadable:
         return "at_risk"
     if (
         bool(facts.disk_problems)
@@ -114,7 +116,12 @@ def few_answer(facts: Facts) -> bool:
     """Whether so few of the farmers answer that nothing more can be stored with enough of them."""
     serving = [row for row in facts.contracts if not row.over]
     answering = [row for row in serving if row.condition not in ("offline", "contained")]
-    return len(answering) < facts.k + -(-(facts.n - facts.k) // 2) <= len(serving)
+    return len(answering) < stored_with(facts.k, facts.n) <= len(serving)
+
+
+def stored_with(k: int, n: int) -> int:
+    """Farmers that must have taken a shard for a segment to survive the loss of this machine."""
+    return k + -(-(n - k) // 2)
 
 
 def _size(size: int) -> str:
@@ -129,6 +136,16 @@ def problems_of(facts: Facts) -> list[str]:
     if facts.segments_damaged:
         said.append(f"Segments damaged on this machine, of which parts are lost: {facts.segments_damaged}.")
     said += facts.disk_problems
+    if facts.segments_unreadable:
+        away = ", ".join(
+            row.farmer[:8]
+            for row in facts.contracts
+            if not row.over and row.condition in ("offline", "contained")
+        )
+        said.append(
+            f"Segments that cannot be read now but for what is cached here, until more farmers answer: "
+            f"{facts.segments_unreadable} (away: {away or 'none at this moment'})."
+        )
     if facts.segments_at_risk:
         said.append(f"Segments with few spare shards left, rebuilt first: {facts.segments_at_risk}.")
     if facts.segments_degraded:
@@ -181,6 +198,7 @@ def report(facts: Facts, mount: Mapping[str, Any] | None) -> dict[str, Any]:
             "all_on_this_machine": facts.all_on_this_machine,
         },
         "mount": mount,
+        "dead_mount": None,
         "data": {
             "stored": facts.stored,
             "waiting": facts.waiting,
@@ -196,6 +214,7 @@ def report(facts: Facts, mount: Mapping[str, Any] | None) -> dict[str, Any]:
             "degraded": facts.segments_degraded,
             "at_risk": facts.segments_at_risk,
             "lost": facts.segments_lost,
+            "unreadable": facts.segments_unreadable,
             "by_spare": spare,
         },
         "contracts": contracts,

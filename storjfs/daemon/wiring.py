@@ -44,7 +44,7 @@ from .full_disk import FullDisk
 from .newest import Newest, set_aside_newer
 from .request import MountRequest
 from .rooms import free_on, rooms
-from .status import Facts
+from .status import Facts, stored_with
 
 log = logging.getLogger(__name__)
 
@@ -184,6 +184,28 @@ class Drive:
             room=plaintext(max(room - waiting, 0)),
         )
 
+    async def away(self) -> list[str]:
+        """Node ids, in hex, of farmers with contracts that do not answer within GREET_PATIENCE."""
+        serving = [entry.node_id for entry in self.renter.book if entry.serves]
+        absent = await self.renter.farmers.silent(serving, GREET_PATIENCE)
+        return sorted(node_id.hex() for node_id in absent)
+
+    async def warning(self) -> str:
+        """One line for who mounts, where too few farmers answer to store anything; else empty.
+
+        Takes some seconds only where that is so.
+        """
+        serving = [entry.node_id for entry in self.renter.book if entry.serves]
+        k, n = self.renter.code()
+        if sum(map(self.renter.farmers.connected, serving)) >= stored_with(k, n):
+            return ""
+        answering = len(serving) - len(await self.away())
+        if answering >= stored_with(k, n):
+            return ""
+        who = f"only {answering} of {len(serving)} farmers answer" if answering else "no farmer answers"
+        read = "not all that is not cached here can be read, and " if answering < k else ""
+        return f"But {who}: {read}new data stays on this machine until more do."
+
     def waiting(self) -> int:
         """Bytes that are not with enough farmers yet."""
         return self.segments.waiting_bytes()
@@ -228,13 +250,19 @@ class Drive:
             hurt = report.lost > 0 or len(report.damaged) > 0
             look = partial(facts.look_at_trouble, self.paths.meta_db, self.keys, hurt, report.damaged)
             trouble = await trio.to_thread.run_sync(look)
+        known = facts.without(silent, self.renter.report(balance))
+        absent = facts.away(known) if self._started else []
+        unreadable = 0
+        if absent:
+            count = partial(facts.unreadable_segments, self.paths.meta_db, self.keys, absent)
+            unreadable = await trio.to_thread.run_sync(count)
         return facts.gather(
             self.paths.name,
             self.settings,
             self.cache_size,
             self.renter.code(),
             report,
-            facts.without(silent, self.renter.report(balance)),
+            known,
             trouble,
             addresses={
                 entry.node_id.hex(): [str(address) for address in entry.addresses]
@@ -245,6 +273,7 @@ class Drive:
             disk_problems=[*([self._older] if self._older else ()), *self._full_disk.problems()],
             unwritten=self._full_disk.at_risk,
             free=capacity.available_blocks * capacity.block_size,
+            unreadable=unreadable,
         )
 
     def _waiting_segments(self) -> int:

@@ -1,5 +1,6 @@
 """farmer.toml: what a farmer sells, where it listens, and which settlement it trusts."""
 
+import difflib
 import json
 import os
 import tomllib
@@ -50,7 +51,7 @@ class FarmerSettings:
     egress_price: int = DEFAULT.egress
     """Per GiB sent."""
     group: str = ""
-    """Who operates it; farmers of one group are taken to fail together."""
+    """Farmers of one group are taken to fail together."""
     term_min: int = 3600
     term_max: int = 366 * DAY
     period_min: int = 60
@@ -68,7 +69,7 @@ class FarmerSettings:
 
     def __post_init__(self) -> None:
         if self.capacity < 1 << 20:
-            raise SettingsError("a farmer must share at least 1 MiB")
+            raise SettingsError("a farmer must share at least 1 MiB", hint="Say how much: --share 100GB")
         if not 1 <= self.connections_per_renter <= self.connections <= MOST_CONNECTIONS:
             raise SettingsError(
                 f"a farmer has 1 to {MOST_CONNECTIONS} connections, and for each renter 1 to that many"
@@ -85,16 +86,28 @@ class FarmerSettings:
         try:
             document = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise SettingsError(f"{FILE} is not valid TOML: {error}") from None
+            raise SettingsError(
+                f"{FILE} is not valid TOML: {error}",
+                hint='Mend that line: texts stand in "quotes", lists in [brackets], and each name once.',
+            ) from None
         version = document.pop("version", None)
         if version != FORMAT_VERSION:
-            raise SettingsError(f"{FILE} has format version {version}; this storjfs knows {FORMAT_VERSION}")
+            raise SettingsError(
+                f"{FILE} has format version {version}; this storjfs knows {FORMAT_VERSION}",
+                hint="Use the storjfs that wrote it, or restore the line version = 1.",
+            )
         for key in document:
             if key not in _FIELDS:
-                raise SettingsError(f"there is no setting {key!r} in {FILE}")
+                near = difflib.get_close_matches(key, _FIELDS, n=1)
+                raise SettingsError(
+                    f"there is no setting {key!r} in {FILE}",
+                    hint=f"Did you mean {near[0]}?" if near else f"There are {', '.join(sorted(_FIELDS))}.",
+                )
         for key in ("capacity", "ledger"):
             if key not in document:
-                raise SettingsError(f"the setting {key} is missing in {FILE}")
+                raise SettingsError(
+                    f"the setting {key} is missing in {FILE}", hint=f"Add the line: {key} = {_EXAMPLES[key]}"
+                )
         return cls(**{key: _READ[key](value) for key, value in document.items()})
 
     def to_toml(self) -> str:
@@ -134,26 +147,32 @@ class FarmerSettings:
         return _SHOW[name](value).strip('"') if value is not None else ""
 
 
+_EXAMPLES = {"capacity": '"500 GB"', "ledger": '"/path/to/ledger.db"'}
 _FIELDS = frozenset(field.name for field in fields(FarmerSettings))
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise SettingsError(f"{value!r} in {FILE} must be a text in quotes")
+        raise SettingsError(f"{value!r} in {FILE} must be a text in quotes", hint='Write it in "quotes".')
     return value
 
 
 def parse_address(text: str) -> Address:
     """`host:port` or a host with the usual port. Raises SettingsError."""
     try:
+        if text.isascii() and text.isdecimal():
+            raise ValueError(f"{text!r} is a port without a host")
         return Address.parse(text if ":" in text.rpartition("]")[2] else f"{text}:{DEFAULT_PORT}")
     except ValueError as error:
-        raise SettingsError(str(error), hint='Write it as in "farmer.example.org:7420".') from None
+        example = f"127.0.0.1:{text}" if text.isdecimal() else "farmer.example.org:7420"
+        raise SettingsError(str(error), hint=f'Write it as in "{example}".') from None
 
 
 def _addresses(value: Any) -> tuple[Address, ...]:
     if not isinstance(value, list):
-        raise SettingsError(f"the addresses in {FILE} must be a list")
+        raise SettingsError(
+            f"the addresses in {FILE} must be a list", hint='Write it as in ["farm.example.org:7420"].'
+        )
     return tuple(parse_address(_text(one)) for one in value)
 
 
@@ -210,7 +229,7 @@ _COMMENTS = {
     "egress_price": "Credits per GiB sent to renters.",
     "listen": "Address and port to listen on; left out: this machine only, any free port.",
     "announce": "Addresses under which renters reach this farmer, if not the one above.",
-    "group": "Who operates this farmer: name all your farmers alike.",
+    "group": "What this farmer fails together with: name those on one disk alike, each other disk otherwise.",
     "ledger": "The ledger file in which lanes are opened.",
     "term_min": "Bounds of a contract's length.",
     "term_max": "",

@@ -10,7 +10,7 @@ FILESYSTEM_TYPE = "storjfs"
 OFFLINE_TIMEOUT = 30
 LONGEST_TIMEOUT = 86_400
 
-# Options that mount(8), fstab and file managers add on their own; true here anyway or without meaning for us.
+# Options that mount(8), fstab and file managers add on their own, without meaning for us.
 ACCEPTED_SILENTLY = frozenset(
     {
         "defaults",
@@ -23,12 +23,18 @@ ACCEPTED_SILENTLY = frozenset(
         "nofail",
         "_netdev",
         "exec",
-        "suid",
-        "dev",
     }
 )
 # Passed to the kernel as they are.
 KERNEL = frozenset({"nosuid", "nodev", "noexec", "dirsync"})
+
+
+# What cannot be had: a mount without privileges is always nosuid and nodev.
+NEVER = frozenset({"suid", "dev"})
+KNOWN = (
+    "ro, rw, allow_other, noatime, relatime, sync=network, sync=local, offline=wait, offline=fail, "
+    "offline_timeout=SECONDS, nosuid, nodev, noexec, dirsync"
+)
 
 
 class BadMountOption(StorjfsError):
@@ -90,12 +96,13 @@ def parse_options(given: Iterable[str]) -> MountOptions:
             options = dataclasses.replace(options, **_MEANINGS[word])
         elif word.startswith("offline_timeout="):
             options = dataclasses.replace(options, offline_timeout=_seconds(word), offline_wait=False)
-        elif word and word not in ACCEPTED_SILENTLY:
+        elif word in NEVER:
             raise BadMountOption(
-                f"the mount option {word!r} is not known",
-                hint="ro, allow_other, noatime, relatime, sync=network, offline=wait, "
-                "offline_timeout=SECONDS, nosuid, nodev, noexec, dirsync",
+                f"the mount option {word!r} cannot be had: nosuid and nodev always hold here",
+                hint="leave it out",
             )
+        elif word and word not in ACCEPTED_SILENTLY:
+            raise BadMountOption(f"the mount option {word!r} is not known", hint=f"known are {KNOWN}")
     return dataclasses.replace(options, kernel=frozenset(kernel))
 
 

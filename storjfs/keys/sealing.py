@@ -111,7 +111,8 @@ def open_sealed(key_file: bytes, passphrase: str | None = None) -> bytes:
     except CryptoError:
         raise WrongPassphrase(
             "wrong passphrase",
-            hint="Try again; with the recovery phrase you can always make a new passphrase.",
+            hint="Try again; with the recovery phrase a new one is made: "
+            "storjfs passphrase change --phrase-file FILE",
         ) from None
 
 

@@ -4,6 +4,7 @@ The key file is written last when a volume is made, so a volume either exists wh
 """
 
 import contextlib
+import difflib
 from collections.abc import Mapping
 
 from storjfs.errors import StorjfsError
@@ -237,10 +238,16 @@ def volume_not_found(paths: VolumePaths) -> VolumeNotFound | KeyFileMissing:
     """What to raise where a volume was asked for that is not there, or not without its key file."""
     if paths.remains:
         return _key_file_missing(paths)
-    return VolumeNotFound(
-        f"there is no volume {paths.name} on this machine",
-        hint="`storjfs init` makes one; `storjfs mount DIR` makes one and mounts it.",
-    )
+    names = volume_names()
+    which = f" --volume {paths.name}" if paths.name != DEFAULT_NAME else ""
+    make = f"`storjfs init{which}` makes one, `storjfs mount{which} DIR` makes one and mounts it."
+    near = difflib.get_close_matches(paths.name, names, n=3, cutoff=0.6)
+    hint = make
+    if near:
+        hint = f"Did you mean --volume {' or --volume '.join(near)}? Else: {make}"
+    elif names:
+        hint = f"`storjfs volumes` lists those that are here. {make}"
+    return VolumeNotFound(f"there is no volume {paths.name} on this machine", hint=hint)
 
 
 def _exists(paths: VolumePaths) -> VolumeExists:

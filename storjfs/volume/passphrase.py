@@ -3,6 +3,8 @@
 import getpass
 import os
 import shlex
+import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -36,7 +38,16 @@ class FromFile:
             raise PassphraseUnreadable(
                 f"the passphrase file {self.path} cannot be read: {error.strerror}"
             ) from None
-        return _usable(data, f"the passphrase file {self.path}")
+        return _usable(data, f"the passphrase file {self.path}", new=new)
+
+    @property
+    def exposed(self) -> bool:
+        """Whether others than its owner may read the file (False where that cannot be told)."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return False
+        return stat.S_ISREG(found.st_mode) and bool(found.st_mode & (stat.S_IRGRP | stat.S_IROTH))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +74,11 @@ class FromCommand:
                 f"the passphrase command cannot be run: {words[0]}: {error.strerror}"
             ) from None
         if done.returncode != 0:
-            raise PassphraseUnreadable(f"the passphrase command failed with exit code {done.returncode}")
-        return _usable(done.stdout, "the passphrase command")
+            raise PassphraseUnreadable(
+                f"the passphrase command {_ended(done.returncode)}",
+                hint="run it by hand: it must print the passphrase and end with exit code 0",
+            )
+        return _usable(done.stdout, "the passphrase command", new=new)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +89,7 @@ class FromEnvironment:
 
     def read(self, *, new: bool = False) -> str:
         """See PassphraseSource."""
-        return _usable(os.fsencode(self.value), f"the environment variable {VARIABLE}")
+        return _usable(os.fsencode(self.value), f"the environment variable {VARIABLE}", new=new)
 
     def __repr__(self) -> str:
         return "FromEnvironment(...)"
@@ -96,7 +110,7 @@ class FromPrompt:
                 raise PassphraseUnreadable("the two passphrases differ; nothing was changed")
         except (EOFError, KeyboardInterrupt):
             raise PassphraseUnreadable("no passphrase was typed") from None
-        return _usable(os.fsencode(first), "the prompt")
+        return _usable(os.fsencode(first), "the prompt", new=new)
 
 
 def passphrase_source(
@@ -125,7 +139,17 @@ def passphrase_source(
     return None
 
 
-def _usable(data: bytes, whence: str) -> str:
+def _ended(code: int) -> str:
+    """How a program ended, in words; `code` as subprocess gives it."""
+    if code >= 0:
+        return f"failed with exit code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
+
+
+def _usable(data: bytes, whence: str, *, new: bool) -> str:
     data = data.removesuffix(b"\n").removesuffix(b"\r")
     try:
         text = data.decode()
@@ -133,6 +157,10 @@ def _usable(data: bytes, whence: str) -> str:
         raise PassphraseUnreadable(f"{whence} gave a passphrase that is not UTF-8 text") from None
     if not text:
         raise PassphraseUnreadable(
-            f"{whence} gave an empty passphrase", hint="To do without a passphrase, say --no-passphrase."
+            f"{whence} gave an empty passphrase",
+            hint="To do without a passphrase, say --no-passphrase."
+            if new
+            else "Give the passphrase of this volume; if it is forgotten: "
+            "storjfs passphrase change --phrase-file FILE, with the recovery phrase.",
         )
     return text

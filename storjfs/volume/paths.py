@@ -131,6 +131,11 @@ class VolumePaths:
             used.append(self.settings_file)
         return used
 
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """All directories in which the volume keeps something."""
+        return (self.config_dir, self.data_dir, self.cache_dir, self.state_dir, self.runtime_dir)
+
     def make_directories(self) -> None:
         """Make the volume's directories, mode 0700. Idempotent. Raises OSError."""
         for directory in (self.config_dir, self.data_dir, self.cache_dir, self.state_dir, self.journal_dir):

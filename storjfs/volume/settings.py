@@ -1,5 +1,6 @@
 """The settings of a volume: what a person may change, kept as commented TOML and read at each mount."""
 
+import difflib
 import re
 import shutil
 import tomllib
@@ -95,11 +96,15 @@ class VolumeSettings:
 
     def __post_init__(self) -> None:
         if len(self.volume_id) != 16:
-            raise SettingsError("volume_id must have 32 hex digits")
+            raise SettingsError("volume_id must have 32 hex digits", hint="Restore it from a backup.")
         if isinstance(self.farmers, EmbeddedFarm):
             _check(1 <= self.farmers.count <= 64, "there can be 1 to 64 embedded farmers")
         else:
-            _check(bool(self.farmers), "the list of farmers' addresses is empty")
+            _check(
+                bool(self.farmers),
+                "the list of farmers' addresses is empty",
+                'Name at least one: addresses = ["host:port"], or write embedded = 6 in its place.',
+            )
         if self.code is not None:
             k, n = self.code
             _check(
@@ -124,17 +129,26 @@ class VolumeSettings:
         try:
             document = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise SettingsError(f"the settings are not valid TOML: {error}") from None
+            raise SettingsError(
+                f"the settings are not valid TOML: {error}",
+                hint='Mend that line: texts stand in "quotes", lists in [brackets], and each name once.',
+            ) from None
         version = document.pop("version", None)
         if version != FORMAT_VERSION:
             raise SettingsError(
-                f"the settings have format version {version}; this storjfs knows {FORMAT_VERSION}"
+                f"the settings have format version {version}; this storjfs knows {FORMAT_VERSION}",
+                hint="Use the storjfs that wrote them, or restore the line version = 1.",
             )
         farmers = document.pop("farmers", {})
         known = {field.name for field in fields(cls)} - {"farmers"}
         for key in document:
-            _check(key in known, f"there is no setting {key!r}")
-        _check("volume_id" in document, "the setting volume_id is missing")
+            near = difflib.get_close_matches(key, known, n=1)
+            _check(
+                key in known,
+                f"there is no setting {key!r}",
+                f"Did you mean {near[0]}?" if near else f"There are {', '.join(sorted(known))}.",
+            )
+        _check("volume_id" in document, "the setting volume_id is missing", "Restore it from a backup.")
         values = {key: _read(key, _READERS[key], value) for key, value in document.items()}
         return cls(farmers=_farmers(farmers), **values)
 
@@ -174,7 +188,8 @@ def check_cache_size(size: int) -> int:
     if size < SMALLEST_CACHE:
         raise SettingsError(
             f"a cache_size of {show_size(size)} is too small: what waits for farmers has to fit into it too",
-            hint=f"Give at least {show_size(SMALLEST_CACHE)}, better {show_size(_SMALLEST_DEFAULT_CACHE)}.",
+            hint=f"Give at least {show_size(SMALLEST_CACHE)}, better {show_size(_SMALLEST_DEFAULT_CACHE)}; "
+            "a number without a unit is bytes.",
         )
     return size
 
@@ -193,7 +208,9 @@ def _parse_volume_id(text: str) -> bytes:
     try:
         return bytes.fromhex(text)
     except ValueError:
-        raise SettingsError(f"{text!r} has characters that are no hex digits") from None
+        raise SettingsError(
+            f"{text!r} has characters that are no hex digits", hint="Restore it from a backup."
+        ) from None
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
@@ -216,7 +233,9 @@ def _read(key: str, reader: Callable[[Any], Any], value: object) -> Any:
         isinstance(value, int | float) and not isinstance(value, bool) and key not in ("volume_id", "code")
     )
     if not (isinstance(value, str) or number):
-        raise SettingsError(f"setting {key}: {value!r} is not what belongs there")
+        raise SettingsError(
+            f"setting {key}: {value!r} is not what belongs there", hint='Write a text in "quotes".'
+        )
     try:
         return reader(value)
     except SettingsError as error:
@@ -235,12 +254,15 @@ def _farmers(table: object) -> EmbeddedFarm | tuple[StaticFarmer, ...]:
             return EmbeddedFarm()
     raise SettingsError(
         "setting farmers: it must say either embedded = a number, or addresses = a list of texts",
+        hint='Keep one of the two lines, as in: addresses = ["127.0.0.1:7421", "127.0.0.1:7422"]',
     )
 
 
-def _check(holds: bool, otherwise: str) -> None:
+def _check(
+    holds: bool, otherwise: str, hint: str = "Change it there; what is left out has its default."
+) -> None:
     if not holds:
-        raise SettingsError(otherwise)
+        raise SettingsError(otherwise, hint=hint)
 
 
 _TEMPLATE = """\

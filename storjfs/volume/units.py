@@ -34,7 +34,7 @@ _DURATIONS = {
     "week": 7 * 86400,
     "weeks": 7 * 86400,
 }
-_SHOWN_SIZES = ("TiB", "GiB", "MiB", "KiB")
+_SHOWN_SIZES = ("TiB", "TB", "GiB", "GB", "MiB", "MB", "KiB", "kB")
 _SHOWN_DURATIONS = ("d", "h", "min", "s")
 _QUANTITY = re.compile(r"\s*(\d{1,18}(?:\.\d{1,9})?)\s*([A-Za-z]*)\s*", re.ASCII)
 
@@ -84,8 +84,9 @@ def _quantity(text: str | int, units: dict[str, int], what: str, example: str) -
 
 
 def _shown(number: int, names: tuple[str, ...], units: dict[str, int], smallest: str) -> str:
-    for name in names:
-        unit = units[name.lower()]
-        if number and number % unit == 0:
-            return f"{number // unit} {name}"
-    return f"{number} {smallest}"
+    fitting = [name for name in names if number and number % units[name.lower()] == 0]
+    if not fitting:
+        return f"{number} {smallest}"
+    # The first of the shortest: 10 GiB rather than 10240 MiB, and 20 GB rather than 19531250 KiB.
+    shown = [f"{number // units[name.lower()]} {name}" for name in fitting]
+    return min(shown, key=lambda text: len(text.partition(" ")[0]))

@@ -1,6 +1,9 @@
 """Numbers as people read them: sizes, times, money, short ids."""
 
+from collections.abc import Sequence
+
 CREDIT = 10**9
+MOST_NAMED = 6
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -59,6 +62,16 @@ def money(nanocredits: int | None) -> str:
 def count(number: int, of: str) -> str:
     """A number of things: 1 shard, 2 shards."""
     return f"{number} {of}" if number == 1 else f"{number} {of}s"
+
+
+def farmers(away: Sequence[str]) -> str:
+    """Who does not answer, by node id in hex; empty where nobody is away."""
+    if not away:
+        return ""
+    names = ", ".join(map(short_id, away[:MOST_NAMED]))
+    more = f" and {len(away) - MOST_NAMED} more" if len(away) > MOST_NAMED else ""
+    does = "farmer does" if len(away) == 1 else "farmers do"
+    return f"{len(away)} {does} not answer: {names}{more}"
 
 
 def short_id(identifier: str) -> str:

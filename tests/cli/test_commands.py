@@ -1,12 +1,15 @@
 """What the commands say and return where nothing needs to be mounted."""
 
 import json
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from storjfs.cli import volumes
 from tests.cli.home import Home, home_in
 
 
@@ -19,7 +22,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
 def words_in(text: str) -> list[str]:
     """The recovery phrase in what init printed."""
     lines = [line.split() for line in text.splitlines() if line.startswith("    ")]
-    return [word for line in lines for word in line]
+    return [word for line in lines for word in line if word.isalpha()]
 
 
 def test_version_and_help(home: Home) -> None:
@@ -39,11 +42,36 @@ def test_each_command_explains_itself(home: Home, command: str) -> None:
 def test_an_unknown_command_or_option_is_code_2(home: Home) -> None:
     assert home.run("dance").returncode == 2
     assert home.run("status", "--loudly").returncode == 2
+    near = home.run("statsu")
+    assert (near.returncode, "Did you mean 'status'?" in near.stderr) == (2, True)
+
+
+def test_a_volume_that_is_not_there_has_names_that_are_near(home: Home) -> None:
+    home.do("init", "--volume", "photos")
+    near = home.run("status", "--volume", "photo")
+    assert near.returncode == 8
+    assert "--volume photos?" in near.stderr
+    far = home.run("flush", "--volume", "nope")
+    assert "storjfs volumes" in far.stderr
+    assert "storjfs init --volume nope" in far.stderr
+
+
+def test_a_passphrase_file_that_others_may_read_is_a_warning(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "word").write_text("one")
+    (tmp_path / "word").chmod(0o644)
+    done = home.run("init", "--passphrase-file", str(tmp_path / "word"))
+    assert done.returncode == 0
+    assert "chmod 600" in done.stderr
+    (tmp_path / "word").chmod(0o600)
+    assert home.run("status", "--passphrase-file", str(tmp_path / "word")).stderr == ""
 
 
 def test_init_shows_the_phrase_once_and_keeps_the_key_private(home: Home) -> None:
     said = home.do("init")
-    assert len(words_in(said)) == 24
+    words = words_in(said)
+    assert len(words) == 24
+    for place in (1, 24):
+        assert re.search(rf"\b{place}\. {words[place - 1]}\b", said)
     assert "--no-passphrase" in said
     assert "on this machine" in said.replace("\n", " ")
     assert stat.S_IMODE((home.data() / "key").stat().st_mode) == 0o600
@@ -218,6 +246,9 @@ def test_bad_values_are_code_2_or_named(home: Home) -> None:
         assert small.returncode == 2
         assert "15 MiB is too small" in small.stderr
         assert "16 MiB" in small.stderr
+        for bytes_ in ("0", "1", "20", "100"):
+            none = home.run(*command, "--cache-size", bytes_)
+            assert (none.returncode, f"{bytes_} B is too small" in none.stderr) == (2, True)
     assert home.run("mount", str(home.at), "--volume", "../other").returncode == 2
     assert home.run("mount", "").returncode == 2
     assert home.run("init", "--volume", "new", "--farmer", "nonsense").returncode == 2
@@ -274,3 +305,38 @@ def test_a_wrong_phrase_is_code_3(home: Home, tmp_path: Path) -> None:
     done = home.run("passphrase", "change", "--phrase-file", str(other), "--no-passphrase")
     assert done.returncode == 3
     assert "another volume" in done.stderr
+
+
+def test_a_phrase_that_goes_to_no_terminal_is_a_warning(home: Home, tmp_path: Path) -> None:
+    done = home.run("init")
+    assert "the recovery phrase goes to standard output" in done.stderr
+    phrase = tmp_path / "phrase"
+    phrase.write_text(" ".join(words_in(done.stdout)))
+    assert "warning" not in home.run("init", "--volume", "copy", "--phrase-file", str(phrase)).stderr
+
+
+@pytest.mark.parametrize(
+    ("answers", "kit"),
+    [(["y", "No", "kit.txt"], Path("kit.txt")), (["n", ""], None), (["Y", "x"], Path("x"))],
+)
+def test_an_answer_of_yes_or_no_is_no_file_for_the_kit(
+    answers: list[str], kit: Path | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(click, "prompt", lambda *_, **__: answers.pop(0))
+    assert volumes._ask_for_kit() == kit
+    assert not answers
+
+
+def test_a_mount_that_fails_leaves_no_directory_behind(home: Home, tmp_path: Path) -> None:
+    home.do("init", "--farmer", "127.0.0.1:9")
+    for words in (("-o", "size=3"), (), ("--foreground",)):
+        assert home.run("mount", str(tmp_path / "new" / "place"), *words).returncode in (2, 7)
+        assert not (tmp_path / "new").exists()
+
+
+def test_a_mount_never_hides_the_volume_itself(home: Home) -> None:
+    home.do("init")
+    for place in (home.data(), home.folder, home.data() / "journal"):
+        done = home.run("mount", str(place), "--nonempty")
+        assert done.returncode == 4
+        assert "keeps its own files" in done.stderr

@@ -1,5 +1,6 @@
 """A volume mounted and unmounted in every way there is; the farmers are real."""
 
+import json
 import os
 import signal
 import subprocess
@@ -81,7 +82,15 @@ def test_after_a_crash_the_dead_mount_is_taken_off_and_fsynced_data_is_there(hom
     wait_until_gone(pid)
     with pytest.raises(OSError):
         os.statvfs(home.at)
+    for words in (("status",), ("volumes",), ("flush",), ("repair",)):
+        said = home.run(*words)
+        assert "has died" in said.stdout + said.stderr, words
+        assert str(home.at) in said.stdout + said.stderr
+    assert home.status()["dead_mount"] == str(home.at)
+    (row,) = json.loads(home.do("volumes", "--json"))
+    assert (row["state"], row["mountpoint"]) == ("died", str(home.at))
     home.do("mount", str(home.at))
+    assert home.status()["dead_mount"] is None
     assert (home.at / "file").read_bytes() == b"precious"
 
 
@@ -114,10 +123,13 @@ def test_a_busy_mount_stays_and_lazily_goes(home: Home) -> None:
         done = home.run("umount", str(home.at))
         assert done.returncode == 10
         assert "in use" in done.stderr
+        assert "psmisc" in done.stderr
+        assert "mounted on" in home.do("volumes")
         assert "file" in os.listdir(home.at)
         pid = home.pid()
         home.do("umount", str(home.at), "--lazy")
         assert os.listdir(home.at) == []
+        assert "still have files open" in home.do("volumes")
         again = home.run("mount", str(home.at))
         assert again.returncode == 5
         assert "programs still use files" in again.stderr

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from storjfs.cli.tables import contracts_table
+from storjfs.cli.tables import _waiting, contracts_table, headline
 
 
 def row(**changes: Any) -> dict[str, Any]:
@@ -53,3 +53,27 @@ def test_nothing_is_cut_off_in_80_columns(width: int, condition: str) -> None:
 
 def test_a_state_that_is_not_the_usual_one_is_told_with_the_condition() -> None:
     assert "ending, offline" in shown(140, row(state="ending", condition="offline"))
+
+
+@pytest.mark.parametrize(
+    ("health", "segments", "said"),
+    [
+        ("healthy", {}, "healthy"),
+        ("degraded", {"degraded": 1}, "redundancy is missing"),
+        ("degraded", {}, "all its shards are there"),
+        ("at_risk", {"unreadable": 2}, "NOT READABLE AT THE MOMENT"),
+        ("at_risk", {"unreadable": 2, "lost": 1}, "DATA AT RISK"),
+        ("at_risk", {}, "DATA AT RISK"),
+    ],
+)
+def test_the_headline_says_what_is_so(health: str, segments: dict[str, int], said: str) -> None:
+    counts = dict.fromkeys(("full", "degraded", "at_risk", "lost", "unreadable"), 0)
+    words, _ = headline({"health": health, "segments": {**counts, **segments}})
+    assert said in words
+
+
+def test_nothing_waits_is_never_said_beside_a_segment_on_its_way() -> None:
+    assert _waiting(0, 0).startswith("nothing")
+    assert "1 segment " in _waiting(0, 1)
+    assert "nothing" not in _waiting(0, 1)
+    assert _waiting(5 << 20, 1) == "5.00 MiB to be sent"

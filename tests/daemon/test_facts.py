@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from storjfs.daemon.facts import look_at_trouble
+from storjfs.daemon.facts import look_at_trouble, unreadable_segments
 from storjfs.keys import VolumeKeys
 from storjfs.store import open_meta
 
@@ -47,3 +47,29 @@ def test_files_with_lost_parts_are_named_by_all_their_paths(tmp_path: Path) -> N
         "one/two/deep",
         "well",
     ]
+
+
+def test_segments_are_counted_of_which_too_few_shards_lie_with_farmers_that_answer(tmp_path: Path) -> None:
+    path = tmp_path / "meta.db"
+    db = open_meta(path, KEYS.metadata_key)
+    with db:
+        # by segment: the contracts of its shards; 4 has lost too many anyway, 5 is not stored yet
+        places = {1: (1, 2, 3, 4, 5), 2: (3, 4, 5, 6, 7), 3: (1, 2, 4, 5, 6), 4: (4, 5), 5: (4, 5, 6, 7, 1)}
+        for seg, contracts in places.items():
+            state = 1 if seg == 5 else 2
+            db.execute(
+                "INSERT INTO segment VALUES (?, ?, ?, 1, 3, 5, 128, 100, 0, 100)", (seg, bytes([seg]), state)
+            )
+            for idx, contract in enumerate(contracts):
+                shard = bytes([seg, idx])
+                db.execute(
+                    "INSERT INTO shard VALUES (?, ?, ?, ?, x'', x'', 65552, 1)", (shard, seg, idx, contract)
+                )
+    db.close()
+
+    def unreadable(*away: int) -> int:
+        return unreadable_segments(path, KEYS, away)
+
+    assert unreadable(4, 5) == 0
+    assert unreadable(4, 5, 6, 7) == 2
+    assert unreadable(1, 2, 3, 4, 5, 6, 7) == 3

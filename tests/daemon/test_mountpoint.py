@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from storjfs.daemon import mountpoint
-from storjfs.daemon.mountpoint import MountpointError, NoFuse, canonical, parse_mountinfo, prepare
+from storjfs.daemon.mountpoint import (
+    MountpointError,
+    NoFuse,
+    canonical,
+    dead_mount,
+    parse_mountinfo,
+    prepare,
+    refuse_own,
+    taken_back,
+)
 
 MOUNTINFO = """\
 22 27 0:20 / /proc rw,relatime shared:5 - proc proc rw
@@ -82,3 +91,48 @@ def test_without_the_fuse_device_the_way_out_is_named(
     with pytest.raises(NoFuse) as caught:
         mountpoint.require_fuse()
     assert "modprobe" in caught.value.hint
+
+
+def test_directories_made_for_a_mount_that_fails_go_again(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    target = tmp_path / "mine" / "a" / "b"
+    with pytest.raises(ZeroDivisionError), taken_back(target):
+        prepare(target)
+        raise ZeroDivisionError
+    assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
+    with pytest.raises(ZeroDivisionError), taken_back(target):
+        prepare(target)
+        (target.parent / "file").touch()
+        raise ZeroDivisionError
+    assert (target.parent / "file").exists()
+    with pytest.raises(ZeroDivisionError), taken_back(target.parent):
+        raise ZeroDivisionError
+    assert target.parent.exists()
+    with taken_back(target):
+        prepare(target)
+    assert target.is_dir()
+
+
+def test_what_would_hide_the_volume_itself_is_refused(tmp_path: Path) -> None:
+    own = tmp_path / "home" / "data"
+    own.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(own)
+    for target in (own, own / "journal", own.parent, Path("/")):
+        with pytest.raises(MountpointError, match="keeps its own files"):
+            refuse_own(target, [tmp_path / "link"])
+    refuse_own(tmp_path / "home" / "cloud", [own, tmp_path / "none"])
+
+
+def test_a_dead_mount_is_that_of_the_volume_whose_process_left_its_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive = False
+    monkeypatch.setattr(mountpoint, "mounts", lambda: parse_mountinfo(MOUNTINFO))
+    monkeypatch.setattr(mountpoint, "answers", lambda target: alive)
+    socket = tmp_path / "sock"
+    assert dead_mount("default", socket) is None
+    socket.touch()
+    assert dead_mount("default", socket) == Path("/home/ann/my cloud")
+    assert dead_mount("other", socket) is None
+    alive = True
+    assert dead_mount("default", socket) is None

@@ -154,3 +154,15 @@ def test_what_is_only_here_while_farmers_are_away_is_said_with_the_room_that_is_
     assert any("there is no room for more" in problem for problem in problems_of(full))
     enough = dataclasses.replace(away, contracts=[good] * 4 + [silent])
     assert not any("only" in problem for problem in problems_of(enough))
+
+
+def test_segments_that_too_few_answering_farmers_hold_are_counted_and_at_risk() -> None:
+    good = facts().contracts[0]
+    silent = dataclasses.replace(good, farmer="cd" * 32, condition="offline")
+    some = facts(contracts=[good] * 3 + [silent] * 4, segments_unreadable=6)
+    made = report(some, None)
+    assert made["health"] == "at_risk"
+    assert made["segments"]["unreadable"] == 6
+    (said,) = [problem for problem in made["problems"] if "cannot be read now" in problem]
+    assert "6" in said
+    assert "cdcdcdcd" in said

@@ -36,7 +36,7 @@ class Farms:
             command = [
                 *(sys.executable, "-m", "storjfs", "farm", "--at", str(self._folder(number))),
                 *("--share", "20GB", "--listen", f"127.0.0.1:{port}"),
-                *("--ledger", str(self._drive.paths().ledger_db)),
+                *("--ledger", str(self._drive.paths().ledger_db), "--new-ledger"),
             ]
             with log.open("ab") as output:
                 self._running.append(

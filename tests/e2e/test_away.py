@@ -4,6 +4,8 @@ import errno
 import hashlib
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,8 +82,43 @@ def test_without_farmers_a_drive_is_usable_and_says_so(drive: Drive, farms: Farm
     assert any("on this machine only" in problem for problem in said["problems"]), said["problems"]
     assert said["data"]["waiting"] > 6 * MIB
     assert 0 < said["data"]["room"] < LIMIT - 6 * MIB
+    assert said["segments"]["unreadable"] == said["segments"]["full"] > 0
+    assert drive.run("status", check=False).stdout.startswith("DATA NOT READABLE AT THE MOMENT")
+    flush_names_the_missing(drive)
     farms.come_back(how)
     all_is_there(drive, content)
+
+
+def flush_names_the_missing(drive: Drive) -> None:
+    """And goes on; it is interrupted then."""
+    command = [sys.executable, "-m", "storjfs", "flush"]
+    flush = subprocess.Popen(command, env=drive.env, stderr=subprocess.PIPE, text=True)
+    try:
+        assert flush.stderr is not None
+        for line in flush.stderr:
+            if "3 farmers do not answer" in line:
+                return
+        raise AssertionError("the flush ended without naming them")
+    finally:
+        flush.kill()
+        flush.wait()
+        assert flush.stderr is not None
+        flush.stderr.close()
+
+
+def test_a_mount_and_fsck_without_farmers_say_that_they_are_away(drive: Drive, farms: Farms) -> None:
+    prepare(drive)
+    drive.umount()
+    assert "was not checked" not in drive.run("fsck").stdout
+    farms.kill()
+    assert "What 3 farmers should hold was not checked" in drive.run("fsck").stdout
+    said = drive.run("mount", str(drive.at)).stdout
+    assert "is ready" in said.splitlines()[0]
+    assert "no farmer answers" in said.splitlines()[1]
+    farms.start()
+    await_that(lambda: not drive.status()["problems"], "they are back")
+    drive.umount()
+    assert len(drive.run("mount", str(drive.at)).stdout.splitlines()) == 1
 
 
 def test_full_of_unsent_data_what_is_new_is_refused_first(drive: Drive, farms: Farms) -> None:

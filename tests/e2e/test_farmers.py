@@ -27,7 +27,17 @@ class Service:
     def __init__(self, at: Path, ledger: Path) -> None:
         self.at = at
         self.process = Running(
-            *("--at", str(at), "--share", "512MiB", "--ledger", str(ledger), "--limit", "200Mbit")
+            *(
+                "--at",
+                str(at),
+                "--share",
+                "512MiB",
+                "--ledger",
+                str(ledger),
+                "--new-ledger",
+                "--limit",
+                "200Mbit",
+            )
         )
         node_id, self.address = self.process.where()
         self.name = f"{self.address}/{node_id.hex()}"

@@ -17,7 +17,8 @@ from tests.farmer.renter import MIB, renting
 async def test_farmer_runs_tells_where_and_keeps_its_settings(tmp_path: Path) -> None:
     at = tmp_path / "farm"
     with Running(
-        "--share", "64MiB", "--at", str(at), "--price", "0.25", "--ledger", str(tmp_path / "ledger.db")
+        *("--share", "64MiB", "--at", str(at), "--price", "0.25"),
+        *("--ledger", str(tmp_path / "ledger.db"), "--new-ledger"),
     ) as farmer:
         identity = farmer.line().removeprefix("identity  ")
         address, _, named = farmer.line().removeprefix("address   ").partition("/")
@@ -54,6 +55,8 @@ def test_mistakes_are_one_clear_line(tmp_path: Path) -> None:
         (("--at", str(tmp_path), "--share", "lots"), "lots"),
         (("--at", str(tmp_path), "--share", "1GB", "--listen", "203.0.113.1:1"), "cannot listen"),
         (("--at", str(tmp_path), "--share", "1GB", "--listen", "0.0.0.0:1"), "--announce"),
+        (("--at", str(tmp_path), "--share", "1GB", "--listen", "7420"), "127.0.0.1:7420"),
+        (("--at", str(tmp_path), "--share", "1GB", "--ledger", str(tmp_path / "no/l.db")), "--new-ledger"),
         (("status", "--at", str(tmp_path / "none")), "no farmer"),
         (("--at", str(tmp_path / "none"), "status"), "no farmer"),
     ):
@@ -63,11 +66,12 @@ def test_mistakes_are_one_clear_line(tmp_path: Path) -> None:
             assert said in errors.decode()
             assert "Traceback" not in errors.decode()
     assert FarmerSettings.read(tmp_path) is None
+    assert not (tmp_path / "no").exists()
 
 
 async def test_more_than_the_disk_has_is_said_to_be_so(tmp_path: Path) -> None:
     at = tmp_path / "farm"
-    with Running("--at", str(at), "--share", "4000TB", "--ledger", str(tmp_path / "ledger.db")) as running:
+    with Running("--at", str(at), "--share", "4000TB") as running:
         assert running.line().startswith("identity")
         assert running.interrupt() == 0
         _, told = running.process.communicate()

@@ -62,8 +62,9 @@ def test_mistakes_are_named(line: str, said: str) -> None:
     base = {"version": "1", "capacity": '"1 GiB"', "ledger": '"l"'}
     base.pop(line.split(" ")[0], None)
     text = "\n".join([*(f"{name} = {value}" for name, value in base.items()), line])
-    with pytest.raises(SettingsError, match=said):
+    with pytest.raises(SettingsError, match=said) as caught:
         FarmerSettings.from_toml(text)
+    assert caught.value.hint
 
 
 def test_version_and_needed_settings_are_checked() -> None:
@@ -77,6 +78,12 @@ def test_addresses_have_a_usual_port() -> None:
     assert parse_address("host") == Address("host", 7420)
     assert parse_address("[::1]") == Address("::1", 7420)
     assert parse_address("[::1]:8") == Address("::1", 8)
+
+
+def test_a_port_alone_is_no_address() -> None:
+    with pytest.raises(SettingsError, match="port without a host") as caught:
+        parse_address("7420")
+    assert "127.0.0.1:7420" in caught.value.hint
 
 
 def test_identity_is_made_once_and_private(tmp_path: Path) -> None:

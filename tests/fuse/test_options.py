@@ -41,7 +41,15 @@ def test_what_fstab_adds_is_accepted_without_effect() -> None:
 def test_an_unknown_option_is_named() -> None:
     with pytest.raises(BadMountOption, match="'size=3'") as caught:
         parse_options(["ro,size=3"])
-    assert "allow_other" in caught.value.hint
+    for word in ("allow_other", "offline=fail", "offline=wait", "sync=local"):
+        assert word in caught.value.hint
+
+
+@pytest.mark.parametrize("word", ["suid", "dev"])
+def test_what_a_mount_never_gives_is_refused(word: str) -> None:
+    with pytest.raises(BadMountOption, match=word) as caught:
+        parse_options([f"ro,{word}"])
+    assert caught.value.hint
 
 
 def test_the_kernel_checks_permissions_and_knows_volume_and_type() -> None:

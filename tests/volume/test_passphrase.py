@@ -61,6 +61,7 @@ def test_a_command_gives_what_it_prints() -> None:
     ("command", "said"),
     [
         ("false", "exit code 1"),
+        ("sh -c 'kill -TERM $$'", "was ended by SIGTERM"),
         ("/nonexistent/program", "cannot be run: /nonexistent/program: No such file or directory$"),
         ("", "is empty"),
         ("unclosed '", "No closing quotation"),
@@ -117,3 +118,23 @@ def test_an_interrupted_prompt_is_an_error_in_words(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(getpass, "getpass", interrupted)
     with pytest.raises(PassphraseUnreadable, match="typed"):
         FromPrompt("photos").read()
+
+
+def test_an_empty_passphrase_has_the_hint_that_fits(tmp_path: Path) -> None:
+    (tmp_path / "secret").touch()
+    with pytest.raises(PassphraseUnreadable) as caught:
+        FromFile(tmp_path / "secret").read(new=True)
+    assert "--no-passphrase" in caught.value.hint
+    with pytest.raises(PassphraseUnreadable) as caught:
+        FromFile(tmp_path / "secret").read()
+    assert "--no-passphrase" not in caught.value.hint
+    assert "passphrase change --phrase-file FILE" in caught.value.hint
+
+
+def test_a_file_that_others_may_read_is_noticed(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("open sesame")
+    for mode, exposed in ((0o600, False), (0o640, True), (0o604, True), (0o400, False)):
+        secret.chmod(mode)
+        assert FromFile(secret).exposed is exposed
+    assert not FromFile(tmp_path / "none").exposed

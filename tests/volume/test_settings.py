@@ -107,6 +107,20 @@ def test_a_mistake_is_named(line: str, named: str) -> None:
     with pytest.raises(SettingsError) as caught:
         VolumeSettings.from_toml(f'version = 1\nvolume_id = "{PLAIN.volume_id.hex()}"\n{line}\n')
     assert named in str(caught.value)
+    assert caught.value.hint
+
+
+def test_a_setting_that_is_misspelt_has_a_suggestion() -> None:
+    with pytest.raises(SettingsError) as caught:
+        VolumeSettings.from_toml(f'version = 1\nvolume_id = "{PLAIN.volume_id.hex()}"\ncachesize = 1\n')
+    assert "cache_size" in caught.value.hint
+
+
+@pytest.mark.parametrize("size", [0, 1, 20, 100])
+def test_a_cache_of_some_bytes_is_refused(size: int) -> None:
+    with pytest.raises(SettingsError, match="too small") as caught:
+        VolumeSettings.from_toml(f'version = 1\nvolume_id = "{PLAIN.volume_id.hex()}"\ncache_size = {size}\n')
+    assert "without a unit is bytes" in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,9 @@ def test_what_is_shown_is_read_back_exactly(number: int) -> None:
 def test_shown_values_use_the_largest_whole_unit() -> None:
     assert show_size(10 << 30) == "10 GiB"
     assert show_size(1500) == "1500 B"
+    assert show_size(1536) == "1536 B"
+    assert show_size(20 * 10**9) == "20 GB"
+    assert show_size(256 << 20) == "256 MiB"
     assert show_duration(90 * 86400) == "90 d"
     assert show_credits(5 * 10**6) == "0.005"
     assert show_credits(1000 * 10**9) == "1000"
