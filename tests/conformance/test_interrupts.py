@@ -162,13 +162,14 @@ def test_a_signal_that_is_handled_waits_for_the_answer(mount: GatedMount, code: 
 def test_one_of_two_that_wait_is_killed_and_the_other_gets_its_answer(mount: GatedMount) -> None:
     """Of two files: the kernel lets only one at a time sync a file."""
     mount.close()
-    with start(mount, FSYNC) as first, start(mount, f"{FSYNC_OF_DIRECTORY}\nprint('safe')") as second:
-        mount.await_line("flush")
-        mount.await_line("flush")
-        first.kill()
-        assert first.wait(PATIENCE) == -signal.SIGKILL
-        mount.open()
-        output, _ = second.communicate(timeout=PATIENCE)
+    with start(mount, FSYNC) as first:
+        mount.await_line("flush")  # a program that starts lists the directory, which nobody may sync meanwhile
+        with start(mount, f"{FSYNC_OF_DIRECTORY}\nprint('safe')") as second:
+            mount.await_line("flush")
+            first.kill()
+            assert first.wait(PATIENCE) == -signal.SIGKILL
+            mount.open()
+            output, _ = second.communicate(timeout=PATIENCE)
     assert output == "safe\n"
 
 
