@@ -42,10 +42,15 @@ class GatedMount:
             os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def await_line(self, line: str) -> None:
-        """Until the mount says that something waits (or "closed")."""
+        """Until the mount says that something waits (or "closed"). Ends the mount, and fails, after PATIENCE."""
         assert self._process.stdout is not None
-        while (said := self._process.stdout.readline()) != line + "\n":
-            assert said, f"the mount ended instead of saying {line}"
+        impatient = threading.Timer(PATIENCE, self.kill)
+        impatient.start()
+        try:
+            while (said := self._process.stdout.readline()) != line + "\n":
+                assert said, f"the mount ended, or said nothing for long, instead of saying {line}"
+        finally:
+            impatient.cancel()
 
     def close(self) -> None:
         self._process.send_signal(signal.SIGUSR2)
@@ -163,7 +168,9 @@ def test_one_of_two_that_wait_is_killed_and_the_other_gets_its_answer(mount: Gat
     """Of two files: the kernel lets only one at a time sync a file."""
     mount.close()
     with start(mount, FSYNC) as first:
-        mount.await_line("flush")  # a program that starts lists the directory, which nobody may sync meanwhile
+        mount.await_line(
+            "flush"
+        )  # a program that starts lists the directory, which nobody may sync meanwhile
         with start(mount, f"{FSYNC_OF_DIRECTORY}\nprint('safe')") as second:
             mount.await_line("flush")
             first.kill()
