@@ -42,7 +42,7 @@ class GatedMount:
             os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def await_line(self, line: str) -> None:
-        """Until the mount says that something waits (or "closed"). Ends the mount, and fails, after PATIENCE."""
+        """Until the mount says that something waits (or "closed"). After PATIENCE ends it, and fails."""
         assert self._process.stdout is not None
         impatient = threading.Timer(PATIENCE, self.kill)
         impatient.start()
@@ -170,7 +170,7 @@ def test_one_of_two_that_wait_is_killed_and_the_other_gets_its_answer(mount: Gat
     with start(mount, FSYNC) as first:
         mount.await_line(
             "flush"
-        )  # a program that starts lists the directory, which nobody may sync meanwhile
+        )  # the other, when it starts, lists the directory, which waits for a sync
         with start(mount, f"{FSYNC_OF_DIRECTORY}\nprint('safe')") as second:
             mount.await_line("flush")
             first.kill()
