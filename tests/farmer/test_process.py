@@ -40,6 +40,7 @@ def at(tmp_path: Path) -> Path:
     """A farmer's folder with settings that suit the tests' renter."""
     folder = tmp_path / "farm"
     folder.mkdir()
+    Ledger(tmp_path / "ledger.db").close_file()
     FarmerSettings(capacity=64 * MIB, ledger=tmp_path / "ledger.db", term_min=1, period_min=1).write(folder)
     return folder
 
