@@ -122,7 +122,7 @@ def test_places_are_never_lost_nor_given_twice(steps: list[tuple[Priority, bool]
             async with turns.turn(priority):
                 inside += 1
                 assert inside <= count
-                assert turns.taken == inside
+                assert inside <= turns.taken <= count
                 try:
                     await trio.sleep(1)
                 finally:
@@ -137,7 +137,7 @@ def test_places_are_never_lost_nor_given_twice(steps: list[tuple[Priority, bool]
                         await work(priority)
 
                 nursery.start_soon(cancellable)
-                await trio.sleep(0.3)
+                await trio.sleep(0.5)  # so that some are cancelled when a place becomes free
                 if cancel:
                     scope.cancel()
         assert turns.taken == turns.waiting == 0
