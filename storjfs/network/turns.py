@@ -63,8 +63,11 @@ class Turns:
         try:
             await waiter.granted.wait()
         except BaseException:
-            # A wait that was granted is not cancelled any more, so this one is still in the queue.
-            queue.remove(waiter)
+            # The place may have been given to it after it was cancelled and before it could learn of that.
+            if waiter.granted.is_set():
+                self.give_back(priority)
+            else:
+                queue.remove(waiter)
             raise
 
     def _others_first(self, priority: Priority) -> bool:
