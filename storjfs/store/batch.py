@@ -23,7 +23,7 @@ _VALUES = re.compile(r"\bVALUES\s*(\([?, ]+\))([^?]*)$", re.IGNORECASE)
 def widened(sql: str, rows: int) -> str | None:
     """`sql` for `rows` rows at once, None where its shape does not allow that.
 
-    Widened are statements whose only parameters are one group, `... VALUES (?, ?)`, also in a deletion by key:
+    Widened are statements whose only parameters are one group, `... VALUES (?, ?)`, also in deletions by key:
     `DELETE FROM t WHERE (a, b) IN (VALUES (?, ?))`, and with what is to be done on a conflict.
     """
     match = _VALUES.search(sql)
