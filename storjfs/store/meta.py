@@ -550,9 +550,7 @@ def _commit_error(error: Exception, full: int) -> StoreError:
             "Free space on the disk that holds the volume; what was written is kept in memory.",
         )
     else:
-        damaged = isinstance(
-            error, apsw.ConstraintError
-        )  # a number that is given out twice, as fsck mends it
+        damaged = isinstance(error, apsw.ConstraintError)  # a number given out twice: fsck mends it
         again = "run storjfs fsck --repair, mount again" if damaged else "mount again"
         result = StoreError(
             f"the volume can no longer be written: {error}",
