@@ -22,7 +22,11 @@ _LIST = (
     " WHERE d.parent = ? AND d.id > ? ORDER BY d.id LIMIT ?"
 )
 _NAMES = "SELECT name FROM dentry WHERE parent = ? LIMIT ?"
-_REPLACE = "REPLACE INTO dentry (parent, name, ino, id) VALUES (?, ?, ?, ?)"
+# Not REPLACE: with an id given out twice, by a counter that is behind, it would take another name away.
+_PUT = (
+    "INSERT INTO dentry (parent, name, ino, id) VALUES (?, ?, ?, ?)"
+    " ON CONFLICT (parent, name) DO UPDATE SET ino = excluded.ino, id = excluded.id"
+)
 _DELETE = "DELETE FROM dentry WHERE (parent, name) IN (VALUES (?, ?))"
 _COUNTER = "REPLACE INTO counters (key, value) VALUES (?, ?)"
 
@@ -219,7 +223,7 @@ class DentryTable:
             if removed:
                 statements.append((_DELETE, removed))
             if added:
-                statements.append((_REPLACE, added))
+                statements.append((_PUT, added))
             self._frozen.append((self._store.group, list(self._dirty)))
             self._dirty = {}
         if self._next != self._next_saved:

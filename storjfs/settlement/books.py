@@ -291,33 +291,51 @@ class _Turn:
     passes, and where the last one's sync fails, pages of the others may be lost though no later pass copies
     them again. One process can refuse to go on after that (storjfs.store), several do not know of each other.
     With nobody else there each pass copies all of the log, whatever became of the one before.
+
+    Readers that come and go would leave no moment without one, and a writer would wait for ever. So everybody
+    goes through a door (a lock of its own), which a writer keeps closed while those who are inside come out.
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC
+        self._file = os.open(path, flags, 0o600)
+        try:
+            self._door = os.open(path.with_name(path.name + ".door"), flags, 0o600)
+        except BaseException:
+            os.close(self._file)
+            raise
 
     def close(self) -> None:
         os.close(self._file)
+        os.close(self._door)
 
     @contextmanager
     def taken(self, how: int) -> Iterator[None]:
         """`how`: LOCK_SH or LOCK_EX, as of flock(2). Raises SettlementError where it does not come."""
         until = time.monotonic() + PATIENCE
-        while True:
-            try:
-                fcntl.flock(self._file, how | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise SettlementError(
-                        "another process keeps the ledger to itself; nothing was changed",
-                        hint="Is one of its processes stopped? It must go on, or be ended.",
-                    ) from None
-                time.sleep(0.001)
+        _lock(self._door, how, until)
+        try:
+            _lock(self._file, how, until)
+        finally:
+            fcntl.flock(self._door, fcntl.LOCK_UN)
         try:
             yield
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
+
+
+def _lock(file: int, how: int, until: float) -> None:
+    while True:
+        try:
+            fcntl.flock(file, how | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise SettlementError(
+                    "another process keeps the ledger to itself; nothing was changed",
+                    hint="Is one of its processes stopped? It must go on, or be ended.",
+                ) from None
+            time.sleep(0.001)
 
 
 def _full(path: Path, what: str) -> SettlementFull:

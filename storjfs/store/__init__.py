@@ -19,7 +19,8 @@ from storjfs.store.database import (
     found_full,
     open_database,
 )
-from storjfs.store.meta import MODEST, MetaStore, Participant, Statement, missing_indexes, open_meta
+from storjfs.store.meta import MODEST, MetaStore, Participant, Statement
+from storjfs.store.reading import missing_indexes, open_meta
 from storjfs.store.schema import META_SCHEMA, META_VERSION, ROOT_INODE
 
 __all__ = [

@@ -16,15 +16,15 @@ Values = tuple[Value, ...]
 
 # Few distinct widths, so that prepared statements are found again.
 WIDTHS = (256, 64, 16, 4)
-_VALUES = re.compile(r"\bVALUES\s*(\([?, ]+\))(\s*\)?[^?()]*)$", re.IGNORECASE)
+_VALUES = re.compile(r"\bVALUES\s*(\([?, ]+\))([^?]*)$", re.IGNORECASE)
 
 
 @lru_cache(maxsize=512)
 def widened(sql: str, rows: int) -> str | None:
     """`sql` for `rows` rows at once, None where its shape does not allow that.
 
-    Widened are statements whose only parameters are one group at their end, `... VALUES (?, ?)`, also in a
-    deletion by key: `DELETE FROM t WHERE (a, b) IN (VALUES (?, ?))`.
+    Widened are statements whose only parameters are one group, `... VALUES (?, ?)`, also in deletions by key:
+    `DELETE FROM t WHERE (a, b) IN (VALUES (?, ?))`, and with what is to be done on a conflict.
     """
     match = _VALUES.search(sql)
     if match is None or "?" in sql[: match.start()]:

@@ -168,9 +168,7 @@ def test_one_of_two_that_wait_is_killed_and_the_other_gets_its_answer(mount: Gat
     """Of two files: the kernel lets only one at a time sync a file."""
     mount.close()
     with start(mount, FSYNC) as first:
-        mount.await_line(
-            "flush"
-        )  # the other, when it starts, lists the directory, which waits for a sync
+        mount.await_line("flush")  # the other, when it starts, lists the directory, which waits for a sync
         with start(mount, f"{FSYNC_OF_DIRECTORY}\nprint('safe')") as second:
             mount.await_line("flush")
             first.kill()

@@ -9,7 +9,7 @@ import pytest
 
 from storjfs.filesystem import Policy
 from storjfs.filesystem.names import RENAME_EXCHANGE, RENAME_NOREPLACE
-from storjfs.store import ROOT_INODE
+from storjfs.store import ROOT_INODE, StoreError
 from tests.filesystem.volumes import check_accounts, fails, volume
 
 
@@ -279,3 +279,18 @@ async def test_making_directories_takes_bounded_memory(
             await v.fs.mkdir(ROOT_INODE, b"%d" % number, 0o755, 0, 0)
             await v.remove(b"%d" % number)
         assert len(v.fs._dentries._complete) <= 100
+
+
+async def test_an_id_that_is_given_out_twice_takes_no_other_name_away(tmp_path: Path) -> None:
+    """Damaged metadata: the counter is behind. Nothing is committed then, which is said at once."""
+    async with volume(tmp_path) as v:
+        await v.write_file(b"first", b"x")
+        v.store.write("UPDATE counters SET value = ? WHERE key = ?", [(1, "next_dentry")])
+        await v.store.sync()
+    async with volume(tmp_path) as v:
+        await v.write_file(b"second", b"y")
+        with pytest.raises(StoreError) as caught:
+            await v.store.sync()
+        assert "fsck --repair" in str(caught.value.hint)
+    async with volume(tmp_path) as v:
+        assert await v.names() == [b"first"]

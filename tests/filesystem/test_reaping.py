@@ -18,7 +18,7 @@ from tests.filesystem.volumes import Volume, check_accounts, fails, volume
 def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("storjfs.filesystem.reaper.AT_ONCE", 2 * WINDOW)
     # On a busy machine a read may take so long that small things, too, go in the background.
-    monkeypatch.setattr("storjfs.store.meta.SLOW", math.inf)
+    monkeypatch.setattr("storjfs.store.reading.SLOW", math.inf)
 
 
 async def sparse_file(v: Volume, name: bytes, windows: int) -> int:

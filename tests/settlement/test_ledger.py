@@ -1,9 +1,11 @@
 """The ledger: what each call does, what it refuses, and that its books always balance."""
 
+import fcntl
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from storjfs.settlement import (
     Settlement,
     SettlementError,
     UnknownLane,
+    books,
 )
 
 NOW = 1_000_000
@@ -341,3 +344,42 @@ def test_opening_it_again_leaves_the_locks_of_those_who_use_it(ledger: Ledger, t
     tried = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "BlockingIOError" in tried.stderr
     again.close_file()
+
+
+def test_readers_that_come_after_a_writer_let_it_in_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else readers that come and go could keep it waiting for ever."""
+    turns = [books._Turn(tmp_path / "turn") for _ in range(3)]
+    first, writer, second = turns
+    wrote = threading.Event()
+
+    def write() -> None:
+        with writer.taken(fcntl.LOCK_EX):
+            wrote.set()
+
+    thread = threading.Thread(target=write)
+    with first.taken(fcntl.LOCK_SH):
+        thread.start()
+        while _can_be_locked(tmp_path / "turn.door"):
+            time.sleep(0.001)
+        with monkeypatch.context() as impatient:
+            impatient.setattr(books, "PATIENCE", 0.05)
+            with pytest.raises(SettlementError, match="nothing was changed"), second.taken(fcntl.LOCK_SH):
+                pass
+        assert not wrote.is_set()
+    thread.join()
+    assert wrote.is_set()
+    with second.taken(fcntl.LOCK_SH), first.taken(fcntl.LOCK_SH):
+        pass
+    for turn in turns:
+        turn.close()
+
+
+def _can_be_locked(path: Path) -> bool:
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True

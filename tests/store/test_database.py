@@ -71,6 +71,9 @@ def test_only_plain_statements_are_widened() -> None:
     assert widened("DELETE FROM t WHERE (a, b) IN (VALUES (?, ?))", 2) == (
         "DELETE FROM t WHERE (a, b) IN (VALUES (?, ?), (?, ?))"
     )
+    assert widened("INSERT INTO t VALUES (?) ON CONFLICT (a) DO NOTHING", 2) == (
+        "INSERT INTO t VALUES (?), (?) ON CONFLICT (a) DO NOTHING"
+    )
     assert widened("UPDATE t SET a = ? WHERE b = ?", 2) is None
     assert widened("UPDATE t SET a = ? WHERE b IN (VALUES (?))", 2) is None
 
