@@ -72,7 +72,8 @@ class FarmerSettings:
             raise SettingsError("a farmer must share at least 1 MiB", hint="Say how much: --share 100GB")
         if not 1 <= self.connections_per_renter <= self.connections <= MOST_CONNECTIONS:
             raise SettingsError(
-                f"a farmer has 1 to {MOST_CONNECTIONS} connections, and for each renter 1 to that many"
+                f"a farmer has 1 to {MOST_CONNECTIONS} connections, and for each renter 1 to that many",
+                hint="The usual ones are 512, and 16 for each renter.",
             )
         if self.listen is not None and self.listen.host in ("0.0.0.0", "::") and not self.announce:
             raise SettingsError(
@@ -183,7 +184,9 @@ def _quoted(text: object) -> str:
 
 def _count(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise SettingsError(f"{value!r} in {FILE} must be a whole number")
+        raise SettingsError(
+            f"{value!r} in {FILE} must be a whole number", hint="Write it without quotes: connections = 512"
+        )
     return value
 
 

@@ -30,6 +30,12 @@ _NOT_WRITTEN: Final = frozenset(
 """Errors after which the file is as it was, and the same may be tried again."""
 
 
+_DAMAGED: Final = (
+    "Nothing was changed, and what farmers hold is still there. storjfs fsck tells more, and mends what it "
+    "can; else restore it as docs/how-to/back-up-metadata.md says."
+)
+
+
 class StoreError(StorjfsError):
     """A database cannot be opened, or a commit failed.
 
@@ -61,8 +67,7 @@ def damage_in(error: BaseException) -> StoreError | None:
         return None
     told = StoreError(
         f"a local database of the volume is damaged ({error})",
-        hint="What is on the farmers is not touched by that. storjfs fsck names the database and mends what "
-        "it can; else restore it as docs/how-to/back-up-metadata.md says.",
+        hint=_DAMAGED,
     )
     told.__cause__ = error
     return told
@@ -195,12 +200,7 @@ def run_script(connection: apsw.Connection, script: str) -> None:
 
 def unusable(path: Path, error: apsw.Error) -> StoreError:
     """What a person is told where SQLite cannot work with a database."""
-    hint = ""
-    if isinstance(error, apsw.CorruptError | apsw.NotADBError):
-        hint = (
-            "Nothing was changed, and what farmers hold is still there. `storjfs fsck` tells more; "
-            "restore the database, and those files beside it whose names begin with its name."
-        )
+    hint = _DAMAGED if isinstance(error, apsw.CorruptError | apsw.NotADBError) else ""
     return StoreError(f"cannot use the database {path}: {error}", hint=hint)
 
 
