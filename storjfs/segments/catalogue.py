@@ -15,6 +15,7 @@ from typing import Final
 from storjfs.coding.frames import preferred_algorithm
 from storjfs.keys import VolumeKeys
 from storjfs.renter.repair_policy import Health, health
+from storjfs.segments.committed import CommittedRows
 from storjfs.segments.records import SEGMENT_COLUMNS, SHARD_COLUMNS, Segment, Shard, ShardRow, makes_sense
 from storjfs.segments.values import SegmentUnreadable, ShardState, State
 from storjfs.store import MetaStore, Statement
@@ -41,7 +42,7 @@ _SMALL: Final = "segments_small"
 _GARBAGE: Final = "segments_garbage"
 
 
-class Catalogue:
+class Catalogue(CommittedRows):
     """The tables segment, shard, run and doomed. All methods belong to the loop's thread and do not wait.
 
     A participant of the group commit: `MetaStore` calls freeze, before_commit and committed. `barrier`
@@ -49,7 +50,7 @@ class Catalogue:
     """
 
     def __init__(self, store: MetaStore, keys: VolumeKeys) -> None:
-        self._store = store
+        super().__init__(store)
         self._content_key = keys.content_key
         self._loaded: OrderedDict[int, Segment] = OrderedDict()
         self.unsent: dict[int, Segment] = {}
@@ -310,41 +311,10 @@ class Catalogue:
                 found.append(Segment(row, self._content_key) if known is None else known)
         return found
 
-    async def pointed_to(self, segs: Sequence[int]) -> set[int]:
-        """Those of some segments that committed extents point to, as far as runs lead back to them.
-
-        That there are any would be a mistake in their sums: asked before something goes for good.
-        """
-        if not segs:
-            return set()
-        marks = ", ".join("?" * len(segs))
-        rows = await self._store.scan(
-            "SELECT DISTINCT r.seg FROM run r CROSS JOIN extent e ON e.ino = r.ino AND e.off >= r.off "
-            f"AND e.off < r.off + r.length WHERE r.seg IN ({marks}) AND e.seg = r.seg AND e.pos = r.pos",
-            tuple(segs),
-        )
-        return {seg for (seg,) in rows}
-
-    def misses_segments(self) -> bool:
-        """Whether runs lead to segments without a row, as only in damaged metadata. Looks at each segment."""
-        rows = self._store.read(
-            "WITH RECURSIVE there(seg) AS (SELECT MIN(seg) FROM run UNION ALL "
-            "SELECT (SELECT MIN(seg) FROM run WHERE seg > there.seg) FROM there WHERE seg IS NOT NULL) "
-            "SELECT 1 FROM there WHERE seg > 0 AND seg NOT IN (SELECT seg FROM segment) LIMIT 1"
-        )
-        return bool(rows)
-
     def lately_changed(self) -> list[Segment]:
         """Closed and stored segments that changed since the last call, as far as still in memory."""
         lately, self._lately = self._lately, set()
         return [self._loaded[seg] for seg in lately if seg in self._loaded]
-
-    def runs_of(self, seg: int, after: int, limit: int) -> list[tuple[int, int, int, int]]:
-        """Committed runs of a segment behind position `after` (-1 for all) as (pos, length, ino, off)."""
-        return self._store.read(
-            "SELECT pos, length, ino, off FROM run WHERE seg = ? AND pos > ? ORDER BY pos LIMIT ?",
-            (seg, after, limit),
-        )
 
     # --- shards ---
 
@@ -416,33 +386,7 @@ class Catalogue:
         # The segment stays in memory, and with it its shards, until the change is committed.
         self.changed(segment)
 
-    def unwell(self, after: int, limit: int) -> list[int]:
-        """Numbers of segments with uploading or lost shard rows behind `after`, in order, as committed."""
-        rows = self._store.read(
-            "SELECT DISTINCT seg FROM shard WHERE state IN (0, 3) AND seg > ? ORDER BY seg LIMIT ?",
-            (after, limit),
-        )
-        return [seg for (seg,) in rows]
-
-    def shards_under(self, contract: int, after: bytes, limit: int) -> list[tuple[bytes, int]]:
-        """Shards of a contract behind id `after` as (shard id, seg), as committed."""
-        return self._store.read(
-            "SELECT shard_id, seg FROM shard WHERE contract = ? AND shard_id > ? ORDER BY shard_id LIMIT ?",
-            (contract, after, limit),
-        )
-
     # --- deletion ---
-
-    def doomed_contracts(self, after: int = -1) -> Iterator[int]:
-        """The contracts with shards to be deleted, one query each."""
-        while True:
-            rows = self._store.read(
-                "SELECT contract FROM doomed WHERE contract > ? ORDER BY contract LIMIT 1", (after,)
-            )
-            if not rows:
-                return
-            after = rows[0][0]
-            yield after
 
     def doomed_under(self, contract: int, limit: int) -> list[bytes]:
         """Some shards of a contract whose deletion is committed but not confirmed."""
