@@ -124,8 +124,11 @@ class VolumePaths:
 
     @property
     def remains(self) -> list[Path]:
-        """What is there of a volume that was in use, besides its key file. Empty where one is half made."""
-        used = [path for path in (self.meta_db, self.pay_db, self.ledger_db) if path.exists()]
+        """What is there of a volume that was in use, besides its key file. Empty where one is half made.
+
+        A ledger alone does not count: farmers may have made it before the volume.
+        """
+        used = [path for path in (self.meta_db, self.pay_db) if path.exists()]
         used += [path for path in (self.farm_dir, self.journal_dir) if _has_entries(path)]
         if self.settings_file.exists() and (used or not self.lock_file.exists()):
             used.append(self.settings_file)
