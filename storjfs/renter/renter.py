@@ -257,7 +257,10 @@ class Renter:
         """A row per contract, and what a person has to know."""
         refusals = self.negotiation.refusals.items()
         problems = [_named(farmer, one.reason) for farmer, one in refusals]
-        problems += [f"nobody answers at {one.addresses[0]}" for one in self.farmers.known]
+        # With a contract it is the farmer that is away or not, however long its address was not looked at.
+        named = {address for entry in self.book if entry.serves for address in entry.addresses}
+        strange = [one for one in self.farmers.known if named.isdisjoint(one.addresses)]
+        problems += [f"nobody answers at {one.addresses[0]}" for one in strange]
         for entry in self.book:
             if entry.serves and entry.node_id in self.book.leaving:
                 shards, _ = self.client.held(entry.number)
