@@ -225,7 +225,7 @@ def test_farmers_that_cannot_be_reached_are_one_line(home: Home) -> None:
     done = home.run("mount", str(home.at))
     assert done.returncode == 7
     assert "127.0.0.1:9" in done.stderr.splitlines()[0]
-    assert os.listdir(home.at) == []
+    assert not home.at.exists()
 
 
 def test_other_users_cannot_reach_into_the_mount_process(home: Home) -> None:
