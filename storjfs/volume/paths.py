@@ -124,9 +124,13 @@ class VolumePaths:
 
     @property
     def remains(self) -> list[Path]:
-        """What is there of a volume that was in use, besides its key file. Empty where one is half made."""
-        used = [path for path in (self.meta_db, self.pay_db, self.ledger_db) if path.exists()]
+        """What is there of a volume that was in use, besides its key file. Empty where one is half made.
+
+        A ledger alone is no volume: farmers of one's own are started before it and make the ledger.
+        """
+        used = [path for path in (self.meta_db, self.pay_db) if path.exists()]
         used += [path for path in (self.farm_dir, self.journal_dir) if _has_entries(path)]
+        used += [self.ledger_db] if used and self.ledger_db.exists() else []
         if self.settings_file.exists() and (used or not self.lock_file.exists()):
             used.append(self.settings_file)
         return used
