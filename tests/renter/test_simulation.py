@@ -215,10 +215,10 @@ async def test_a_challenge_is_repeated_byte_for_byte_over_restarts(
 
 
 async def test_a_farmer_silent_for_too_long_is_given_up_but_not_while_all_are_silent(
-    tmp_path: Path, fast_clock: trio.testing.MockClock
+    tmp_path: Path, still_clock: trio.testing.MockClock
 ) -> None:
     settings = quick_settings(offline_grace=15.0)
-    async with a_world(tmp_path, fast_clock, 6) as world, world.life(settings) as (renter, catalogue):
+    async with a_world(tmp_path, still_clock, 6) as world, world.life(settings) as (renter, catalogue):
         placed = await catalogue.store_segment(renter)
         await catalogue.store_segment(renter)
         contract = placed[0][0]
