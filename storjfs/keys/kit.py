@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 _WORDS_PER_LINE = 4
 PHRASE_IS_NOT_ENOUGH = (
-    "The phrase alone does not bring files\nback yet: they need the volume's metadata too "
-    "(docs/how-to/back-up-metadata.md)."
+    "The phrase alone does not bring files back yet: they need the volume's metadata\n"
+    "too (docs/how-to/back-up-metadata.md)."
 )
 """What whoever sees the phrase is told; two lines."""
 

@@ -271,15 +271,18 @@ class DataPool:
         buffer: memoryview,
         timeout: float,  # noqa: ASYNC109
         priority: Priority = Priority.READ,
+        asked: Callable[[], None] = lambda: None,
     ) -> None:
         """Fill `buffer` (`header.length` bytes) with the range that `header` asks for.
 
-        Raises as `put`; then and when cancelled the buffer's content is undefined.
+        `asked` is called before the farmer is: from then on it may send. Raises as `put`; then and when
+        cancelled the buffer's content is undefined.
         """
         if len(buffer) != header.length:
             raise ValueError("the header has another length than the buffer")
 
         async def transfer(frames: FrameStream) -> None:
+            asked()
             await frames.send(encode_request(0, header))
             answer = await _answer(frames, header)
             if answer.length != header.length:

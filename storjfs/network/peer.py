@@ -165,14 +165,15 @@ class Peer:
         buffer: bytearray | memoryview,
         timeout: float = 60.0,  # noqa: ASYNC109
         priority: Priority = Priority.READ,
+        asked: Callable[[], None] = lambda: None,
     ) -> None:
-        """Fill `buffer` with the shard's sealed bytes from `offset`.
+        """Fill `buffer` with the shard's sealed bytes from `offset`; `asked` is called before it may cost.
 
         Raises as `request`; then and when cancelled the content of `buffer` is undefined.
         """
         view = memoryview(buffer)
         header = Get(contract_id, shard_id, offset, len(view))
-        await self._data.get_into(header, view, timeout, priority)
+        await self._data.get_into(header, view, timeout, priority, asked)
 
     async def _connected(self) -> ControlConnection:
         async with self._dialling:

@@ -42,6 +42,8 @@ SLOWEST = 64 << 10
 REMEMBERED_DELETIONS = 4096
 
 _GONE = frozenset({ErrorCode.UNKNOWN_SHARD, ErrorCode.CORRUPT})
+_COUNTED = frozenset({ErrorCode.CORRUPT, ErrorCode.INTERNAL})
+"""Refusals that may come after the farmer has counted the range as sent."""
 _HINTS = {
     ErrorCode.PAYMENT_REQUIRED: "See storjfs contracts: the lane's deposit may be used up, or the balance.",
     ErrorCode.NO_SPACE: "The contract grows by itself if your settings and the farmer allow it.",
@@ -178,23 +180,32 @@ class ShardClient:
         """`length` sealed bytes of the shard from `offset`, unchecked: the seal decides. Egress is paid."""
         entry = self._entry(contract)
         buffer = bytearray(length)
-        whole = False
+        whole = asked = False
         before = trio.current_time()
+
+        def note_asked() -> None:
+            nonlocal asked
+            asked = True
+
+        async def fetch(peer: Peer) -> None:
+            nonlocal asked
+            timeout = GET_TIMEOUT + length / SLOWEST
+            try:
+                await peer.get_range(
+                    entry.contract_id, ShardId(shard_id), offset, buffer, timeout, priority, note_asked
+                )
+            except RequestFailed as error:
+                asked = error.code in _COUNTED
+                raise
+
+        due = False
         try:
-            await self._ask(
-                entry,
-                lambda peer: peer.get_range(
-                    entry.contract_id,
-                    ShardId(shard_id),
-                    offset,
-                    buffer,
-                    GET_TIMEOUT + length / SLOWEST,
-                    priority,
-                ),
-            )
+            await self._ask(entry, fetch)
             whole = True
         finally:
-            due = self._cashier.received(entry, length, whole=whole)
+            # Who was not asked, or refused, has sent nothing: a farmer that is away must not earn by it.
+            if asked:
+                due = self._cashier.received(entry, length, whole=whole)
         self._farmers.latency(entry.node_id).saw(trio.current_time() - before)
         if due:
             await self._cashier.pay_egress(entry)

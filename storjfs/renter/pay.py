@@ -189,8 +189,12 @@ class PayBook:
         lane.egress += count
 
     def doubted(self, lane: Lane, count: int) -> None:
-        """`count` bytes were asked for, but the transfer was cancelled or broke."""
-        lane.doubtful += count
+        """`count` bytes were asked for, but the transfer was cancelled or broke.
+
+        All of them together are EGRESS_CREDIT at most: no honest farmer is without more than that before it
+        says so.
+        """
+        lane.doubtful = min(lane.doubtful + count, EGRESS_CREDIT)
 
     def concede(self, lane: Lane) -> bool:
         """Owe the doubtful bytes too; False if there are none.

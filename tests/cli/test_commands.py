@@ -10,6 +10,7 @@ import click
 import pytest
 
 from storjfs.cli import volumes
+from storjfs.settlement import Ledger
 from tests.cli.home import Home, home_in
 
 
@@ -143,6 +144,15 @@ def test_a_volume_whose_data_directory_is_away_is_not_made_anew(home: Home, tmp_
     home.data().rename(tmp_path / "unplugged")
     done = home.run("mount", str(tmp_path / "at"))
     assert (done.returncode, home.data().exists()) == (12, False)
+
+
+def test_farmers_may_make_the_ledger_before_the_volume_is_made(home: Home) -> None:
+    """As the page on farmers of one's own choice has it."""
+    home.data().mkdir(parents=True, mode=0o700)
+    Ledger(home.data() / "ledger.db")
+    assert home.run("status").returncode == 8
+    home.do("init", "--farmer", "127.0.0.1:7420")
+    assert (home.data() / "key").exists()
 
 
 def test_a_wrong_word_is_named_by_its_place_only(home: Home, tmp_path: Path) -> None:

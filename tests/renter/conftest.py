@@ -3,10 +3,18 @@
 import pytest
 import trio.testing
 
+from tests.idle_clock import idle_clock
+
 
 @pytest.fixture
 def fast_clock() -> trio.testing.MockClock:
     return trio.testing.MockClock(rate=10)
+
+
+@pytest.fixture
+def still_clock(monkeypatch: pytest.MonkeyPatch) -> trio.testing.MockClock:
+    """One that goes on when there is nothing to do: where it matters how long an answer takes."""
+    return idle_clock(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

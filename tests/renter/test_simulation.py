@@ -14,6 +14,7 @@ from storjfs.daemon.watch import watching
 from storjfs.protocol.contracts import Event, State
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.terms import Offer
+from storjfs.protocol.vouchers import EGRESS_CREDIT
 from storjfs.renter import FarmerUnavailable, Renter, ServiceRefused, ShardMissing
 from storjfs.renter.cashier import deposit_step
 from storjfs.renter.renter import GREET_EVERY
@@ -215,10 +216,10 @@ async def test_a_challenge_is_repeated_byte_for_byte_over_restarts(
 
 
 async def test_a_farmer_silent_for_too_long_is_given_up_but_not_while_all_are_silent(
-    tmp_path: Path, fast_clock: trio.testing.MockClock
+    tmp_path: Path, still_clock: trio.testing.MockClock
 ) -> None:
     settings = quick_settings(offline_grace=15.0)
-    async with a_world(tmp_path, fast_clock, 6) as world, world.life(settings) as (renter, catalogue):
+    async with a_world(tmp_path, still_clock, 6) as world, world.life(settings) as (renter, catalogue):
         placed = await catalogue.store_segment(renter)
         await catalogue.store_segment(renter)
         contract = placed[0][0]
@@ -286,6 +287,29 @@ async def test_fetching_is_paid_as_it_goes(tmp_path: Path, fast_clock: trio.test
         assert world.received_by(site) >= price * (32 << 20) // (1 << 30)
         await renter.audit_now()
         assert agree(world, renter)
+
+
+async def test_what_a_farmer_cannot_have_sent_is_not_owed(
+    tmp_path: Path, fast_clock: trio.testing.MockClock
+) -> None:
+    """Else one that refuses, or is away while reads are tried again, could have itself paid for it."""
+    async with a_world(tmp_path, fast_clock, 1) as world, world.life() as (renter, catalogue):
+        ((contract, shard_id),) = await catalogue.store_segment(renter, 1 << 20)
+        site = site_of(world, renter, contract)
+        (lane,) = renter.cashier.pay.lanes.values()
+        for _ in range(20):
+            with pytest.raises(ShardMissing):
+                await renter.get(contract, bytes(32), 0, 1 << 20)
+        assert lane.doubtful == 0
+        world.cut(site)
+        for _ in range(20):
+            with pytest.raises(FarmerUnavailable):
+                await renter.get(contract, shard_id, 0, 1 << 20)
+        # Connections that looked sound were asked: three at most.
+        assert lane.doubtful <= 3 << 20
+        for _ in range(100):
+            renter.cashier.pay.doubted(lane, 1 << 20)
+        assert lane.doubtful == EGRESS_CREDIT
 
 
 async def test_a_contract_that_fills_up_grows(tmp_path: Path, fast_clock: trio.testing.MockClock) -> None:

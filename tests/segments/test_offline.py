@@ -8,21 +8,20 @@ import trio
 import trio.testing
 
 from storjfs.segments import NoRoom, Run, SegmentUnreadable
+from tests.idle_clock import idle_clock
 from tests.segments.conftest import Volume, until
 
 MIB = 1 << 20
 SLACK = 1.0
-"""Seconds on the mock clock, which goes on a little while worker threads are busy."""
+"""Seconds on the clock, which may go on a little while the threads of the sealer and the store are busy."""
 
 
 Clock = trio.testing.MockClock
 
 
 @pytest.fixture
-def clock(autojump_clock: Clock) -> Clock:
-    """Threads at work are not idleness."""
-    autojump_clock.autojump_threshold = 0.02
-    return autojump_clock
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return idle_clock(monkeypatch)
 
 
 async def stored(volume: Volume, *sizes: int) -> list[Run]:
