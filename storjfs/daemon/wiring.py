@@ -168,7 +168,8 @@ class Drive:
         there is any contract, what is planned.
         """
         total, free = self.renter.space()
-        _, room = self.renter.space(rooms(self.farm_folders, self.settings.disk_reserve))
+        kept = self.settings.disk_reserve - self._cached_beside_farmers()
+        _, room = self.renter.space(rooms(self.farm_folders, kept))
         if not total:
             k, n = self.renter.code()
             planned = self.settings.farmers
@@ -183,6 +184,14 @@ class Drive:
             free=plaintext(max(free - waiting, 0)),
             room=plaintext(max(room - waiting, 0)),
         )
+
+    def _cached_beside_farmers(self) -> int:
+        """Bytes of cached copies on the disk of the embedded farmers: they make way for what is stored."""
+        try:
+            same = os.stat(self.paths.cache_dir).st_dev == os.stat(self.paths.data_dir).st_dev
+        except OSError:
+            return 0
+        return self.segments.cached_bytes() if same else 0
 
     async def away(self) -> list[str]:
         """Node ids, in hex, of farmers with contracts that do not answer within GREET_PATIENCE."""

@@ -446,6 +446,10 @@ class Segments:
         """Bytes in segments that are not with enough farmers yet."""
         return self._catalogue.waiting_bytes()
 
+    def cached_bytes(self) -> int:
+        """Bytes of the disk that copies of stored data take."""
+        return self._cache.used
+
     def report(self) -> SegmentsReport:
         """For `status`. Costs a few bounded queries."""
         catalogue = self._catalogue

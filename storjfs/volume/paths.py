@@ -131,7 +131,7 @@ class VolumePaths:
         used = [path for path in (self.meta_db, self.pay_db) if path.exists()]
         used += [path for path in (self.farm_dir, self.journal_dir) if _has_entries(path)]
         used += [self.ledger_db] if used and self.ledger_db.exists() else []
-        if self.settings_file.exists() and (used or not self.lock_file.exists()):
+        if self.settings_file.exists() and (used or not self.data_dir.exists()):
             used.append(self.settings_file)
         return used
 

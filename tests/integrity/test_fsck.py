@@ -394,7 +394,7 @@ def test_the_reference_names_every_kind() -> None:
         for line in reference.splitlines()
         if line.startswith("| `")
     ]
-    assert [row for row in rows if row[0].strip("`") in KINDS] == [
+    assert [row for row in rows if row[0].strip("`") in KINDS and len(row) > 2] == [
         [f"`{kind.code}`", str(kind.severity), kind.meaning, kind.repair, "yes" if kind.live else ""]
         for kind in KINDS.values()
     ]
