@@ -239,6 +239,17 @@ def _audits(report: Report) -> Iterator[Warn]:
         yield from _overdue(report, one)
 
 
+def _damaged(report: Report) -> Iterator[Warn]:
+    if report.damaged:
+        yield Warn(
+            "damaged",
+            "critical",
+            f"{count(report.damaged, 'shard')} on the disk {'is' if report.damaged == 1 else 'are'} damaged: "
+            "renters are told and rebuild them elsewhere; nothing is lost, but damaged shards earn nothing",
+            "Look at the disk: dmesg, smartctl -a. Replace it if this becomes more; leave the files alone.",
+        )
+
+
 def _overdue(report: Report, one: ContractFigures) -> Iterator[Warn]:
     """A renter that should have audited by now."""
     live = report.live
@@ -351,6 +362,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _silent,
     _heartbeat,
     _audits,
+    _damaged,
     _unpaid,
     _lanes,
     _settlement,

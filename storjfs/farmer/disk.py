@@ -52,6 +52,18 @@ class Disk:
             offset += written
             view = view[written:]
 
+    def open(self, path: Path) -> int:
+        """An existing file, open for reading."""
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(self, file: int, length: int, offset: int) -> bytes:
+        """`length` bytes from `offset`, fewer where the file ends."""
+        return os.pread(file, length, offset)
+
+    def forget(self, file: int, length: int, offset: int) -> None:
+        """These bytes need not stay in memory: who reads them next gets them from the disk."""
+        os.posix_fadvise(file, offset, length, os.POSIX_FADV_DONTNEED)
+
     def cut(self, file: int, length: int) -> None:
         """Make the file `length` bytes long."""
         os.ftruncate(file, length)

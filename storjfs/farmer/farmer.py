@@ -17,15 +17,19 @@ import trio
 from storjfs.errors import StorjfsError
 from storjfs.farmer.book import Book, Clock
 from storjfs.farmer.contracting import Contracting
+from storjfs.farmer.damage import Damage
 from storjfs.farmer.disk import Disk
 from storjfs.farmer.identity import load_identity
 from storjfs.farmer.keeping import Keeper
 from storjfs.farmer.payments import Payments
+from storjfs.farmer.proving import Prover
 from storjfs.farmer.records import Records
+from storjfs.farmer.scrub import Scrub
 from storjfs.farmer.service import FarmerService
 from storjfs.farmer.settings import AT_START, FarmerSettings
 from storjfs.farmer.shelf import Shelf
 from storjfs.farmer.traffic import Traffic
+from storjfs.farmer.workers import Workers
 from storjfs.network.identity import Identity
 from storjfs.network.streams import LIMITS, serve
 from storjfs.protocol.ids import NodeId
@@ -87,7 +91,19 @@ class Farmer:
         )
         key = identity.signing
         self.payments = Payments(self.book, settlement, key.public)
-        self.keeper = Keeper(self.book, self.payments, self.shelf, key)
+        self.traffic = Traffic(clock)
+        self.damage = Damage(self.records, clock)
+        self.scrub = Scrub(
+            self.records,
+            self.shelf,
+            self.damage,
+            clock,
+            lambda: self.settings.scrub_every,
+            self.traffic.idle,
+        )
+        workers = Workers()
+        self.prover = Prover(self.book, self.payments, self.shelf, self.damage, self.scrub, workers, key)
+        self.keeper = Keeper(self.book, self.prover, self.shelf, self.damage, workers, key)
         self.keeper.recover()
         self.contracting = Contracting(
             self.book,
@@ -99,8 +115,7 @@ class Farmer:
             settlement.name,
             lambda: self.addresses,
         )
-        self.service = FarmerService(self.book, self.payments, self.keeper, self.contracting)
-        self.traffic = Traffic(clock)
+        self.service = FarmerService(self.book, self.payments, self.keeper, self.prover, self.contracting)
 
     @classmethod
     def open(
@@ -169,6 +184,7 @@ class Farmer:
                         self.traffic.configure(self.settings.limit, self.settings.schedule)
                         nursery.start_soon(self.traffic.run)
                         nursery.start_soon(self.work)
+                        nursery.start_soon(self.scrub.run)
                         yield self
                         nursery.cancel_scope.cancel()
                 finally:

@@ -10,6 +10,7 @@ from storjfs.farmer.book import Book
 from storjfs.farmer.contracting import Contracting
 from storjfs.farmer.keeping import Keeper
 from storjfs.farmer.payments import Payments
+from storjfs.farmer.proving import Prover
 from storjfs.network.control import ControlConnection
 from storjfs.network.data import ShardSource
 from storjfs.network.service import Service
@@ -47,7 +48,9 @@ _Answer = Callable[[NodeId, Any], Awaitable[Struct]]
 class FarmerService(Service):
     """What a farmer does for its renters."""
 
-    def __init__(self, book: Book, payments: Payments, keeper: Keeper, contracting: Contracting) -> None:
+    def __init__(
+        self, book: Book, payments: Payments, keeper: Keeper, prover: Prover, contracting: Contracting
+    ) -> None:
         self._book = book
         self._payments = payments
         self._keeper = keeper
@@ -60,7 +63,7 @@ class FarmerService(Service):
             GetContract: self._contract,
             ListContracts: self._contracts,
             ListShards: keeper.list_shards,
-            Audit: keeper.audit,
+            Audit: prover.audit,
             Pay: self._pay,
             Delete: keeper.delete,
             End: lambda peer, request: contracting.end(peer, request.contract_id),

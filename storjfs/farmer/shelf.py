@@ -13,7 +13,8 @@ to the loop's.
 
 import os
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -39,6 +40,10 @@ class NoRoom(StorjfsError):
 
 class ShardDamaged(StorjfsError):
     """The file of a shard is missing, shorter than it must be, or not what its root says."""
+
+
+class ShardUnreadable(StorjfsError):
+    """The disk does not give the shard now: it may be whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,12 +253,12 @@ class Shelf:
     # --- reading ---
 
     def read(self, held: Held, offset: int, length: int) -> bytes:
-        """`length` bytes from `offset`. Raises ShardDamaged for a file that is missing or too short."""
-        file = self._open(held)
-        try:
-            data = os.pread(file, length, offset)
-        finally:
-            os.close(file)
+        """`length` bytes from `offset`. Raises ShardDamaged for a file that is missing or too short.
+
+        This and what follows raises ShardUnreadable where the disk fails.
+        """
+        with self._opened(held) as file:
+            data = self.disk.read(file, length, offset)
         if len(data) != length or offset + length > held.length:
             raise ShardDamaged(f"shard {short(held.shard_id)} is shorter than it must be")
         return data
@@ -263,30 +268,61 @@ class Shelf:
 
         Raises ShardDamaged where the result would not convince: a farmer should learn that first.
         """
-        file = self._open(held)
-        try:
-            hashes = os.pread(file, merkle.leaf_count(held.length) * merkle.HASH, held.length)
+        with self._opened(held) as file:
+            hashes = self.disk.read(file, merkle.leaf_count(held.length) * merkle.HASH, held.length)
             leaves = [
-                os.pread(file, min(merkle.LEAF, held.length - index * merkle.LEAF), index * merkle.LEAF)
+                self.disk.read(file, min(merkle.LEAF, held.length - index * merkle.LEAF), index * merkle.LEAF)
                 for index in indices
             ]
-        finally:
-            os.close(file)
         paths = merkle.prove(hashes, indices)
         for index, leaf, path in zip(indices, leaves, paths, strict=True):
             if not merkle.verify(held.root, held.length, index, leaf, path):
                 raise ShardDamaged(f"leaf {index} of shard {short(held.shard_id)} has rotted")
         return list(zip(leaves, paths, strict=True))
 
-    def _open(self, held: Held) -> int:
-        try:
-            file = os.open(self.path(held.shard_id), os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise ShardDamaged(f"shard {short(held.shard_id)} cannot be opened: {error}") from error
-        if os.fstat(file).st_size != footprint(held.length):
-            os.close(file)
+    def hashes(self, held: Held, offset: int) -> bytes:
+        """The leaf hashes of the BATCH bytes from `offset`, as the disk has them now: nothing from memory."""
+        length = min(BATCH, held.length - offset)
+        with self._opened(held) as file:
+            self.disk.forget(file, length, offset)
+            data = self.disk.read(file, length, offset)
+            self.disk.forget(file, length, offset)  # nobody is likely to want it
+        return merkle.leaf_hashes(data)
+
+    def compare(self, held: Held, leaves: bytes) -> None:
+        """Raise ShardDamaged unless these leaf hashes are those of the root, and stand behind the shard."""
+        if len(leaves) != merkle.leaf_count(held.length) * merkle.HASH:
             raise ShardDamaged(f"shard {short(held.shard_id)} is shorter than it must be")
-        return file
+        if merkle.tree_root(leaves, held.length) != held.root:
+            raise ShardDamaged(f"shard {short(held.shard_id)} has rotted")
+        end = leaves + FOOTER.pack(MAGIC, held.length, held.root, merkle.LEAF, 0)
+        with self._opened(held) as file:
+            self.disk.forget(file, len(end), held.length)
+            if self.disk.read(file, len(end), held.length) != end:
+                raise ShardDamaged(f"the leaf hashes of shard {short(held.shard_id)} have rotted")
+
+    @property
+    def present(self) -> bool:
+        """Whether the shelf is where it was: its disk may have been taken away."""
+        return os.path.isdir(self._arriving)
+
+    @contextmanager
+    def _opened(self, held: Held) -> Iterator[int]:
+        try:
+            file = self.disk.open(self.path(held.shard_id))
+            try:
+                if os.fstat(file).st_size != footprint(held.length):
+                    raise ShardDamaged(f"shard {short(held.shard_id)} is shorter than it must be")
+                yield file
+            finally:
+                self.disk.close(file)
+        except FileNotFoundError as error:
+            if self.present:
+                raise ShardDamaged(f"the file of shard {short(held.shard_id)} is missing") from error
+            raise ShardUnreadable(f"the disk with {self.folder} is not there") from error
+        except OSError as error:
+            reason = error.strerror or error
+            raise ShardUnreadable(f"shard {short(held.shard_id)} cannot be read: {reason}") from error
 
 
 def _id_of(name: str) -> ShardId | None:
