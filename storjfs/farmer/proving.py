@@ -15,7 +15,7 @@ from storjfs.protocol import audits
 from storjfs.protocol.contracts import ACCEPTS_SHARDS, SERVES_SHARDS, State
 from storjfs.protocol.failures import ErrorCode, RequestFailed
 from storjfs.protocol.ids import NodeId, ShardId
-from storjfs.protocol.messages import Audit, AuditAnswer
+from storjfs.protocol.messages import MAX_DAMAGED, Audit, AuditAnswer
 from storjfs.protocol.priorities import Priority
 from storjfs.protocol.signing import Signed, SigningKey
 from storjfs.protocol.terms import Terms
@@ -41,6 +41,8 @@ class Prover:
         self._scrub = scrub
         self._workers = workers
         self._key = key
+        # By contract, behind which shard the next answer goes on telling of damaged ones.
+        self._told: dict[int, ShardId] = {}
 
     async def audit(self, peer: NodeId, request: Audit) -> AuditAnswer:
         """Prove the shards of a batch. The bill is on the disk before the answer goes out.
@@ -65,7 +67,18 @@ class Prover:
                 await self._payments.bill(
                     entry, terms, batch.epoch, proved, digest, in_time=in_time, lost=lost
                 )
-        return AuditAnswer(reply, entry.lane.voucher)
+        return AuditAnswer(reply, entry.lane.voucher, self._to_tell(entry, batch))
+
+    def _to_tell(self, entry: ContractEntry, batch: audits.AuditRequest) -> tuple[ShardId, ...]:
+        """Damaged shards that were not asked for; what one answer has no room for is told by the next."""
+        after = self._told.pop(entry.number, b"")
+        found = self._damage.under(entry.number, after, MAX_DAMAGED)
+        if after and not found:
+            found = self._damage.under(entry.number, b"", MAX_DAMAGED)
+        if len(found) == MAX_DAMAGED:
+            self._told[entry.number] = found[-1]
+        asked = {shard.shard_id for shard in batch.shards}
+        return tuple(one for one in found if one not in asked)
 
     def _answered_before(self, entry: ContractEntry, epoch: int, digest: bytes) -> bool:
         rows = self._book.records.read(

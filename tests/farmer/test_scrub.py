@@ -104,6 +104,25 @@ async def test_one_bit_anywhere_in_a_file_is_found_and_said(tmp_path: Path, ledg
         assert await renter.get(sound) == sound.data
 
 
+async def test_what_is_damaged_is_told_before_it_is_asked_for_until_it_is_deleted(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storjfs.farmer.proving.MAX_DAMAGED", 2)
+    async with at_work(tmp_path, ledger) as (farmer, renter, _):
+        sound, *rotten = [await renter.put(9000) for _ in range(4)]
+        rotten.sort(key=lambda shard: shard.shard_id)
+        for shard in rotten:
+            flip(farmer, shard, 5)
+        assert (await renter.ask(renter.challenge(sound))).damaged == ()
+        await whole_pass(farmer)
+        ids = tuple(shard.shard_id for shard in rotten)
+        assert (await renter.ask(challenge := renter.challenge(sound))).damaged == ids[:2]
+        assert (await renter.ask(challenge)).damaged == ids[2:]
+        assert (await renter.ask(challenge)).damaged == ids[:2]
+        await renter.delete(*rotten[1:])
+        assert (await renter.ask(challenge)).damaged == ids[:1]
+
+
 async def test_missing_and_short_files_are_found(tmp_path: Path, ledger: Ledger) -> None:
     async with at_work(tmp_path, ledger) as (farmer, renter, _):
         shards = [await renter.put(9000) for _ in range(3)]
