@@ -108,7 +108,13 @@ def _heartbeat(report: Report) -> Iterator[Warn]:
     if beat is None:
         return
     hint = "Look at the disk: dmesg, smartctl -a. Copy the farmer's folder while that still works."
-    if not beat.works:
+    if beat.read_only:
+        message = (
+            f"the disk fails, so the farmer is read-only: {beat.problem}. It takes nothing new; what can "
+            "still be read is served and proved, and renters wait for the rest until their grace time is over"
+        )
+        yield Warn("read_only", "critical", message, hint + " It is tried again twice a minute.")
+    elif not beat.works:
         yield Warn("disk_failing", "critical", f"the disk does not work: {beat.problem}", hint)
     elif beat.full:
         message = f"the disk is full: {beat.problem}. Shards that renters paid room for are refused"

@@ -41,6 +41,8 @@ from storjfs.volume.files import make_private
 log = logging.getLogger(__name__)
 
 REVIEW_EVERY = 5.0
+RETRY_EVERY = 30.0
+"""Seconds after which a disk that failed is tried again."""
 LINGER = 0.2
 """Seconds that the last answers have to go out in, once they are ready."""
 FOLD_EVERY = 30.0
@@ -115,7 +117,9 @@ class Farmer:
             settlement.name,
             lambda: self.addresses,
         )
-        self.service = FarmerService(self.book, self.payments, self.keeper, self.prover, self.contracting)
+        self.service = FarmerService(
+            self.book, self.payments, self.keeper, self.prover, self.contracting, self.shelf
+        )
 
     @classmethod
     def open(
@@ -226,10 +230,13 @@ class Farmer:
 
     async def work(self) -> None:
         """Do what time makes due, until cancelled."""
-        claimed = folded = trio.current_time()
+        claimed = folded = tried = trio.current_time()
         begun = False
         while True:
             try:
+                if self.shelf.read_only and trio.current_time() - tried >= RETRY_EVERY:
+                    tried = trio.current_time()
+                    await self._try_again()
                 await self._set_aside()
                 if not begun:
                     await self.book.history.begin()
@@ -243,9 +250,15 @@ class Farmer:
                     claimed = trio.current_time()
                     await self.payments.claim_all()
             # A full disk or a locked ledger must not end the farmer; all of it is tried again.
-            except Exception:
-                log.exception("the farmer's upkeep failed")
+            except Exception as error:
+                if not self.shelf.failed(error):
+                    log.exception("the farmer's upkeep failed")
             await trio.sleep(REVIEW_EVERY)
+
+    async def _try_again(self) -> None:
+        """See whether a disk that failed works again. Raises what farmer.db says where it does not."""
+        await self.book.history.fold(force=True)
+        await trio.to_thread.run_sync(self.shelf.try_again)
 
     async def _set_aside(self) -> None:
         """Make the ballast where it is missing and there is room; without it no shard is taken in."""

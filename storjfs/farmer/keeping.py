@@ -116,6 +116,7 @@ class Keeper:
                     return await self._workers.run(Priority.UPLOAD, arrival.finish, batch)
                 await self._workers.run(Priority.UPLOAD, arrival.write, batch)
         except OSError as error:
+            self._shelf.failed(error)
             await self._discard(arrival)
             raise RequestFailed(ErrorCode.NO_SPACE, "the farmer's disk does not take it") from error
         except BaseException:
@@ -128,7 +129,12 @@ class Keeper:
     async def _discard(self, arrival: Arrival) -> None:
         with trio.CancelScope(shield=True):
             # First in the queue: what it frees is wanted by others.
-            await self._workers.run(Priority.READ, arrival.discard)
+            try:
+                await self._workers.run(Priority.READ, arrival.discard)
+            except OSError as error:
+                if not self._shelf.failed(error):
+                    raise
+                self._shelf.left_over(self._shelf.arriving_path(arrival.shard_id), arrival.length)
 
     async def _commit(self, entry: ContractEntry, arrival: Arrival, root: Digest) -> PutAnswer:
         shard_id, length = arrival.shard_id, arrival.length
@@ -171,6 +177,8 @@ class Keeper:
                 await self._discard(arrival)
             if isinstance(error, apsw.FullError):
                 raise RequestFailed(ErrorCode.NO_SPACE, "the farmer's disk is full") from error
+            if self._shelf.failed(error):
+                raise RequestFailed(ErrorCode.NO_SPACE, "the farmer's disk does not take it") from error
             raise
 
     async def _confirm(self, entry: ContractEntry, held: Held, source: ShardSource) -> PutAnswer:
@@ -294,7 +302,14 @@ class Keeper:
                     (len(held), used, room, entry.number),
                 )
             )
-            await self._book.records.commit(statements, after=lambda: self._shelf.remove(ids))
+            try:
+                await self._book.records.commit(statements, after=lambda: self._shelf.remove(ids))
+            except OSError as error:
+                # Where the rows are doomed, the next start removes what is still there then.
+                if not self._shelf.failed(error) or self._held(ids[0]) is not None:
+                    raise
+                for one in held:
+                    self._shelf.left_over(self._shelf.path(one.shard_id), one.length)
             entry.shards -= len(held)
             entry.used -= used
             entry.footprint -= room

@@ -1,7 +1,10 @@
 """Proofs: what an audit is answered, and what is said of damaged shards."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import apsw
 import trio
 
 from storjfs.coding import merkle
@@ -22,7 +25,7 @@ from storjfs.protocol.terms import Terms
 
 
 class Prover:
-    """Answers audits."""
+    """Answers audits, also while the disk takes nothing: what it still gives is proved."""
 
     def __init__(
         self,
@@ -54,7 +57,8 @@ class Prover:
         peeked = signed.peek(audits.AuditRequest)
         entry = self._book.find(peeked.contract_id, peer)
         if request.voucher is not None:
-            await self._payments.accept(request.voucher, entry)
+            with self._unrecorded():
+                await self._payments.accept(request.voucher, entry)
         terms = self._book.revision(entry, peeked.revision)
         batch = audits.open_request(signed, terms)
         digest = hashlib.sha256(signed.body).digest()
@@ -64,10 +68,24 @@ class Prover:
             reply, proved, lost = await self._proved(entry, terms, batch)
             if not repeated:
                 in_time = trio.current_time() - started <= terms.answer_deadline
-                await self._payments.bill(
-                    entry, terms, batch.epoch, proved, digest, in_time=in_time, lost=lost
-                )
+                with self._unrecorded():
+                    await self._payments.bill(
+                        entry, terms, batch.epoch, proved, digest, in_time=in_time, lost=lost
+                    )
         return AuditAnswer(reply, entry.lane.voucher, self._to_tell(entry, batch))
+
+    @contextmanager
+    def _unrecorded(self) -> Iterator[None]:
+        """What cannot be recorded because the disk fails is done without.
+
+        A proof that is not billed costs the farmer its pay, unless the renter pays all the same; one that is
+        not given costs it the contract.
+        """
+        try:
+            yield
+        except (apsw.Error, OSError) as error:
+            if not self._shelf.failed(error):
+                raise
 
     def _to_tell(self, entry: ContractEntry, batch: audits.AuditRequest) -> tuple[ShardId, ...]:
         """Damaged shards that were not asked for; what one answer has no room for is told by the next."""
@@ -127,8 +145,9 @@ class Prover:
             answer = await attempt()
             if doubtful:
                 raise RequestFailed(ErrorCode.BUSY, "the disk does not give every shard")
-        for shard_id, reason in damaged.items():
-            await self._damage.note(shard_id, reason)
+        with self._unrecorded():
+            for shard_id, reason in damaged.items():
+                await self._damage.note(shard_id, reason)
         return answer
 
     def _prove(
@@ -172,7 +191,8 @@ class Prover:
         except ShardUnreadable as error:
             raise RequestFailed(ErrorCode.BUSY, str(error)) from error
         if reason is not None:
-            await self._damage.note(held.shard_id, reason)
+            with self._unrecorded():
+                await self._damage.note(held.shard_id, reason)
         return reason
 
 

@@ -11,6 +11,7 @@ Blocking; `Arrival.write`, `Arrival.finish`, `read` and `prove` may run in any t
 to the loop's.
 """
 
+import logging
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,11 +23,13 @@ from typing import Final
 from storjfs.coding import merkle
 from storjfs.coding.buffers import Buffer
 from storjfs.errors import StorjfsError
-from storjfs.farmer.disk import ALIGNMENT, Disk, aligned_buffer
+from storjfs.farmer.disk import ALIGNMENT, Disk, aligned_buffer, disk_error
 from storjfs.farmer.settings import KEEP_FREE
 from storjfs.protocol.ids import Digest, ShardId, short
 from storjfs.store import FULL
 from storjfs.volume.files import make_private
+
+log = logging.getLogger(__name__)
 
 BATCH: Final = 1 << 20
 """How much of a shard is received before it is hashed and written; a multiple of leaf and ALIGNMENT."""
@@ -155,18 +158,22 @@ class Shelf:
         self.keep_free = keep_free
         self.full = False
         """Set by the owner while nothing is taken in, however much seems to be free."""
+        self.read_only = ""
+        """Why the disk takes nothing at the moment, empty while it does: set by `failed`."""
         self.stored = stored
         self.disk = disk or Disk()
         self.arrivals: dict[ShardId, Arrival] = {}
         self._arriving_bytes = 0
         self._arriving = folder / "arriving"
         self._unplaced: set[ShardId] = set()
+        # Files that a failing disk did not let go, and their bytes at most.
+        self._left_over: dict[Path, int] = {}
         make_private(self._arriving)
 
     @property
     def taken(self) -> int:
         """Bytes on the shelf or promised to arrivals."""
-        return self.stored + self._arriving_bytes
+        return self.stored + self._arriving_bytes + sum(self._left_over.values())
 
     def path(self, shard_id: ShardId) -> Path:
         """Where the shard lies."""
@@ -186,6 +193,8 @@ class Shelf:
         """Reserve room for a shard. Raises NoRoom. The id must be neither held nor arriving."""
         if shard_id in self.arrivals:
             raise ValueError("this shard is arriving already")
+        if self.read_only:
+            raise NoRoom(f"the farmer's disk takes nothing: {self.read_only}")
         needed = footprint(length)
         if self.taken + needed > self.limit:
             raise NoRoom("the farmer's limit is reached")
@@ -212,12 +221,12 @@ class Shelf:
     def place(self, shard_id: ShardId) -> None:
         """Move an arrival to its place: after the commit of its row. Blocking.
 
-        On a disk without room for the name it is used where it is, and moved by the next start.
+        On a disk that fails or has no room for the name it is used where it is, and moved by the next start.
         """
         try:
             self.disk.rename(self.arriving_path(shard_id), self._place_of(shard_id))
         except OSError as error:
-            if error.errno not in FULL:
+            if error.errno not in FULL and not self.failed(error):
                 raise
             self._unplaced.add(shard_id)
 
@@ -249,6 +258,37 @@ class Shelf:
     def removed(self, lengths: Iterable[int]) -> None:
         """Shards of these lengths are gone: their room is free."""
         self.stored -= sum(footprint(length) for length in lengths)
+
+    # --- a disk that fails ---
+
+    def failed(self, error: BaseException) -> bool:
+        """Take nothing in from now on, if `error` is that of a failing disk; whether it is."""
+        reason = disk_error(error)
+        if reason and not self.read_only:
+            log.error("the disk of %s fails, so nothing is taken in: %s", self.folder, reason)
+        self.read_only = self.read_only or reason
+        return bool(reason)
+
+    def left_over(self, path: Path, length: int) -> None:
+        """The file of a shard that no index knows any more could not be removed: its room stays taken."""
+        self._left_over[path] = footprint(length)
+
+    def try_again(self) -> bool:
+        """Whether the disk works again: then what was left over goes, and shards are taken. Blocking."""
+        try:
+            if not self.present or not self.disk.probe(self.folder / "pulse"):
+                return False
+            for path in list(self._left_over):
+                self.disk.remove(path)
+                self.disk.sync_folder(path.parent)
+                del self._left_over[path]
+        except OSError as error:
+            self.failed(error)
+            return False
+        if self.read_only:
+            log.warning("the disk of %s works again", self.folder)
+        self.read_only = ""
+        return True
 
     # --- reading ---
 

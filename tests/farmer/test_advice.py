@@ -181,6 +181,12 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
         {"live_heartbeat": Heartbeat(NOW, 0, False, problem="I/O error")},
         "I/O error",
     ),
+    (
+        "read_only",
+        "critical",
+        {"live_heartbeat": Heartbeat(NOW, 0, False, problem="Input/output error", read_only=True)},
+        "takes nothing new",
+    ),
     ("disk_failing", "critical", {"live_heartbeat": Heartbeat(NOW - HOUR, 0, True)}, "not answered for 1 h"),
     ("disk_full", "critical", {"live_heartbeat": Heartbeat(NOW, 0, True, True, "no space")}, "full"),
     ("disk_slow", "warning", {"live_heartbeat": Heartbeat(NOW, 7.5, True)}, "7.5 s"),
