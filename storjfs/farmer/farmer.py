@@ -272,8 +272,13 @@ class Farmer:
             await self.payments.fold_all()
             await self.payments.claim_all()
             await self.book.history.fold(stopping=True)
-        except Exception:
-            log.exception("the last claims failed")
+        except Exception as error:
+            if self.shelf.failed(error):
+                log.warning(
+                    "what was earned last is claimed at the next start, for the disk fails: %s", error
+                )
+            else:
+                log.exception("the last claims failed")
 
 
 def _lock(path: Path, wait: float) -> int:

@@ -209,6 +209,16 @@ def remount(at: Path, how: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{how}", str(at)], check=True)
 
 
+def trigger(at: Path) -> Path:
+    """A file of the kernel: what writes to it has it find an error in the ext4 file system of `at`."""
+    number = at.stat().st_dev
+    device = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}").resolve().name
+    path = Path(f"/sys/fs/ext4/{device}/trigger_fs_error")
+    if not os.access(path, os.W_OK):
+        pytest.skip("this kernel lets nobody find errors in an ext4 file system")
+    return path
+
+
 async def test_a_disk_that_turns_read_only_and_back_costs_nothing(
     tmp_path: Path, ledger: Ledger, manager: Manager
 ) -> None:
@@ -241,3 +251,32 @@ async def test_a_disk_that_turns_read_only_and_back_costs_nothing(
                     pass
                 await renter.put(MIB)
             assert farmer.interrupt() == 0
+
+
+async def test_a_file_system_that_finds_itself_damaged_ends_no_process(
+    tmp_path: Path, ledger: Ledger, manager: Manager
+) -> None:
+    with small_disk(tmp_path, "ext4", 64 * MIB) as disk:
+        remount(disk.at, "errors=remount-ro")
+        error = trigger(disk.at)
+        at = disk.at / "farm"
+        at.mkdir()
+        FarmerSettings(
+            capacity=16 * MIB, ledger=tmp_path / "ledger.db", term_min=1, period_min=1, keep_free=MIB
+        ).write(at)
+        with Running("--at", str(at), NOTIFY_SOCKET=str(manager.path), WATCHDOG_USEC="300000") as farmer:
+            async with renting(ledger, *farmer.where()) as renter:
+                await renter.agree(capacity=8 * MIB)
+                shard = await renter.put(MIB)
+                await trio.to_thread.run_sync(error.write_text, "as the test wants it")
+                while not manager.until("STATUS")["STATUS"].startswith("read-only: "):
+                    pass
+                manager.drain()
+                manager.until("WATCHDOG")
+                with refused(ErrorCode.NO_SPACE):
+                    await renter.put(MIB)
+                with refused(ErrorCode.BUSY):
+                    await renter.delete(shard)
+                assert await renter.get(shard) == shard.data
+                assert [verdict.passed for verdict in await renter.audit()] == [True]
+            assert farmer.interrupt() == 0, farmer.errors()
