@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import apsw
 import msgspec
 import trio
 
@@ -214,7 +215,11 @@ class FarmProcess:
             await trio.sleep(TELL_EVERY)
 
     def _line(self) -> str:
-        return brief(self._farmer.book, self._farmer.settings.capacity)
+        try:
+            return brief(self._farmer.book, self._farmer.settings.capacity)
+        except apsw.Error as error:
+            self._farmer.shelf.failed(error)
+            return f"farmer.db cannot be read: {error}"
 
 
 @cache

@@ -76,14 +76,23 @@ class Scrub:
     async def run(self) -> None:
         """Begin a pass whenever one is due, until cancelled: a new start goes on where this one stopped."""
         while True:
+            pause = LOOK_EVERY
             try:
                 one = self._due()
                 while one is not None and one.ended is None and self._period():
                     one = await self._step(one)
+                pause = self._wait()
             except (ShardUnreadable, OSError, apsw.Error) as error:
                 # Nothing can be said of shards while the disk fails; heartbeat and status tell of it.
                 log.warning("the scrub waits, for the disk fails: %s", error)
-            await trio.sleep(LOOK_EVERY)
+            await trio.sleep(pause)
+
+    def _wait(self) -> float:
+        """Seconds until the next look: when a pass is due, but the period may be changed meanwhile."""
+        last = self.last()
+        if last is None or last.ended is None or not self._period():
+            return LOOK_EVERY
+        return min(max(last.began + self._period() - self._clock(), 0.1), LOOK_EVERY)
 
     def _due(self) -> Pass | None:
         period, now, last = self._period(), int(self._clock()), self.last()

@@ -11,8 +11,11 @@ from typing import Any
 import apsw
 import pytest
 import trio
+import trio.testing
 
 from storjfs.coding.buffers import Buffer
+from storjfs.daemon.farm import FarmProcess
+from storjfs.daemon.notify import Notifier
 from storjfs.farmer.disk import Disk
 from storjfs.farmer.farmer import Farmer
 from storjfs.farmer.pulse import Pulse
@@ -203,6 +206,27 @@ async def test_upkeep_tries_a_disk_again(
             while farmer.shelf.read_only:  # noqa: ASYNC110 - a thread has a part in it
                 await trio.sleep(0.01)
         await renter.put(9000)
+
+
+async def test_records_that_cannot_be_read_end_no_task(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise apsw.IOError("disk I/O error")
+
+    async with at_work(tmp_path, ledger) as (farmer, renter, _):
+        shard = await renter.put(9000)
+        process = FarmProcess(farmer, Notifier({}), print, at_terminal=False)
+        with monkeypatch.context() as broken:
+            broken.setattr(farmer.records, "read", fail)
+            async with trio.open_nursery() as nursery:
+                for task in (farmer.scrub.run, farmer.work, process._tell, process._watch):
+                    nursery.start_soon(task)
+                await trio.testing.wait_all_tasks_blocked(0.1)
+                with refused(ErrorCode.BUSY):
+                    await renter.get(shard)
+                nursery.cancel_scope.cancel()
+            assert "cannot be read" in process._line()
 
 
 def remount(at: Path, how: str) -> None:
