@@ -68,7 +68,9 @@ class ControlServer:
                 task_status.started()
                 await trio.serve_listeners(self._serve, [trio.SocketListener(listener)])
             finally:
-                self._path.unlink(missing_ok=True)
+                # On a disk that turned read-only it stays, as after a crash.
+                with contextlib.suppress(OSError):
+                    self._path.unlink(missing_ok=True)
 
     async def _serve(self, stream: trio.SocketStream) -> None:
         """One connection: one request. A client that goes away ends its own request only."""

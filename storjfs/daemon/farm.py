@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import apsw
 import msgspec
 import trio
 
@@ -185,16 +186,21 @@ class FarmProcess:
         return {"changed": self.reload()}
 
     async def _watch(self) -> None:
-        """See whether all works, and only then tell the watchdog."""
+        """See whether all works, or is read-only in good order, and only then tell the watchdog."""
         within = self._notifier.watchdog
         interval = within / BEATS if within is not None else PULSE_EVERY
+        problem = ""
         while True:
             beat = await self._pulse.beat()
             self._clock.look()
-            if beat.works:
+            # Who answers that the disk fails does not hang.
+            if beat.works or beat.read_only:
                 self._notifier.alive()
             if beat.problem:
-                self._notifier.status(beat.problem)
+                self._notifier.status(f"read-only: {beat.problem}" if beat.read_only else beat.problem)
+            elif problem:
+                self._notifier.status(self._line())
+            problem = beat.problem
             await trio.sleep(interval)
 
     async def _tell(self) -> None:
@@ -209,7 +215,11 @@ class FarmProcess:
             await trio.sleep(TELL_EVERY)
 
     def _line(self) -> str:
-        return brief(self._farmer.book, self._farmer.settings.capacity)
+        try:
+            return brief(self._farmer.book, self._farmer.settings.capacity)
+        except apsw.Error as error:
+            self._farmer.shelf.failed(error)
+            return f"farmer.db cannot be read: {error}"
 
 
 @cache

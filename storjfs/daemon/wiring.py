@@ -22,6 +22,7 @@ from storjfs.protocol.ids import PublicKey
 from storjfs.protocol.signing import SigningKey
 from storjfs.protocol.terms import Address
 from storjfs.renter.audits import HELD_STATES
+from storjfs.renter.errors import ShardCorrupt
 from storjfs.renter.placement import stripes
 from storjfs.renter.renter import Renter
 from storjfs.renter.settings import KnownFarmer, RenterSettings, known_farmers
@@ -392,7 +393,7 @@ class Drive:
 
     def _faulty(self, contract: int, shard_id: bytes, error: StorjfsError) -> None:
         log.warning("contract %d, shard %s: %s", contract, shard_id.hex()[:16], error)
-        self.renter.fault(contract, shard_id, str(error))
+        self.renter.fault(contract, shard_id, str(error), told=isinstance(error, ShardCorrupt))
 
 
 @contextlib.asynccontextmanager

@@ -108,7 +108,13 @@ def _heartbeat(report: Report) -> Iterator[Warn]:
     if beat is None:
         return
     hint = "Look at the disk: dmesg, smartctl -a. Copy the farmer's folder while that still works."
-    if not beat.works:
+    if beat.read_only:
+        message = (
+            f"the disk fails, so the farmer is read-only: {beat.problem}. It takes nothing new; what can "
+            "still be read is served and proved, and renters wait for the rest until their grace time is over"
+        )
+        yield Warn("read_only", "critical", message, hint + " It is tried again twice a minute.")
+    elif not beat.works:
         yield Warn("disk_failing", "critical", f"the disk does not work: {beat.problem}", hint)
     elif beat.full:
         message = f"the disk is full: {beat.problem}. Shards that renters paid room for are refused"
@@ -239,6 +245,17 @@ def _audits(report: Report) -> Iterator[Warn]:
         yield from _overdue(report, one)
 
 
+def _damaged(report: Report) -> Iterator[Warn]:
+    if report.damaged:
+        yield Warn(
+            "damaged",
+            "critical",
+            f"{count(report.damaged, 'shard')} on the disk {'is' if report.damaged == 1 else 'are'} damaged: "
+            "renters are told and rebuild them elsewhere; nothing is lost, but damaged shards earn nothing",
+            "Look at the disk: dmesg, smartctl -a. Replace it if this becomes more; leave the files alone.",
+        )
+
+
 def _overdue(report: Report, one: ContractFigures) -> Iterator[Warn]:
     """A renter that should have audited by now."""
     live = report.live
@@ -351,6 +368,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _silent,
     _heartbeat,
     _audits,
+    _damaged,
     _unpaid,
     _lanes,
     _settlement,

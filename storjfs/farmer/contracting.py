@@ -72,6 +72,8 @@ class Contracting:
 
         One part in `margin` of what the disk has free is left out of account.
         """
+        if self._shelf.read_only:
+            return 0
         limit = self._shelf.limit
         free = self._shelf.disk.free(self._shelf.folder) - self._shelf.keep_free
         if margin:

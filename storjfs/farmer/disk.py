@@ -7,14 +7,38 @@ import os
 from pathlib import Path
 from typing import Final
 
+import apsw
+
 from storjfs.coding.buffers import Buffer
 
 ALIGNMENT: Final = 4096
+FAILING: Final = frozenset(
+    {
+        errno.EIO,
+        errno.EROFS,
+        errno.ENOENT,
+        errno.ENODEV,
+        errno.ENXIO,
+        errno.ESTALE,
+        errno.EUCLEAN,
+        errno.EREMOTEIO,
+    }
+)
+"""What a disk says that fails, was taken away, or whose file system the kernel no longer writes to."""
 
 
 def aligned_buffer(size: int) -> memoryview:
     """Zeroed memory that begins at a multiple of ALIGNMENT."""
     return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
+def disk_error(error: BaseException) -> str:
+    """What the disk said, where that is why a file or a database failed; else empty. A full disk works."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error) if error.errno in FAILING else ""
+    if isinstance(error, apsw.IOError | apsw.ReadOnlyError | apsw.CantOpenError):
+        return f"farmer.db: {error}"
+    return ""
 
 
 class Disk:
@@ -51,6 +75,18 @@ class Disk:
                 continue
             offset += written
             view = view[written:]
+
+    def open(self, path: Path) -> int:
+        """An existing file, open for reading."""
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(self, file: int, length: int, offset: int) -> bytes:
+        """`length` bytes from `offset`, fewer where the file ends."""
+        return os.pread(file, length, offset)
+
+    def forget(self, file: int, length: int, offset: int) -> None:
+        """These bytes need not stay in memory: who reads them next gets them from the disk."""
+        os.posix_fadvise(file, offset, length, os.POSIX_FADV_DONTNEED)
 
     def cut(self, file: int, length: int) -> None:
         """Make the file `length` bytes long."""

@@ -17,15 +17,19 @@ import trio
 from storjfs.errors import StorjfsError
 from storjfs.farmer.book import Book, Clock
 from storjfs.farmer.contracting import Contracting
+from storjfs.farmer.damage import Damage
 from storjfs.farmer.disk import Disk
 from storjfs.farmer.identity import load_identity
 from storjfs.farmer.keeping import Keeper
 from storjfs.farmer.payments import Payments
+from storjfs.farmer.proving import Prover
 from storjfs.farmer.records import Records
+from storjfs.farmer.scrub import Scrub
 from storjfs.farmer.service import FarmerService
 from storjfs.farmer.settings import AT_START, FarmerSettings
 from storjfs.farmer.shelf import Shelf
 from storjfs.farmer.traffic import Traffic
+from storjfs.farmer.workers import Workers
 from storjfs.network.identity import Identity
 from storjfs.network.streams import LIMITS, serve
 from storjfs.protocol.ids import NodeId
@@ -37,6 +41,8 @@ from storjfs.volume.files import make_private
 log = logging.getLogger(__name__)
 
 REVIEW_EVERY = 5.0
+RETRY_EVERY = 30.0
+"""Seconds after which a disk that failed is tried again."""
 LINGER = 0.2
 """Seconds that the last answers have to go out in, once they are ready."""
 FOLD_EVERY = 30.0
@@ -87,7 +93,19 @@ class Farmer:
         )
         key = identity.signing
         self.payments = Payments(self.book, settlement, key.public)
-        self.keeper = Keeper(self.book, self.payments, self.shelf, key)
+        self.traffic = Traffic(clock)
+        self.damage = Damage(self.records, clock)
+        self.scrub = Scrub(
+            self.records,
+            self.shelf,
+            self.damage,
+            clock,
+            lambda: self.settings.scrub_every,
+            self.traffic.idle,
+        )
+        workers = Workers()
+        self.prover = Prover(self.book, self.payments, self.shelf, self.damage, self.scrub, workers, key)
+        self.keeper = Keeper(self.book, self.prover, self.shelf, self.damage, workers, key)
         self.keeper.recover()
         self.contracting = Contracting(
             self.book,
@@ -99,8 +117,9 @@ class Farmer:
             settlement.name,
             lambda: self.addresses,
         )
-        self.service = FarmerService(self.book, self.payments, self.keeper, self.contracting)
-        self.traffic = Traffic(clock)
+        self.service = FarmerService(
+            self.book, self.payments, self.keeper, self.prover, self.contracting, self.shelf
+        )
 
     @classmethod
     def open(
@@ -169,6 +188,7 @@ class Farmer:
                         self.traffic.configure(self.settings.limit, self.settings.schedule)
                         nursery.start_soon(self.traffic.run)
                         nursery.start_soon(self.work)
+                        nursery.start_soon(self.scrub.run)
                         yield self
                         nursery.cancel_scope.cancel()
                 finally:
@@ -210,10 +230,13 @@ class Farmer:
 
     async def work(self) -> None:
         """Do what time makes due, until cancelled."""
-        claimed = folded = trio.current_time()
+        claimed = folded = tried = trio.current_time()
         begun = False
         while True:
             try:
+                if self.shelf.read_only and trio.current_time() - tried >= RETRY_EVERY:
+                    tried = trio.current_time()
+                    await self._try_again()
                 await self._set_aside()
                 if not begun:
                     await self.book.history.begin()
@@ -227,9 +250,15 @@ class Farmer:
                     claimed = trio.current_time()
                     await self.payments.claim_all()
             # A full disk or a locked ledger must not end the farmer; all of it is tried again.
-            except Exception:
-                log.exception("the farmer's upkeep failed")
+            except Exception as error:
+                if not self.shelf.failed(error):
+                    log.exception("the farmer's upkeep failed")
             await trio.sleep(REVIEW_EVERY)
+
+    async def _try_again(self) -> None:
+        """See whether a disk that failed works again. Raises what farmer.db says where it does not."""
+        await self.book.history.fold(force=True)
+        await trio.to_thread.run_sync(self.shelf.try_again)
 
     async def _set_aside(self) -> None:
         """Make the ballast where it is missing and there is room; without it no shard is taken in."""
@@ -243,8 +272,13 @@ class Farmer:
             await self.payments.fold_all()
             await self.payments.claim_all()
             await self.book.history.fold(stopping=True)
-        except Exception:
-            log.exception("the last claims failed")
+        except Exception as error:
+            if self.shelf.failed(error):
+                log.warning(
+                    "what was earned last is claimed at the next start, for the disk fails: %s", error
+                )
+            else:
+                log.exception("the last claims failed")
 
 
 def _lock(path: Path, wait: float) -> int:

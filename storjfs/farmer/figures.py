@@ -153,6 +153,21 @@ class Run(msgspec.Struct, frozen=True):
     """None: it runs still, or did not stop in good order."""
 
 
+class ScrubFigures(msgspec.Struct, frozen=True):
+    """The farmer's own reading of all it stores."""
+
+    began: int
+    """The pass under way, or the last one."""
+    ended: int | None
+    """None: it is under way."""
+    shards: int
+    """Read in it."""
+    size: int
+    """Bytes of these."""
+    damaged: int
+    """Of these, found to be."""
+
+
 class Report(msgspec.Struct, frozen=True):
     """All of it."""
 
@@ -181,3 +196,7 @@ class Report(msgspec.Struct, frozen=True):
     runs: tuple[Run, ...]
     """Newest first."""
     live: Live | None
+    damaged: int = 0
+    """Shards that are known to be damaged and that their renters have not deleted yet."""
+    scrub: ScrubFigures | None = None
+    """None: none was ever begun."""

@@ -1,6 +1,5 @@
-"""Shards under contract: taken in with a signed receipt, sent, proved, and deleted by signed orders."""
+"""Shards under contract: taken in with a signed receipt, sent, and deleted by signed orders."""
 
-import hashlib
 from collections.abc import Iterable
 from functools import partial
 from typing import Final
@@ -11,19 +10,26 @@ import trio
 from storjfs.coding import merkle
 from storjfs.farmer.account import egress_price
 from storjfs.farmer.book import Book, ContractEntry
+from storjfs.farmer.damage import Damage, gone
 from storjfs.farmer.disk import aligned_buffer
-from storjfs.farmer.payments import EPOCHS_KEPT, Payments
+from storjfs.farmer.proving import Prover, check_service, held_under
 from storjfs.farmer.records import Statement
-from storjfs.farmer.shelf import BATCH, Arrival, Held, NoRoom, ShardDamaged, Shelf, footprint
+from storjfs.farmer.shelf import (
+    BATCH,
+    Arrival,
+    Held,
+    NoRoom,
+    ShardDamaged,
+    ShardUnreadable,
+    Shelf,
+    footprint,
+)
 from storjfs.farmer.workers import Workers
 from storjfs.network.data import ShardSource
-from storjfs.protocol import audits
-from storjfs.protocol.contracts import ACCEPTS_SHARDS, SERVES_SHARDS, State
+from storjfs.protocol.contracts import SERVES_SHARDS
 from storjfs.protocol.failures import ErrorCode, RequestFailed
 from storjfs.protocol.ids import Digest, NodeId, ShardId
 from storjfs.protocol.messages import (
-    Audit,
-    AuditAnswer,
     Delete,
     DeleteAnswer,
     Get,
@@ -35,22 +41,24 @@ from storjfs.protocol.messages import (
 )
 from storjfs.protocol.priorities import Priority
 from storjfs.protocol.receipts import DeleteOrder, Receipt, open_delete, sign_receipt
-from storjfs.protocol.signing import Signed, SigningKey
-from storjfs.protocol.terms import Terms
+from storjfs.protocol.signing import SigningKey
 
 WIPE_AT_ONCE: Final = 1000
 SPARE_BUFFERS: Final = 8
 
 
 class Keeper:
-    """Everything a farmer does with shards."""
+    """Everything a farmer does with shards but proving them."""
 
-    def __init__(self, book: Book, payments: Payments, shelf: Shelf, key: SigningKey) -> None:
+    def __init__(
+        self, book: Book, prover: Prover, shelf: Shelf, damage: Damage, workers: Workers, key: SigningKey
+    ) -> None:
         self._book = book
-        self._payments = payments
+        self._prover = prover
         self._shelf = shelf
+        self._damage = damage
         self._key = key
-        self._workers = Workers()
+        self._workers = workers
         self._buffers: list[memoryview] = []
         self._committing: set[ShardId] = set()
         self._committed = trio.lowlevel.ParkingLot()
@@ -75,7 +83,7 @@ class Keeper:
     async def put(self, peer: NodeId, header: Put, source: ShardSource) -> PutAnswer:
         """Take a shard in and sign for it. When this returns it survives a crash and power loss."""
         entry = self._book.find(header.contract_id, peer)
-        self._check_service(entry, new=True)
+        check_service(entry, new=True)
         held = self._held(header.shard_id)
         if held is not None:
             return await self._confirm(entry, held, source)
@@ -108,6 +116,7 @@ class Keeper:
                     return await self._workers.run(Priority.UPLOAD, arrival.finish, batch)
                 await self._workers.run(Priority.UPLOAD, arrival.write, batch)
         except OSError as error:
+            self._shelf.failed(error)
             await self._discard(arrival)
             raise RequestFailed(ErrorCode.NO_SPACE, "the farmer's disk does not take it") from error
         except BaseException:
@@ -120,7 +129,12 @@ class Keeper:
     async def _discard(self, arrival: Arrival) -> None:
         with trio.CancelScope(shield=True):
             # First in the queue: what it frees is wanted by others.
-            await self._workers.run(Priority.READ, arrival.discard)
+            try:
+                await self._workers.run(Priority.READ, arrival.discard)
+            except OSError as error:
+                if not self._shelf.failed(error):
+                    raise
+                self._shelf.left_over(self._shelf.arriving_path(arrival.shard_id), arrival.length)
 
     async def _commit(self, entry: ContractEntry, arrival: Arrival, root: Digest) -> PutAnswer:
         shard_id, length = arrival.shard_id, arrival.length
@@ -163,6 +177,8 @@ class Keeper:
                 await self._discard(arrival)
             if isinstance(error, apsw.FullError):
                 raise RequestFailed(ErrorCode.NO_SPACE, "the farmer's disk is full") from error
+            if self._shelf.failed(error):
+                raise RequestFailed(ErrorCode.NO_SPACE, "the farmer's disk does not take it") from error
             raise
 
     async def _confirm(self, entry: ContractEntry, held: Held, source: ShardSource) -> PutAnswer:
@@ -182,6 +198,8 @@ class Keeper:
             leaves.append(await self._workers.run(Priority.UPLOAD, merkle.leaf_hashes, batch))
         if merkle.tree_root(b"".join(leaves), held.length) != held.root:
             raise RequestFailed(ErrorCode.CONFLICT)
+        if (reason := self._damage.reason(held.shard_id)) is not None:
+            raise RequestFailed(ErrorCode.CORRUPT, f"{reason}: delete it and put it under another id")
         return self._answer(entry, held, revision)
 
     def _answer(self, entry: ContractEntry, held: Held, revision: int) -> PutAnswer:
@@ -193,12 +211,14 @@ class Keeper:
     async def get(self, peer: NodeId, header: Get) -> bytes:
         """A range of a shard, on credit as far as that goes."""
         entry = self._book.find(header.contract_id, peer)
-        self._check_service(entry)
-        held = self._held_under(entry, header.shard_id)
+        check_service(entry)
+        held = held_under(self._book, entry, header.shard_id)
         if held is None:
             raise RequestFailed(ErrorCode.UNKNOWN_SHARD)
         if header.offset + header.length > held.length:
             raise RequestFailed(ErrorCode.BAD_REQUEST, "the range ends behind the shard")
+        if (reason := self._damage.reason(held.shard_id)) is not None:
+            raise RequestFailed(ErrorCode.CORRUPT, reason)
         if not entry.lane.now.may_send(entry.terms, header.length):
             raise RequestFailed(ErrorCode.PAYMENT_REQUIRED, "too much was sent without a voucher")
         entry.lane.sent(entry.terms, header.length)
@@ -209,80 +229,12 @@ class Keeper:
                 Priority.READ, self._shelf.read, held, header.offset, header.length
             )
         except ShardDamaged as error:
+            await self._damage.note(held.shard_id, str(error))
             raise RequestFailed(ErrorCode.CORRUPT, str(error)) from error
-
-    # --- audits ---
-
-    async def audit(self, peer: NodeId, request: Audit) -> AuditAnswer:
-        """Prove the shards of a batch. The bill is on the disk before the answer goes out.
-
-        A repeated request is answered again and not billed again, also while the renter must pay first.
-        """
-        started = trio.current_time()
-        signed = request.request
-        peeked = signed.peek(audits.AuditRequest)
-        entry = self._book.find(peeked.contract_id, peer)
-        if request.voucher is not None:
-            await self._payments.accept(request.voucher, entry)
-        terms = self._book.revision(entry, peeked.revision)
-        batch = audits.open_request(signed, terms)
-        digest = hashlib.sha256(signed.body).digest()
-        async with entry.lane.auditing:
-            repeated = self._answered_before(entry, batch.epoch, digest)
-            self._check_service(entry, paid=not repeated)
-            reply, proved, lost = await self._workers.run(
-                Priority.AUDIT, self._prove, entry, terms, batch, self._known(entry, batch)
-            )
-            if not repeated:
-                in_time = trio.current_time() - started <= terms.answer_deadline
-                await self._payments.bill(
-                    entry, terms, batch.epoch, proved, digest, in_time=in_time, lost=lost
-                )
-        return AuditAnswer(reply, entry.lane.voucher)
-
-    def _answered_before(self, entry: ContractEntry, epoch: int, digest: bytes) -> bool:
-        rows = self._book.records.read(
-            "SELECT digest FROM audit WHERE contract = ? AND epoch = ?", entry.number, epoch
-        )
-        if rows:
-            if rows[0][0] != digest:
-                raise RequestFailed(ErrorCode.CONFLICT, "another audit had this epoch")
-            return True
-        newest = self._book.records.read("SELECT max(epoch) FROM audit WHERE contract = ?", entry.number)
-        if newest[0][0] is not None and epoch <= newest[0][0] - EPOCHS_KEPT:
-            raise RequestFailed(ErrorCode.STALE, f"the newest audit had epoch {newest[0][0]}")
-        return False
-
-    def _known(self, entry: ContractEntry, batch: audits.AuditRequest) -> dict[ShardId, Held]:
-        found = (self._held_under(entry, shard.shard_id) for shard in batch.shards)
-        return {held.shard_id: held for held in found if held is not None}
-
-    def _prove(
-        self,
-        entry: ContractEntry,
-        terms: Terms,
-        batch: audits.AuditRequest,
-        known: dict[ShardId, Held],
-    ) -> tuple[Signed, int, int]:
-        """The signed reply, how many sealed bytes it proves, and how many shards are not here or damaged.
-
-        In a worker thread.
-        """
-        proofs, proved = [], 0
-        for shard in batch.shards:
-            leaves: tuple[audits.LeafProof, ...] = ()
-            held = known.get(shard.shard_id)
-            if held is not None and (held.root, held.length) == (shard.root, shard.length):
-                indices = audits.sampled(terms, batch, shard, merkle.sample_indices)
-                try:
-                    leaves = tuple(audits.LeafProof(*pair) for pair in self._shelf.prove(held, indices))
-                    proved += held.length
-                except ShardDamaged:
-                    pass  # no leaves: the answer says that it is lost, and it is not billed
-            proofs.append(audits.ShardProof(shard.shard_id, leaves))
-        reply = audits.AuditReply(entry.contract_id, batch.epoch, batch.nonce, tuple(proofs))
-        lost = sum(not proof.leaves for proof in proofs)
-        return audits.sign_reply(self._key, reply), proved, lost
+        except ShardUnreadable as error:
+            if (reason := await self._prover.judge(held)) is not None:
+                raise RequestFailed(ErrorCode.CORRUPT, reason) from error
+            raise RequestFailed(ErrorCode.BUSY, str(error)) from error
 
     # --- list ---
 
@@ -310,7 +262,7 @@ class Keeper:
             self._shelf.arrivals[shard_id].cancelled = True
         while wanted & self._committing:
             await self._committed.park()
-        held = [found for one in wanted if (found := self._held_under(entry, one)) is not None]
+        held = [found for one in wanted if (found := held_under(self._book, entry, one)) is not None]
         evidence: Statement = (
             "INSERT INTO deletion(contract, time, signed) VALUES (?, ?, ?)",
             (entry.number, self._book.now, request.order.to_bytes()),
@@ -341,6 +293,7 @@ class Keeper:
             statements: list[Statement] = [*self._cleared, *also]
             self._cleared = []
             statements += [("DELETE FROM shard WHERE shard_id IN (VALUES (?))", (one,)) for one in ids]
+            statements += gone(ids)
             statements += [("INSERT OR IGNORE INTO doomed(shard_id) VALUES (?)", (one,)) for one in ids]
             statements.append(
                 (
@@ -349,7 +302,14 @@ class Keeper:
                     (len(held), used, room, entry.number),
                 )
             )
-            await self._book.records.commit(statements, after=lambda: self._shelf.remove(ids))
+            try:
+                await self._book.records.commit(statements, after=lambda: self._shelf.remove(ids))
+            except OSError as error:
+                # Where the rows are doomed, the next start removes what is still there then.
+                if not self._shelf.failed(error) or self._held(ids[0]) is not None:
+                    raise
+                for one in held:
+                    self._shelf.left_over(self._shelf.path(one.shard_id), one.length)
             entry.shards -= len(held)
             entry.used -= used
             entry.footprint -= room
@@ -362,21 +322,6 @@ class Keeper:
     def _held(self, shard_id: ShardId) -> Held | None:
         rows = self._book.records.read("SELECT root, length FROM shard WHERE shard_id = ?", shard_id)
         return Held(shard_id, *rows[0]) if rows else None
-
-    def _held_under(self, entry: ContractEntry, shard_id: ShardId) -> Held | None:
-        rows = self._book.records.read(
-            "SELECT root, length FROM shard WHERE shard_id = ? AND contract = ?", shard_id, entry.number
-        )
-        return Held(shard_id, *rows[0]) if rows else None
-
-    def _check_service(self, entry: ContractEntry, *, new: bool = False, paid: bool = True) -> None:
-        """Raise RequestFailed unless this contract is served now; `new`: shards are taken in."""
-        if entry.state in (State.OFFERED, State.PROPOSED, State.SIGNED, State.FUNDED):
-            raise RequestFailed(ErrorCode.NOT_FUNDED)
-        if entry.state not in (ACCEPTS_SHARDS if new else SERVES_SHARDS):
-            raise RequestFailed(ErrorCode.CONTRACT_OVER)
-        if paid and not entry.lane.account.serving:
-            raise RequestFailed(ErrorCode.PAYMENT_REQUIRED, "two audits are not paid")
 
 
 def _undoom(shard_id: ShardId) -> Statement:

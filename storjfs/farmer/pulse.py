@@ -39,6 +39,8 @@ class Heartbeat(msgspec.Struct, frozen=True):
     full: bool = False
     """The disk works and has no room: that is not for a restart to mend."""
     problem: str = ""
+    read_only: bool = False
+    """The disk says that it fails: nothing is taken in, and that is not for a restart to mend either."""
 
 
 class Pulse:
@@ -57,26 +59,34 @@ class Pulse:
         Does not return while one of them hangs; that is what a watchdog is for.
         """
         began = trio.current_time()
-        problem, full = "", False
+        problem, full, read_only = "", False, False
         try:
             await self._history.fold(force=True)
             await trio.to_thread.run_sync(probe, self._shelf, limiter=self._limiter)
+            if self._shelf.read_only:
+                await trio.to_thread.run_sync(self._shelf.try_again, limiter=self._limiter)
         except apsw.FullError as error:
             problem, full = f"farmer.db cannot grow: {error}", True
         except OSError as error:
             problem = f"{self._shelf.folder}: {error.strerror or error}"
             full = error.errno in FULL
+            read_only = self._shelf.failed(error)
         except Exception as error:
             problem = f"farmer.db: {error}"
+            read_only = self._shelf.failed(error)
+        if self._shelf.read_only and not problem:
+            problem, read_only = self._shelf.read_only, True
         if problem and (self.last is None or problem != self.last.problem):
             log.error("the disk does not work as it should: %s", problem)
         took = trio.current_time() - began
-        self.last = Heartbeat(self._clock(), took, full or not problem, full, problem)
+        self.last = Heartbeat(self._clock(), took, full or not problem, full, problem, read_only)
         return self.last
 
 
 def probe(shelf: Shelf) -> None:
     """Write a few bytes to the shelf's disk, sync them, read them back. Blocking. Raises OSError."""
+    if not shelf.present:
+        raise OSError(errno.ENODEV, "the disk is not there")
     if not shelf.disk.probe(shelf.folder / "pulse"):
         raise OSError(errno.EIO, "what was written is not what is read")
 

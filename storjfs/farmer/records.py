@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 Statement = tuple[str, Values]
 Step = Callable[[], None]
 
-VERSION = 2
+VERSION = 3
 _HISTORY = """
 CREATE TABLE day (                         -- storjfs.farmer.history.Sums
     day          INTEGER NOT NULL,         -- since 1970, UTC
@@ -53,7 +53,26 @@ INSERT INTO day SELECT time / 86400, contract, count(*), 0, sum(proved), 0, sum(
 INSERT INTO day SELECT day, 0, sum(audits), 0, sum(proved), 0, sum(proofs), 0, 0, 0, 0, 0, 0
     FROM day GROUP BY day;
 """
-MIGRATIONS = {1: _HISTORY + _FROM_AUDITS}
+_DAMAGE = """
+CREATE TABLE damaged (                     -- shards of the index that are not what they were: farmer.damage
+    shard_id     BLOB NOT NULL PRIMARY KEY,
+    contract     INTEGER NOT NULL,
+    found        INTEGER NOT NULL,         -- when
+    reason       TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX damaged_by_contract ON damaged (contract, shard_id);
+
+CREATE TABLE scrub (                       -- how far the farmer has read through its shelf: farmer.scrub
+    number       INTEGER NOT NULL PRIMARY KEY,  -- 1: there is one row
+    began        INTEGER NOT NULL,         -- this pass, or the last one
+    ended        INTEGER,                  -- NULL: it is under way
+    place        BLOB NOT NULL,            -- the last shard id that was read
+    shards       INTEGER NOT NULL,         -- read in this pass
+    size         INTEGER NOT NULL,         -- their bytes
+    damaged      INTEGER NOT NULL          -- of these, found to be
+);
+"""
+MIGRATIONS = {1: _HISTORY + _FROM_AUDITS, 2: _DAMAGE}
 SCHEMA = (
     """
 CREATE TABLE contract (
@@ -130,6 +149,7 @@ CREATE TABLE deletion (                    -- signed orders: they rebut a claim 
 
 """
     + _HISTORY
+    + _DAMAGE
 )
 
 

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from storjfs.errors import StorjfsError
 from storjfs.farmer.advice import health_of, warnings
 from storjfs.farmer.book import Book, ContractEntry
+from storjfs.farmer.damage import count_damaged
 from storjfs.farmer.earning import suggestions
 from storjfs.farmer.figures import (
     SCHEMA,
@@ -27,12 +28,14 @@ from storjfs.farmer.figures import (
     Prices,
     Report,
     Run,
+    ScrubFigures,
     Space,
 )
 from storjfs.farmer.history import ALL, BEFORE, DAY, Sums
 from storjfs.farmer.identity import load_identity
 from storjfs.farmer.live import Live, Selling, selling_of
 from storjfs.farmer.records import Records
+from storjfs.farmer.scrub import last_pass
 from storjfs.farmer.settings import FarmerSettings
 from storjfs.protocol.contracts import SERVES_SHARDS
 from storjfs.protocol.terms import GIB, MONTH
@@ -60,6 +63,8 @@ def brief(book: Book, share: int) -> str:
         wording.count(sum(entry.shards for entry in book.contracts.values()), "shard"),
         f"earned {wording.money(promised)} credits",
     ]
+    if damaged := count_damaged(book.records):
+        parts.append(f"{wording.count(damaged, 'shard')} damaged")
     if unpaid:
         parts.append(f"{unpaid} must pay first")
     return " · ".join(parts)
@@ -125,6 +130,8 @@ def make_report(
         days=_days(shown.get(ALL, {})),
         runs=tuple(Run(run.started, run.seen, run.stopped) for run in book.history.lives()[:RUNS_SHOWN]),
         live=live,
+        damaged=count_damaged(book.records),
+        scrub=_scrub(book),
     )
     found = warnings(report)
     return replace(report, warnings=found, suggestions=suggestions(report), health=health_of(found))
@@ -163,6 +170,11 @@ def _space(book: Book, selling: Selling, folder: Path) -> Space:
         disk_free=disk.f_bavail * disk.f_frsize,
         disk_size=disk.f_blocks * disk.f_frsize,
     )
+
+
+def _scrub(book: Book) -> ScrubFigures | None:
+    one = last_pass(book.records)
+    return ScrubFigures(one.began, one.ended, one.shards, one.size, one.damaged) if one is not None else None
 
 
 # --- money ---

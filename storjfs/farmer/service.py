@@ -1,8 +1,10 @@
 """Which part of the farmer answers which request."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import apsw
 from msgspec import Struct
 
 from storjfs import __version__
@@ -10,6 +12,8 @@ from storjfs.farmer.book import Book
 from storjfs.farmer.contracting import Contracting
 from storjfs.farmer.keeping import Keeper
 from storjfs.farmer.payments import Payments
+from storjfs.farmer.proving import Prover
+from storjfs.farmer.shelf import Shelf
 from storjfs.network.control import ControlConnection
 from storjfs.network.data import ShardSource
 from storjfs.network.service import Service
@@ -47,8 +51,17 @@ _Answer = Callable[[NodeId, Any], Awaitable[Struct]]
 class FarmerService(Service):
     """What a farmer does for its renters."""
 
-    def __init__(self, book: Book, payments: Payments, keeper: Keeper, contracting: Contracting) -> None:
+    def __init__(
+        self,
+        book: Book,
+        payments: Payments,
+        keeper: Keeper,
+        prover: Prover,
+        contracting: Contracting,
+        shelf: Shelf,
+    ) -> None:
         self._book = book
+        self._shelf = shelf
         self._payments = payments
         self._keeper = keeper
         self._contracting = contracting
@@ -60,7 +73,7 @@ class FarmerService(Service):
             GetContract: self._contract,
             ListContracts: self._contracts,
             ListShards: keeper.list_shards,
-            Audit: keeper.audit,
+            Audit: prover.audit,
             Pay: self._pay,
             Delete: keeper.delete,
             End: lambda peer, request: contracting.end(peer, request.contract_id),
@@ -83,13 +96,26 @@ class FarmerService(Service):
         answer = self._answers.get(type(request))
         if answer is None:
             raise RequestFailed(ErrorCode.UNSUPPORTED, type(request).__name__)
-        return await answer(peer, request)
+        with self._disk_may_fail():
+            return await answer(peer, request)
 
     async def put(self, peer: NodeId, header: Put, source: ShardSource) -> PutAnswer:
-        return await self._keeper.put(peer, header, source)
+        with self._disk_may_fail():
+            return await self._keeper.put(peer, header, source)
 
     async def get(self, peer: NodeId, header: Get) -> bytes:
-        return await self._keeper.get(peer, header)
+        with self._disk_may_fail():
+            return await self._keeper.get(peer, header)
+
+    @contextmanager
+    def _disk_may_fail(self) -> Iterator[None]:
+        """Say BUSY where the disk fails: the same may work later, and nothing that counts was changed."""
+        try:
+            yield
+        except (apsw.Error, OSError) as error:
+            if self._shelf.failed(error):
+                raise RequestFailed(ErrorCode.BUSY, "the farmer's disk fails") from error
+            raise
 
     def attached(self, peer: NodeId, connection: ControlConnection) -> None:
         self.connections.setdefault(peer, set()).add(connection)

@@ -59,6 +59,8 @@ class FarmerSettings:
     grace_max: int = 30 * DAY
     claim_every: int = 3600
     """Seconds between two claims at the settlement."""
+    scrub_every: int = 30 * DAY
+    """Seconds in which all that is stored is read once, to find what has rotted; 0: never."""
     limit: Limit | None = None
     """Of the bandwidth that shards may take; None: none."""
     schedule: Schedule = ALWAYS
@@ -204,7 +206,8 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "connections": _count,
     "connections_per_renter": _count,
     **dict.fromkeys(
-        ("term_min", "term_max", "period_min", "period_max", "grace_max", "claim_every"), parse_duration
+        ("term_min", "term_max", "period_min", "period_max", "grace_max", "claim_every", "scrub_every"),
+        parse_duration,
     ),
 }
 _SHOW: dict[str, Callable[[Any], str]] = {
@@ -221,7 +224,7 @@ _SHOW: dict[str, Callable[[Any], str]] = {
     "connections": str,
     "connections_per_renter": str,
     **dict.fromkeys(
-        ("term_min", "term_max", "period_min", "period_max", "grace_max", "claim_every"),
+        ("term_min", "term_max", "period_min", "period_max", "grace_max", "claim_every", "scrub_every"),
         lambda value: _quoted(show_duration(value)),
     ),
 }
@@ -240,6 +243,7 @@ _COMMENTS = {
     "period_max": "",
     "grace_max": "How long data may be kept at most for a renter that does not pay.",
     "claim_every": "How often earnings are claimed.",
+    "scrub_every": "In which time all that is stored is read once, to find rot before renters do; 0: never.",
     "limit": 'Bandwidth for shards, as in "20Mbit" or "10Mbit/50Mbit" (sent/received).',
     "schedule": 'When the limit holds, as in "Mon-Fri 08:00-23:00; Sat,Sun 10:00-24:00"; left out: always.',
     "connections": "Connections at a time, in all and for each renter.",

@@ -11,9 +11,11 @@ Blocking; `Arrival.write`, `Arrival.finish`, `read` and `prove` may run in any t
 to the loop's.
 """
 
+import logging
 import os
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,11 +23,13 @@ from typing import Final
 from storjfs.coding import merkle
 from storjfs.coding.buffers import Buffer
 from storjfs.errors import StorjfsError
-from storjfs.farmer.disk import ALIGNMENT, Disk, aligned_buffer
+from storjfs.farmer.disk import ALIGNMENT, Disk, aligned_buffer, disk_error
 from storjfs.farmer.settings import KEEP_FREE
 from storjfs.protocol.ids import Digest, ShardId, short
 from storjfs.store import FULL
 from storjfs.volume.files import make_private
+
+log = logging.getLogger(__name__)
 
 BATCH: Final = 1 << 20
 """How much of a shard is received before it is hashed and written; a multiple of leaf and ALIGNMENT."""
@@ -39,6 +43,10 @@ class NoRoom(StorjfsError):
 
 class ShardDamaged(StorjfsError):
     """The file of a shard is missing, shorter than it must be, or not what its root says."""
+
+
+class ShardUnreadable(StorjfsError):
+    """The disk does not give the shard now: it may be whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,18 +158,22 @@ class Shelf:
         self.keep_free = keep_free
         self.full = False
         """Set by the owner while nothing is taken in, however much seems to be free."""
+        self.read_only = ""
+        """Why the disk takes nothing at the moment, empty while it does: set by `failed`."""
         self.stored = stored
         self.disk = disk or Disk()
         self.arrivals: dict[ShardId, Arrival] = {}
         self._arriving_bytes = 0
         self._arriving = folder / "arriving"
         self._unplaced: set[ShardId] = set()
+        # Files that a failing disk did not let go, and their bytes at most.
+        self._left_over: dict[Path, int] = {}
         make_private(self._arriving)
 
     @property
     def taken(self) -> int:
         """Bytes on the shelf or promised to arrivals."""
-        return self.stored + self._arriving_bytes
+        return self.stored + self._arriving_bytes + sum(self._left_over.values())
 
     def path(self, shard_id: ShardId) -> Path:
         """Where the shard lies."""
@@ -181,6 +193,8 @@ class Shelf:
         """Reserve room for a shard. Raises NoRoom. The id must be neither held nor arriving."""
         if shard_id in self.arrivals:
             raise ValueError("this shard is arriving already")
+        if self.read_only:
+            raise NoRoom(f"the farmer's disk takes nothing: {self.read_only}")
         needed = footprint(length)
         if self.taken + needed > self.limit:
             raise NoRoom("the farmer's limit is reached")
@@ -207,12 +221,12 @@ class Shelf:
     def place(self, shard_id: ShardId) -> None:
         """Move an arrival to its place: after the commit of its row. Blocking.
 
-        On a disk without room for the name it is used where it is, and moved by the next start.
+        On a disk that fails or has no room for the name it is used where it is, and moved by the next start.
         """
         try:
             self.disk.rename(self.arriving_path(shard_id), self._place_of(shard_id))
         except OSError as error:
-            if error.errno not in FULL:
+            if error.errno not in FULL and not self.failed(error):
                 raise
             self._unplaced.add(shard_id)
 
@@ -245,15 +259,46 @@ class Shelf:
         """Shards of these lengths are gone: their room is free."""
         self.stored -= sum(footprint(length) for length in lengths)
 
+    # --- a disk that fails ---
+
+    def failed(self, error: BaseException) -> bool:
+        """Take nothing in from now on, if `error` is that of a failing disk; whether it is."""
+        reason = disk_error(error)
+        if reason and not self.read_only:
+            log.error("the disk of %s fails, so nothing is taken in: %s", self.folder, reason)
+        self.read_only = self.read_only or reason
+        return bool(reason)
+
+    def left_over(self, path: Path, length: int) -> None:
+        """The file of a shard that no index knows any more could not be removed: its room stays taken."""
+        self._left_over[path] = footprint(length)
+
+    def try_again(self) -> bool:
+        """Whether the disk works again: then what was left over goes, and shards are taken. Blocking."""
+        try:
+            if not self.present or not self.disk.probe(self.folder / "pulse"):
+                return False
+            for path in list(self._left_over):
+                self.disk.remove(path)
+                self.disk.sync_folder(path.parent)
+                del self._left_over[path]
+        except OSError as error:
+            self.failed(error)
+            return False
+        if self.read_only:
+            log.warning("the disk of %s works again", self.folder)
+        self.read_only = ""
+        return True
+
     # --- reading ---
 
     def read(self, held: Held, offset: int, length: int) -> bytes:
-        """`length` bytes from `offset`. Raises ShardDamaged for a file that is missing or too short."""
-        file = self._open(held)
-        try:
-            data = os.pread(file, length, offset)
-        finally:
-            os.close(file)
+        """`length` bytes from `offset`. Raises ShardDamaged for a file that is missing or too short.
+
+        This and what follows raises ShardUnreadable where the disk fails.
+        """
+        with self._opened(held) as file:
+            data = self.disk.read(file, length, offset)
         if len(data) != length or offset + length > held.length:
             raise ShardDamaged(f"shard {short(held.shard_id)} is shorter than it must be")
         return data
@@ -263,30 +308,61 @@ class Shelf:
 
         Raises ShardDamaged where the result would not convince: a farmer should learn that first.
         """
-        file = self._open(held)
-        try:
-            hashes = os.pread(file, merkle.leaf_count(held.length) * merkle.HASH, held.length)
+        with self._opened(held) as file:
+            hashes = self.disk.read(file, merkle.leaf_count(held.length) * merkle.HASH, held.length)
             leaves = [
-                os.pread(file, min(merkle.LEAF, held.length - index * merkle.LEAF), index * merkle.LEAF)
+                self.disk.read(file, min(merkle.LEAF, held.length - index * merkle.LEAF), index * merkle.LEAF)
                 for index in indices
             ]
-        finally:
-            os.close(file)
         paths = merkle.prove(hashes, indices)
         for index, leaf, path in zip(indices, leaves, paths, strict=True):
             if not merkle.verify(held.root, held.length, index, leaf, path):
                 raise ShardDamaged(f"leaf {index} of shard {short(held.shard_id)} has rotted")
         return list(zip(leaves, paths, strict=True))
 
-    def _open(self, held: Held) -> int:
-        try:
-            file = os.open(self.path(held.shard_id), os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise ShardDamaged(f"shard {short(held.shard_id)} cannot be opened: {error}") from error
-        if os.fstat(file).st_size != footprint(held.length):
-            os.close(file)
+    def hashes(self, held: Held, offset: int) -> bytes:
+        """The leaf hashes of the BATCH bytes from `offset`, as the disk has them now: nothing from memory."""
+        length = min(BATCH, held.length - offset)
+        with self._opened(held) as file:
+            self.disk.forget(file, length, offset)
+            data = self.disk.read(file, length, offset)
+            self.disk.forget(file, length, offset)  # nobody is likely to want it
+        return merkle.leaf_hashes(data)
+
+    def compare(self, held: Held, leaves: bytes) -> None:
+        """Raise ShardDamaged unless these leaf hashes are those of the root, and stand behind the shard."""
+        if len(leaves) != merkle.leaf_count(held.length) * merkle.HASH:
             raise ShardDamaged(f"shard {short(held.shard_id)} is shorter than it must be")
-        return file
+        if merkle.tree_root(leaves, held.length) != held.root:
+            raise ShardDamaged(f"shard {short(held.shard_id)} has rotted")
+        end = leaves + FOOTER.pack(MAGIC, held.length, held.root, merkle.LEAF, 0)
+        with self._opened(held) as file:
+            self.disk.forget(file, len(end), held.length)
+            if self.disk.read(file, len(end), held.length) != end:
+                raise ShardDamaged(f"the leaf hashes of shard {short(held.shard_id)} have rotted")
+
+    @property
+    def present(self) -> bool:
+        """Whether the shelf is where it was: its disk may have been taken away."""
+        return os.path.isdir(self._arriving)
+
+    @contextmanager
+    def _opened(self, held: Held) -> Iterator[int]:
+        try:
+            file = self.disk.open(self.path(held.shard_id))
+            try:
+                if os.fstat(file).st_size != footprint(held.length):
+                    raise ShardDamaged(f"shard {short(held.shard_id)} is shorter than it must be")
+                yield file
+            finally:
+                self.disk.close(file)
+        except FileNotFoundError as error:
+            if self.present:
+                raise ShardDamaged(f"the file of shard {short(held.shard_id)} is missing") from error
+            raise ShardUnreadable(f"the disk with {self.folder} is not there") from error
+        except OSError as error:
+            reason = error.strerror or error
+            raise ShardUnreadable(f"shard {short(held.shard_id)} cannot be read: {reason}") from error
 
 
 def _id_of(name: str) -> ShardId | None:

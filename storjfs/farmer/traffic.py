@@ -102,7 +102,8 @@ class Traffic:
     async def idle(self) -> None:
         """Return when no transfer and no request is under way."""
         while self._busy:
-            self._idle = trio.Event()
+            if self._idle.is_set():
+                self._idle = trio.Event()
             await self._idle.wait()
 
     def begin(self) -> None:

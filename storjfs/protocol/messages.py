@@ -20,6 +20,8 @@ A_co = TypeVar("A_co", covariant=True)
 MAX_VOUCHERS = 64
 MAX_LISTED = 2048
 """Shards in one list."""
+MAX_DAMAGED = 256
+"""Damaged shards that one answer to an audit tells of."""
 CANCEL_CAPABILITY = "cancel"
 """Said by a side that understands `framing.encode_cancel`; it is sent to no other."""
 
@@ -183,6 +185,8 @@ class AuditAnswer(Struct, frozen=True, array_like=True):
 
     reply: Signed
     voucher: Signed | None = None
+    damaged: Annotated[tuple[ShardIdField, ...], Meta(max_length=MAX_DAMAGED)] = ()
+    """Shards under this contract that were not asked for and that the farmer found damaged by itself."""
 
 
 class Audit(Request[AuditAnswer], frozen=True, array_like=True):

@@ -149,7 +149,7 @@ class Audits:
             kind = Answer.UNPAID if error.code == ErrorCode.PAYMENT_REQUIRED else Answer.SILENT
             return BatchResult(kind, detail=str(error))
         self._crash_point("audit: judged")
-        return await self._conclude(entry, challenge, request, terms, verdicts)
+        return await self._conclude(entry, challenge, request, terms, verdicts, answer.damaged)
 
     async def _send(self, entry: Entry, request: Signed) -> AuditAnswer:
         """The answer to exactly these bytes, in time. A farmer that wants a voucher first gets it, once."""
@@ -186,11 +186,12 @@ class Audits:
         request: AuditRequest,
         terms: Terms,
         verdicts: Sequence[Verdict],
+        damaged: Sequence[ShardId],
     ) -> BatchResult:
         """Pay what passed, mark what failed, forget the challenge; the top says what a crash leaves."""
         lengths = {shard.shard_id: shard.length for shard in request.shards}
         passed = [verdict for verdict in verdicts if verdict.passed]
-        failed = await self._failed(verdicts)
+        failed = await self._failed(entry, verdicts)
         try:
             await self._cashier.pay_batch(
                 entry, terms, challenge.nonce, sum(lengths[one.shard_id] for one in passed)
@@ -210,33 +211,52 @@ class Audits:
             )  # fmt: skip
             self._mark_lost(seg, idx, verdict.shard_id)
             outcomes.append(Outcome(now, entry.number, verdict.shard_id, Result.FAILED, verdict.reason))
-        if failed:
+        # What was asked for is judged by its proof: only who tells before has told.
+        told = await self._told(entry, [one for one in damaged if one not in lengths], now)
+        if failed or told:
             await self._store.sync()
         self._crash_point("audit: marked")
         standing = self._records.standing(entry.number)
-        standing.answered(len(passed), len(failed), now, entry.terms.audit_period)
+        counts = standing.told_of(len(told), now)
+        outcomes += told
+        standing.answered(len(passed), len(failed) + counts, now, entry.terms.audit_period)
         await self._records.finish(challenge, outcomes)
         self._crash_point("audit: recorded")
         await self._cashier.pay.forget_settled(challenge.nonce)
         lost = [bytes(verdict.shard_id) for verdict, _ in failed]
         return BatchResult(Answer.ANSWERED, len(passed), len(failed), lost=lost)
 
-    async def _failed(self, verdicts: Sequence[Verdict]) -> list[tuple[Verdict, tuple[int, int]]]:
+    async def _told(self, entry: Entry, damaged: Sequence[ShardId], now: float) -> list[Outcome]:
+        """Mark the shards lost of which their farmer tells that they are damaged; those that were held."""
+        told = []
+        for number, shard_id in enumerate(damaged, 1):
+            if not number % AT_ONCE:
+                await trio.lowlevel.checkpoint()
+            place = self._place(shard_id, entry.number)
+            if place is not None:
+                log.warning("farmer %s found shard %s damaged", short(entry.node_id), short(shard_id))
+                self._mark_lost(*place, shard_id)
+                told.append(Outcome(now, entry.number, shard_id, Result.TOLD, "the farmer found it damaged"))
+        return told
+
+    async def _failed(
+        self, entry: Entry, verdicts: Sequence[Verdict]
+    ) -> list[tuple[Verdict, tuple[int, int]]]:
         """Those that count, and where these shards belong."""
         failed = []
         for number, verdict in enumerate((one for one in verdicts if not one.passed), 1):
             if not number % AT_ONCE:
                 await trio.lowlevel.checkpoint()
-            if (place := self._place(verdict.shard_id)) is not None:
+            if (place := self._place(verdict.shard_id, entry.number)) is not None:
                 failed.append((verdict, place))
         return failed
 
-    def _place(self, shard_id: bytes) -> tuple[int, int] | None:
+    def _place(self, shard_id: bytes, contract: int) -> tuple[int, int] | None:
         """Where the shard belongs, None if we no longer want it: then its absence is no fault."""
         if self._client.was_deleted(shard_id):
             return None
-        sql = f"SELECT seg, idx FROM shard WHERE shard_id = ? AND state IN {HELD_STATES}"
-        rows = self._store.read(sql, (shard_id,))
+        sql = f"SELECT seg, idx FROM shard WHERE shard_id = ? AND contract = ? AND state IN {HELD_STATES}"
+        rows = self._store.read(sql, (shard_id, contract))
         return (rows[0][0], rows[0][1]) if rows else None
 
     async def silent(self, entry: Entry, detail: str, watched: float) -> None:

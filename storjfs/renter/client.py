@@ -23,6 +23,7 @@ from storjfs.renter.errors import (
     FarmerUnavailable,
     ReceiptInvalid,
     ServiceRefused,
+    ShardCorrupt,
     ShardMissing,
 )
 from storjfs.renter.farmers import Farmers
@@ -41,7 +42,6 @@ SLOWEST = 64 << 10
 """Bytes per second that a transfer of a large range may sink to before it is given up."""
 REMEMBERED_DELETIONS = 4096
 
-_GONE = frozenset({ErrorCode.UNKNOWN_SHARD, ErrorCode.CORRUPT})
 _COUNTED = frozenset({ErrorCode.CORRUPT, ErrorCode.INTERNAL})
 """Refusals that may come after the farmer has counted the range as sent."""
 _HINTS = {
@@ -297,8 +297,10 @@ class ShardClient:
 
     def _refusal(self, entry: Entry, error: RequestFailed) -> Exception:
         who = f"farmer {short(entry.node_id)}: {error}"
-        if error.code in _GONE:
+        if error.code == ErrorCode.UNKNOWN_SHARD:
             return ShardMissing(who)
+        if error.code == ErrorCode.CORRUPT:
+            return ShardCorrupt(who)
         if error.code == ErrorCode.BUSY:
             return FarmerUnavailable(who)
         if error.code == ErrorCode.NO_SPACE:

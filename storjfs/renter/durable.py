@@ -1,6 +1,6 @@
 """A small database of this room: written on a worker thread, one caller at a time, read on the loop."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,20 @@ class DurableDatabase:
     Raises storjfs.store.StoreError where it cannot be opened.
     """
 
-    def __init__(self, path: Path, key: bytes | None, schema: str, *, version: int = 1) -> None:
+    def __init__(
+        self,
+        path: Path,
+        key: bytes | None,
+        schema: str,
+        *,
+        version: int = 1,
+        migrations: Mapping[int, str] | None = None,
+    ) -> None:
         self._path = path
         self.problem: StoreError | None = None
         """Why the last `write` failed, None if it did not."""
-        self._writer = open_database(path, key, schema, version=version)
-        self._reader = open_database(path, key, schema, version=version)
+        self._writer = open_database(path, key, schema, version=version, migrations=migrations)
+        self._reader = open_database(path, key, schema, version=version, migrations=migrations)
         self._turn = trio.Lock()
 
     def read(self, sql: str, args: Sequence[Value] = ()) -> list[Any]:

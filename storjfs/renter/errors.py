@@ -21,6 +21,10 @@ class ShardMissing(RenterError):
         super().__init__(message, hint="It is read from others and rebuilt on another farmer.")
 
 
+class ShardCorrupt(ShardMissing):
+    """The farmer has the shard, and says that it found it damaged."""
+
+
 class ServiceRefused(RenterError):
     """The farmer answers but will not serve; `code` is the protocol's word for why."""
 

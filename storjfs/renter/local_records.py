@@ -12,12 +12,13 @@ from enum import StrEnum
 from pathlib import Path
 
 from storjfs.protocol.signing import Signed
+from storjfs.protocol.terms import MONTH
 from storjfs.renter.durable import DurableDatabase, Statement
 from storjfs.store import StoreError
 
 log = logging.getLogger(__name__)
 
-LOCAL_VERSION = 1
+LOCAL_VERSION = 2
 KEPT_OUTCOMES = 10_000
 
 LOCAL_SCHEMA = """
@@ -42,7 +43,9 @@ CREATE TABLE standing (                   -- what we remember of a farmer under 
     shards        INTEGER NOT NULL,       -- held under the contract, as last counted
     used          INTEGER NOT NULL,       -- their sealed bytes
     operator      TEXT NOT NULL,          -- operator group that its offer names
-    silent_for    REAL NOT NULL           -- seconds of silence that we watched, see Standing.silent
+    silent_for    REAL NOT NULL,          -- seconds of silence that we watched, see Standing.silent
+    told          INTEGER NOT NULL DEFAULT 0,  -- damaged shards it told of itself, see Standing.told_of
+    told_since    REAL NOT NULL DEFAULT 0      -- in the month that began then
 );
 
 CREATE TABLE challenge (                  -- sent or about to be; at most one per contract
@@ -62,6 +65,15 @@ CREATE TABLE outcome (                    -- proofs that failed and batches that
 );
 """
 
+MIGRATIONS = {
+    1: "ALTER TABLE standing ADD COLUMN told INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE standing ADD COLUMN told_since REAL NOT NULL DEFAULT 0;"
+}
+TOLD_FREELY = 100
+"""A farmer may tell of one in so many of its shards as damaged, per month, and be thought no worse of."""
+TOLD_AT_LEAST = 2
+"""Shards that it may tell of however few it has."""
+
 
 class Result(StrEnum):
     """How an audit ended."""
@@ -69,6 +81,8 @@ class Result(StrEnum):
     PASSED = "passed"
     FAILED = "failed"
     OFFLINE = "offline"
+    TOLD = "told"
+    """Of a shard only: the farmer found the damage and told of it before it was asked."""
 
 
 @dataclass(slots=True)
@@ -91,6 +105,8 @@ class Standing:
     used: int = 0
     operator: str = ""
     silent_for: float = 0.0
+    told: int = 0
+    told_since: float = 0.0
 
     @property
     def score(self) -> float:
@@ -120,6 +136,19 @@ class Standing:
             if self.strikes and now - self.last_failed >= period * 2**self.strikes:
                 self.strikes -= 1
                 self.last_failed = now
+
+    def told_of(self, count: int, now: float) -> int:
+        """It told of `count` damaged shards before it was asked; how many of them count like failed proofs.
+
+        Disks rot, and a farmer that says so at once lets us repair while the other shards are there: one that
+        lost by it would wait to be caught. Beyond a share per month (of 30 days) it makes no difference, so
+        that nobody sheds by it what he was paid to keep.
+        """
+        if now - self.told_since >= MONTH:
+            self.told, self.told_since = 0, now
+        freely = max(self.shards // TOLD_FREELY, TOLD_AT_LEAST)
+        before, self.told = self.told, self.told + count
+        return max(self.told - max(freely, before), 0)
 
     def silent(self, now: float, watched: float) -> None:
         """A batch was not answered in time, after `watched` seconds in which others did answer.
@@ -176,7 +205,7 @@ class LocalRecords:
     """The only user of these tables. Everything it holds in memory is bounded by the number of contracts."""
 
     def __init__(self, path: Path, key: bytes | None) -> None:
-        self._db = DurableDatabase(path, key, LOCAL_SCHEMA, version=LOCAL_VERSION)
+        self._db = DurableDatabase(path, key, LOCAL_SCHEMA, version=LOCAL_VERSION, migrations=MIGRATIONS)
         rows = self._db.read(f"SELECT {_STANDING} FROM standing")
         self._standings = {row[0]: Standing(*row) for row in rows}
         self._new_secret = os.urandom(32)
@@ -262,10 +291,16 @@ class LocalRecords:
         )
         self.challenges.pop(challenge.contract, None)
 
-    async def fault(self, contract: int, shard_id: bytes, detail: str, now: float, period: float) -> None:
-        """A shard was found damaged or missing outside of an audit."""
-        self.standing(contract).answered(0, 1, now, period)
-        await self.note([Outcome(now, contract, shard_id, Result.FAILED, detail[:256])], contract)
+    async def fault(
+        self, contract: int, shard_id: bytes, detail: str, now: float, period: float, *, told: bool = False
+    ) -> None:
+        """A shard was found damaged or missing outside of an audit; `told`: its farmer said so itself."""
+        standing = self.standing(contract)
+        counts = standing.told_of(1, now) if told else 1
+        if counts:
+            standing.answered(0, counts, now, period)
+        result = Result.FAILED if counts else Result.TOLD
+        await self.note([Outcome(now, contract, shard_id, result, detail[:256])], contract)
 
     async def note(self, outcomes: Iterable[Outcome], contract: int) -> None:
         """Save what went wrong and the standing, and leave the open challenge as it is."""

@@ -13,7 +13,7 @@ from storjfs.renter.audits import HELD_STATES, MarkLost
 from storjfs.renter.book import ContractBook
 from storjfs.renter.client import ShardClient
 from storjfs.renter.clock import sleep_until
-from storjfs.renter.errors import RenterError, ShardMissing
+from storjfs.renter.errors import RenterError, ShardCorrupt, ShardMissing
 from storjfs.renter.local_records import LocalRecords
 from storjfs.renter.schedule import Due, Window
 from storjfs.renter.settings import RenterSettings
@@ -99,6 +99,7 @@ class ReadBack:
         if entry is None or not entry.serves or not rows:
             return None
         root, length = rows[0]
+        told = False
         try:
             data = await self._client.get(due.contract, due.shard_id, 0, length, Priority.AUDIT)
             found = await trio.to_thread.run_sync(shard_root, data)
@@ -106,7 +107,7 @@ class ReadBack:
             if not reason:
                 await trio.to_thread.run_sync(deeper, data)
         except ShardMissing as error:
-            reason = str(error)
+            reason, told = str(error), isinstance(error, ShardCorrupt)
         except (RenterError, StoreError) as error:
             log.info("shard not read back: %s", error)
             return None
@@ -116,6 +117,6 @@ class ReadBack:
             return None
         self._mark_lost(due.seg, due.idx, due.shard_id)
         await self._records.fault(
-            due.contract, due.shard_id, reason, self._now(), self._settings.audit_period
+            due.contract, due.shard_id, reason, self._now(), self._settings.audit_period, told=told
         )
         return False

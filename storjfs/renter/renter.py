@@ -233,15 +233,18 @@ class Renter:
         """See Auditor.audit_now."""
         return await self.auditor.audit_now()
 
-    def fault(self, contract: int, shard_id: bytes, detail: str) -> None:
-        """A read found the shard damaged or missing: the farmer's standing falls, and status shows it."""
-        if self._nursery is not None:
-            self._nursery.start_soon(self._note_fault, contract, shard_id, detail)
+    def fault(self, contract: int, shard_id: bytes, detail: str, *, told: bool = False) -> None:
+        """A read found the shard damaged or missing: the farmer's standing falls, and status shows it.
 
-    async def _note_fault(self, contract: int, shard_id: bytes, detail: str) -> None:
+        `told`: the farmer said itself that it is damaged (`Standing.told_of`).
+        """
+        if self._nursery is not None:
+            self._nursery.start_soon(self._note_fault, contract, shard_id, detail, told)
+
+    async def _note_fault(self, contract: int, shard_id: bytes, detail: str, told: bool) -> None:
         period = self.settings.audit_period
         try:
-            await self.records.fault(contract, shard_id, detail, self._now(), period)
+            await self.records.fault(contract, shard_id, detail, self._now(), period, told=told)
         except StorjfsError as error:
             log.warning("a fault of contract %d is not recorded: %s", contract, error)
 

@@ -181,6 +181,12 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
         {"live_heartbeat": Heartbeat(NOW, 0, False, problem="I/O error")},
         "I/O error",
     ),
+    (
+        "read_only",
+        "critical",
+        {"live_heartbeat": Heartbeat(NOW, 0, False, problem="Input/output error", read_only=True)},
+        "takes nothing new",
+    ),
     ("disk_failing", "critical", {"live_heartbeat": Heartbeat(NOW - HOUR, 0, True)}, "not answered for 1 h"),
     ("disk_full", "critical", {"live_heartbeat": Heartbeat(NOW, 0, True, True, "no space")}, "full"),
     ("disk_slow", "warning", {"live_heartbeat": Heartbeat(NOW, 7.5, True)}, "7.5 s"),
@@ -197,6 +203,8 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("uptime", "warning", {"days": tuple(day(ago, up=DAY // 2) for ago in range(10, -1, -1))}, "50%"),
     ("uptime", "warning", {"days": (day(10), day(2), day(1), day(0))}, "29%"),
     ("audits_failing", "critical", {"days": (day(3, lost=2), day(0))}, "2 challenged shards"),
+    ("damaged", "critical", {"damaged": 1}, "1 shard on the disk is damaged"),
+    ("damaged", "critical", {"damaged": 3}, "3 shards on the disk are damaged"),
     ("audits_late", "warning", {"days": (day(3, late=1), day(0))}, "1 audit came"),
     ("not_audited", "warning", {"one_last_audit": int(NOW) - 3 * DAY}, "01234567 has not audited for 3 d"),
     (

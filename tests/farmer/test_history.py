@@ -13,7 +13,7 @@ import trio.testing
 
 from storjfs.farmer.farmer import Farmer
 from storjfs.farmer.history import ALL, CONTRACT_DAYS, DAY, LIVES, NAMES, TOTAL_DAYS, History, Sums
-from storjfs.farmer.records import Records
+from storjfs.farmer.records import VERSION, Records
 from storjfs.protocol.terms import CREDIT
 from storjfs.settlement import Ledger
 from tests.farmer.renter import MIB, farming, renting, settings
@@ -122,7 +122,9 @@ def test_columns_are_the_fields(tmp_path: Path) -> None:
 async def test_farmers_database_of_version_1_is_brought_up_to_date(tmp_path: Path) -> None:
     Farmer.open(tmp_path / "farmer", settings(tmp_path)).close()
     with sqlite3.connect(tmp_path / "farmer" / "farmer.db") as database:
-        database.executescript("DROP TABLE day; DROP TABLE life; PRAGMA user_version = 1")
+        database.executescript(
+            "DROP TABLE day; DROP TABLE life; DROP TABLE damaged; DROP TABLE scrub; PRAGMA user_version = 1"
+        )
         row = "INSERT INTO audit(contract, epoch, digest, time, proved, price) VALUES (?, ?, x'', ?, ?, ?)"
         database.executemany(
             row,
@@ -135,7 +137,7 @@ async def test_farmers_database_of_version_1_is_brought_up_to_date(tmp_path: Pat
         )
     database.close()
     async with farming(tmp_path) as farmer:
-        assert farmer.records.read("PRAGMA user_version") == [(2,)]
+        assert farmer.records.read("PRAGMA user_version") == [(VERSION,)]
         history = farmer.book.history
         # Answered audits of before are known.
         assert history.days(5, 1)[5] == Sums(audits=2, proved=30, proofs=3)

@@ -191,6 +191,8 @@ def test_watchdog_hears_of_a_farmer_whose_disk_works_and_of_no_other(at: Path, m
         assert (report["health"], report["warnings"][0]["code"]) == ("critical", "disk_failing")
         (at / "shelf" / "pulse").rmdir()
         manager.until("WATCHDOG")
+        while "Is a directory" in manager.until("STATUS")["STATUS"]:
+            pass
         assert farmer.interrupt() == 0
 
 
@@ -252,6 +254,31 @@ async def test_second_signal_does_not_wait_and_leaves_nothing_half(at: Path, led
         assert ends == ["PeerUnreachable"]
     assert list((at / "shelf" / "arriving").iterdir()) == []
     assert status(at)["runs"][0]["stopped"] is not None
+
+
+async def test_a_process_finds_rot_by_itself_and_tells_its_renter(at: Path, ledger: Ledger) -> None:
+    change(at, scrub_every=1)
+    seed = b"s" * 32
+    with Running("--at", str(at)) as farmer:
+        async with renting(ledger, *farmer.where(), seed) as renter:
+            await renter.agree()
+            sound, rotten = await renter.put(9000), await renter.put(MIB)
+        assert farmer.interrupt() == 0
+    name = rotten.shard_id.hex()
+    path = at / "shelf" / name[:2] / name
+    path.write_bytes(path.read_bytes()[::-1])
+    with Running("--at", str(at)) as farmer:
+        node_id, address = farmer.where()
+        with trio.fail_after(30):
+            while not (await trio.to_thread.run_sync(status, at))["damaged"]:
+                pass
+        async with renting(ledger, node_id, address, seed) as again:
+            again.offer, again.contract, again.epoch = renter.offer, renter.contract, renter.epoch
+            challenge = again.challenge(sound)
+            answer = await again.ask(challenge)
+            assert [verdict.passed for verdict in again.judge(challenge, answer)] == [True]
+            assert answer.damaged == (rotten.shard_id,)
+        assert farmer.interrupt() == 0
 
 
 def test_killed_farmer_is_told_from_a_stopped_one(at: Path) -> None:

@@ -118,7 +118,7 @@ ANSWERS: list[Struct] = [
     ContractAnswer(CONTRACT, State.ACTIVE, 3, 200_000, 1, True, SIGNED_VOUCHER),
     ContractList((ID,)),
     ShardList((HeldShard(SHARD, ROOT, 65552),)),
-    AuditAnswer(SIGNED["reply"][0], SIGNED_VOUCHER),
+    AuditAnswer(SIGNED["reply"][0], SIGNED_VOUCHER, (values.shard_id(3),)),
     VoucherAnswer(SIGNED_VOUCHER),
     DeleteAnswer(2),
     PutAnswer(SIGNED["receipt"][0]),

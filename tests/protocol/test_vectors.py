@@ -10,8 +10,9 @@ from storjfs.protocol.conversation import Conversation
 from storjfs.protocol.encoding import decode, encode
 from storjfs.protocol.failures import ProtocolViolation
 from storjfs.protocol.framing import frame_length, open_request, parse_frame
-from storjfs.protocol.messages import METHODS, HelloAnswer, Role
+from storjfs.protocol.messages import METHODS, AuditAnswer, HelloAnswer, Role
 from storjfs.protocol.terms import Contract
+from tests.fuzz import samples
 from tests.protocol import values
 from tests.protocol.make_vectors import PATH, make
 
@@ -62,6 +63,8 @@ def test_an_answer_of_before_is_understood() -> None:
     """Fields that were added since have their defaults."""
     old = decode(encode((1, "farmer", ("x",), "software", ())), HelloAnswer)
     assert old == HelloAnswer(1, Role.FARMER, ("x",), "software")
+    reply = samples.SIGNED["reply"][0]
+    assert decode(encode((reply, None)), AuditAnswer) == AuditAnswer(reply)
 
 
 def test_frames_start_with_their_length() -> None:

@@ -11,12 +11,16 @@ import trio.testing
 
 from storjfs.coding.merkle import shard_root
 from storjfs.daemon.watch import watching
+from storjfs.farmer.book import ContractEntry
+from storjfs.farmer.scrub import Pass
+from storjfs.protocol.audits import AuditRequest
 from storjfs.protocol.contracts import Event, State
-from storjfs.protocol.ids import NodeId
+from storjfs.protocol.ids import NodeId, ShardId
 from storjfs.protocol.terms import Offer
 from storjfs.protocol.vouchers import EGRESS_CREDIT
 from storjfs.renter import FarmerUnavailable, Renter, ServiceRefused, ShardMissing
 from storjfs.renter.cashier import deposit_step
+from storjfs.renter.local_records import Result
 from storjfs.renter.renter import GREET_EVERY
 from storjfs.renter.schedule import Due, Window
 from storjfs.store import StoreError
@@ -149,6 +153,82 @@ async def test_rot_is_found_and_pinned_to_its_farmer(
         summary = await renter.audit_now()
         assert (summary.passed, summary.failed) == (4, 1)
         assert [lost[2] for lost in catalogue.lost] == [placed[2][1]]
+
+
+async def scrubbed(site: Site) -> None:
+    """The farmer reads all it stores."""
+    one = Pass(0)
+    while one.ended is None:
+        one = await site.farmer.scrub._step(one)
+
+
+async def test_a_farmer_that_tells_of_rot_before_it_is_asked_keeps_its_standing(
+    tmp_path: Path, fast_clock: trio.testing.MockClock
+) -> None:
+    async with a_world(tmp_path, fast_clock, 5) as world, world.life(SELDOM) as (renter, catalogue):
+        contract, rotten = (await catalogue.store_segment(renter))[0]
+        sound = [one for number, one in await catalogue.store_segment(renter) if number == contract]
+        site = site_of(world, renter, contract)
+        path = site.farmer.shelf.path(ShardId(rotten))
+        path.write_bytes(path.read_bytes()[::-1])
+        await scrubbed(site)
+        entry = renter.book.get(contract)
+        assert entry is not None
+        before = world.paid_by(renter, site)
+        challenge = await renter.auditor._audits.begin(entry, sound)
+        assert challenge is not None
+        result = await renter.auditor._audits.attempt(entry, challenge)
+        assert (result.passed, result.failed) == (1, 0)
+        assert [lost[2] for lost in catalogue.lost] == [rotten]
+        standing = renter.records.standing(contract)
+        assert (standing.integrity, standing.strikes, standing.told) == (1.0, 0, 1)
+        assert renter.records.outcomes()[0].result is Result.TOLD
+        assert world.paid_by(renter, site) > before
+        await catalogue.store.sync()
+        assert (await renter.audit_now()).failed == 0
+        assert standing.told == 1
+
+
+async def test_a_farmer_that_tells_of_more_than_its_share_is_judged_as_by_failed_proofs(
+    tmp_path: Path, fast_clock: trio.testing.MockClock
+) -> None:
+    async with a_world(tmp_path, fast_clock, 5) as world, world.life(SELDOM) as (renter, catalogue):
+        placed = [await catalogue.store_segment(renter, 8192) for _ in range(5)]
+        contract = placed[0][0][0]
+        site, entry = site_of(world, renter, contract), renter.book.get(contract)
+        assert entry is not None
+        mine = [shard_id for row in placed for number, shard_id in row if number == contract]
+        for shard_id in mine[1:]:
+            site.farmer.shelf.path(ShardId(shard_id)).unlink()
+        await scrubbed(site)
+        challenge = await renter.auditor._audits.begin(entry, mine[:1])
+        assert challenge is not None
+        assert (await renter.auditor._audits.attempt(entry, challenge)).failed == 0
+        assert {lost[2] for lost in catalogue.lost} == set(mine[1:])
+        standing = renter.records.standing(contract)
+        assert (standing.told, standing.failed, standing.strikes) == (4, 2, 1)
+        assert standing.integrity <= 0.5
+
+
+async def test_who_tells_only_of_what_is_asked_for_has_not_told(
+    tmp_path: Path, fast_clock: trio.testing.MockClock
+) -> None:
+    async with a_world(tmp_path, fast_clock, 5) as world, world.life(SELDOM) as (renter, catalogue):
+        contract, rotten = (await catalogue.store_segment(renter))[0]
+        site = site_of(world, renter, contract)
+        site.rot()
+        await scrubbed(site)
+        for one in world.sites.values():
+
+            def tell(_: ContractEntry, batch: AuditRequest) -> tuple[ShardId, ...]:
+                return tuple(shard.shard_id for shard in batch.shards)
+
+            one.farmer.prover._to_tell = tell  # type: ignore[assignment, method-assign]
+        summary = await renter.audit_now()
+        assert (summary.passed, summary.failed) == (4, 1)
+        assert renter.records.standing(contract).integrity <= 0.5
+        assert renter.records.standing(contract).told == 0
+        assert [lost[2] for lost in catalogue.lost] == [rotten]
 
 
 async def test_farmers_that_are_away_are_looked_for_while_something_waits_for_them(

@@ -1,0 +1,55 @@
+"""Which shards the farmer knows to be damaged, in farmer.db: found by a scrub, a read or an audit."""
+
+import logging
+from collections.abc import Callable, Iterable
+
+from storjfs.farmer.records import Records, Statement
+from storjfs.protocol.ids import ShardId
+
+log = logging.getLogger(__name__)
+
+
+class Damage:
+    """The table `damaged`. A row goes in the commit that takes its shard off the index."""
+
+    def __init__(self, records: Records, clock: Callable[[], float]) -> None:
+        self._records = records
+        self._clock = clock
+
+    def reason(self, shard_id: ShardId) -> str | None:
+        """What is wrong with the shard, None if nothing is known to be."""
+        rows = self._records.read("SELECT reason FROM damaged WHERE shard_id = ?", shard_id)
+        return str(rows[0][0]) if rows else None
+
+    def under(self, contract: int, after: bytes, limit: int) -> list[ShardId]:
+        """The first damaged shards of a contract (its number in farmer.db) behind the id `after`."""
+        rows = self._records.read(
+            "SELECT shard_id FROM damaged WHERE contract = ? AND shard_id > ? ORDER BY shard_id LIMIT ?",
+            contract,
+            after,
+            limit,
+        )
+        return [ShardId(row[0]) for row in rows]
+
+    async def note(self, shard_id: ShardId, reason: str) -> None:
+        """Keep it, unless the shard was deleted meanwhile. Idempotent; durable on return."""
+        if self.reason(shard_id) is not None:
+            return
+        log.error("%s: its renter is told, and it earns nothing any more", reason)
+        row: Statement = (
+            "INSERT OR IGNORE INTO damaged(shard_id, contract, found, reason) "
+            "SELECT shard_id, contract, ?, ? FROM shard WHERE shard_id = ?",
+            (int(self._clock()), reason, shard_id),
+        )
+        await self._records.commit([row])
+
+
+def count_damaged(records: Records) -> int:
+    """How many shards on the index are known to be damaged."""
+    ((count,),) = records.read("SELECT count(*) FROM damaged")
+    return int(count)
+
+
+def gone(shard_ids: Iterable[ShardId]) -> list[Statement]:
+    """What forgets shards that leave the index, for the same commit."""
+    return [("DELETE FROM damaged WHERE shard_id IN (VALUES (?))", (one,)) for one in shard_ids]
