@@ -251,11 +251,17 @@ def _show_scrub(found: dict[str, Any]) -> None:
     if found["rebuilt"]:
         click.echo(f"{wording.count(found['rebuilt'], 'segment')} rebuilt.")
     if found["broken"]:
-        click.echo(f"Segments that could not be rebuilt yet: {', '.join(map(str, found['broken']))}.")
+        click.echo(f"{_numbered(found['broken'])} could not be rebuilt yet.")
     if found["damaged"]:
-        click.echo(f"Segments damaged before they were sent: {', '.join(map(str, found['damaged']))}.")
+        click.echo(f"{_numbered(found['damaged'])} already damaged when sent.")
     if found["unread"]:
         click.echo(f"{wording.count(found['unread'], 'shard')} not read: their farmers did not answer.")
+
+
+def _numbered(segments: list[int]) -> str:
+    """How many segments, and which: 1 segment (number 5), 2 segments (numbers 5, 7)."""
+    which = "number" if len(segments) == 1 else "numbers"
+    return f"{wording.count(len(segments), 'segment')} ({which} {', '.join(map(str, segments))})"
 
 
 @click.command()

@@ -11,13 +11,16 @@ from storjfs.errors import StorjfsError
 from storjfs.keys import PHRASE_IS_NOT_ENOUGH, VolumeKeys, entropy_to_phrase, new_entropy, recovery_kit
 from storjfs.store import open_meta
 from storjfs.volume import (
+    DEFAULT_NAME,
     EmbeddedFarm,
+    KeyFileMissing,
     StaticFarmer,
     VolumeExists,
     VolumePaths,
     VolumeSettings,
     create_volume,
     default_cache_size,
+    keyless_names,
     read_settings,
     restore_volume,
     same_phrase,
@@ -100,8 +103,32 @@ def _check_phrase(paths: VolumePaths, keys: VolumeKeys) -> None:
             hint="Use that one; two volumes of one phrase would spend the same deposits and take each "
             "other's shards for waste.",
         )
+    for name in keyless_names():
+        if name != paths.name:
+            _check_keyless(VolumePaths(name), keys)
     if paths.meta_db.exists():
         open_meta(paths.meta_db, keys.metadata_key, read_only=True).close()
+
+
+def _check_keyless(other: VolumePaths, keys: VolumeKeys) -> None:
+    """That the phrase is not of a volume under another name that only lacks its key file."""
+    which = "" if other.name == DEFAULT_NAME else f" --volume {other.name}"
+    again = f"`storjfs init{which} --phrase-file FILE` makes its key file again from its phrase"
+    try:
+        same = read_settings(other).volume_id == keys.volume_id
+    except StorjfsError:
+        raise KeyFileMissing(
+            f"the key file of the volume {other.name} is missing, and without its settings it cannot be told "
+            "whether it is the volume of this recovery phrase",
+            hint=f"Nothing was changed. {again}. If it is of another phrase and no longer needed, move "
+            f"{other.data_dir} away first.",
+        ) from None
+    if same:
+        raise KeyFileMissing(
+            f"this recovery phrase is that of the volume {other.name}, whose key file is missing; the rest "
+            f"of it is in {other.data_dir}",
+            hint=f"Nothing was changed. {again}.",
+        )
 
 
 def write_kit(path: Path, phrase: str, volume: str, settings: VolumeSettings) -> None:

@@ -100,7 +100,7 @@ def _phrase_text(path: Path) -> str:
 @click.option("--json", "as_json", is_flag=True, help="As JSON: a list of objects.")
 def volumes(as_json: bool) -> None:
     """List the volumes on this machine, and where they are mounted."""
-    from storjfs.volume import VolumePaths, is_sealed, volume_names
+    from storjfs.volume import VolumePaths, is_sealed, keyless_names, volume_names
 
     found = []
     for name in volume_names():
@@ -115,6 +115,18 @@ def volumes(as_json: bool) -> None:
                 "data": str(paths.data_dir),
             }
         )
+    for name in keyless_names():
+        paths = VolumePaths(name)
+        found.append(
+            {
+                "name": name,
+                "state": "key-missing",
+                "mountpoint": _mount_of(paths)[1],
+                "passphrase": None,
+                "data": str(paths.data_dir),
+            }
+        )
+    found.sort(key=lambda row: str(row["name"]))
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
@@ -130,6 +142,7 @@ _STATES = {
     "detached": "unmounted from {}, where programs still have files open",
     "died": "its mount process on {} has died; mounting again goes on where it was",
     "unmounted": "not mounted",
+    "key-missing": "its key file is missing (`storjfs init --phrase-file FILE` makes it again)",
 }
 
 

@@ -97,9 +97,13 @@ def _set_aside(paths: VolumePaths, read: Read) -> str:
             file.rename(kept / file.name)
         elif rows[0][0] in (0, 1) and file.stat().st_size > rows[0][1]:
             shutil.copyfile(file, kept / file.name)
+    where = "What was sent of them is with the farmers."
+    if any(kept.iterdir()):
+        where = f"What was not sent of them is in {kept}, the rest with the farmers."
     said = (
-        "The metadata are older than what was last written here: files that are newer are missing. What was "
-        f"not sent of them is in {kept}, the rest with the farmers; see docs/how-to/back-up-metadata.md."
+        "The metadata are older than what was last written here: files that are newer are missing. "
+        f"{where} Farmers may fail audits of shards that were deleted since, through no fault of theirs; "
+        "see docs/how-to/back-up-metadata.md."
     )
     log.warning("%s", said)
     return said

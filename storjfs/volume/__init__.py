@@ -37,7 +37,7 @@ from storjfs.volume.passphrase import (
     PassphraseSource,
     passphrase_source,
 )
-from storjfs.volume.paths import DEFAULT_NAME, VolumePaths, volume_names
+from storjfs.volume.paths import DEFAULT_NAME, VolumePaths, keyless_names, volume_names
 from storjfs.volume.settings import (
     EmbeddedFarm,
     StaticFarmer,
@@ -75,6 +75,7 @@ __all__ = [
     "default_cache_size",
     "has_metadata",
     "is_sealed",
+    "keyless_names",
     "lock_volume",
     "parse_credits",
     "parse_duration",

@@ -160,6 +160,15 @@ def volume_names(environ: Mapping[str, str] | None = None) -> list[str]:
     return sorted(key.parent.name for key in volumes.glob("*/key") if _NAME.fullmatch(key.parent.name))
 
 
+def keyless_names(environ: Mapping[str, str] | None = None) -> list[str]:
+    """The names under which a volume was in use here whose key file is gone, sorted; see `remains`."""
+    environ = os.environ if environ is None else environ
+    bases = (_base(environ, "XDG_DATA_HOME", ".local/share"), _base(environ, "XDG_CONFIG_HOME", ".config"))
+    names = {place.name for base in bases for place in (base / "volumes").glob("*") if place.is_dir()}
+    known = (VolumePaths(name, environ) for name in sorted(names) if _NAME.fullmatch(name))
+    return [paths.name for paths in known if not paths.exists and paths.remains]
+
+
 def _has_entries(folder: Path) -> bool:
     try:
         with os.scandir(folder) as entries:

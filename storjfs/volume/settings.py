@@ -252,6 +252,15 @@ def _farmers(table: object) -> EmbeddedFarm | tuple[StaticFarmer, ...]:
             return EmbeddedFarm(count)
         case dict() if not table:
             return EmbeddedFarm()
+        case dict():
+            known = ("addresses", "embedded")
+            for key in table:
+                near = difflib.get_close_matches(key, known, n=1)
+                _check(
+                    key in known,
+                    f"there is no setting {key!r} under [farmers]",
+                    f"Did you mean {near[0]}?" if near else "There are addresses and embedded.",
+                )
     raise SettingsError(
         "setting farmers: it must say either embedded = a number, or addresses = a list of texts",
         hint='Keep one of the two lines, as in: addresses = ["127.0.0.1:7421", "127.0.0.1:7422"]',

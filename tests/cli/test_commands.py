@@ -202,6 +202,31 @@ def test_contradicting_ways_to_change_a_passphrase_are_refused(home: Home, tmp_p
     home.do("status", "--passphrase-file", str(old))
 
 
+def test_a_volume_whose_key_file_is_lost_is_listed_and_its_phrase_makes_no_second_one(
+    home: Home, tmp_path: Path
+) -> None:
+    words = " ".join(words_in(home.do("init")))
+    (tmp_path / "words").write_text(words)
+    (home.data() / "key").unlink()
+    (home.data() / "journal" / ("0" * 32)).write_bytes(b"a segment")
+    assert "its key file is missing" in home.do("volumes")
+    (row,) = json.loads(home.do("volumes", "--json"))
+    assert (row["name"], row["state"], row["passphrase"]) == ("default", "key-missing", None)
+    settings = home.folder / ".config/storjfs/volumes/default/settings.toml"
+    second = ("init", "--volume", "second", "--phrase-file", str(tmp_path / "words"))
+
+    def refused() -> str:
+        said = home.run(*second)
+        assert said.returncode != 0
+        assert "storjfs init --phrase-file" in said.stderr
+        assert not home.data("second").exists()
+        return said.stderr
+
+    assert "that of the volume default" in refused()
+    settings.write_text("nonsense")
+    assert "cannot be told" in refused()
+
+
 def test_volumes_lists_what_is_there(home: Home) -> None:
     assert "no volume" in home.do("volumes")
     home.do("init", "--volume", "photos")

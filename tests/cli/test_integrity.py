@@ -168,3 +168,11 @@ def test_one_scrub_runs_at_a_time_and_a_failure_is_json_too(home: Home) -> None:
         first.send_signal(signal.SIGINT)
         first.communicate(timeout=PATIENCE)
     assert first.returncode == 130
+
+
+def test_scrub_tells_how_many_segments_and_which(capsys: pytest.CaptureFixture[str]) -> None:
+    found = {"read": 9, "bytes": 9, "wrong": 1, "rebuilt": 0, "broken": [5], "damaged": [3, 7], "unread": 0}
+    integrity._show_scrub(found)
+    said = capsys.readouterr().out
+    assert "1 segment (number 5) could not be rebuilt yet." in said
+    assert "2 segments (numbers 3, 7) already damaged when sent." in said

@@ -87,3 +87,15 @@ async def test_after_a_crash_nothing_is_set_aside(paths: VolumePaths) -> None:
         assert (await drive.facts()).disk_problems == []
     assert not stray.exists()
     assert not paths.journal_kept_dir.exists()
+
+
+async def test_nothing_is_said_of_what_was_set_aside_where_nothing_was(paths: VolumePaths) -> None:
+    async with running(paths) as drive:
+        await write(drive, b"sent", os.urandom(100_000))
+        await drive.segments.flush()
+    paths.newest_file.write_text("99")
+    async with running(paths) as drive:
+        (said,) = (await drive.facts()).disk_problems
+    assert "older" in said
+    assert str(paths.journal_kept_dir) not in said
+    assert "audits of shards that were deleted since" in said

@@ -116,6 +116,13 @@ def test_a_setting_that_is_misspelt_has_a_suggestion() -> None:
     assert "cache_size" in caught.value.hint
 
 
+def test_a_misspelt_setting_of_the_farmers_is_named() -> None:
+    text = f'version = 1\nvolume_id = "{PLAIN.volume_id.hex()}"\n[farmers]\nembeded = 6\n'
+    with pytest.raises(SettingsError, match="no setting 'embeded'") as caught:
+        VolumeSettings.from_toml(text)
+    assert caught.value.hint == "Did you mean embedded?"
+
+
 @pytest.mark.parametrize("size", [0, 1, 20, 100])
 def test_a_cache_of_some_bytes_is_refused(size: int) -> None:
     with pytest.raises(SettingsError, match="too small") as caught:
