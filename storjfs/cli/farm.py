@@ -117,11 +117,15 @@ def farm(
         if context.invoked_subcommand != "service":
             raise click.UsageError(f"{context.invoked_subcommand} changes no settings.")
         settings = _settings(folder, unlimited=limit == NO_LIMIT, **given)
-        if new_ledger:
-            Ledger(settings.ledger).close_file()
-        _require_ledger(folder, settings.ledger)
-        make_private(folder)
-        settings.write(folder)
+
+        def keep() -> None:
+            if new_ledger:
+                Ledger(settings.ledger).close_file()
+            _require_ledger(folder, settings.ledger)
+            make_private(folder)
+            settings.write(folder)
+
+        context.obj = keep
 
 
 def run(folder: Path, settings: FarmerSettings) -> None:
@@ -231,13 +235,16 @@ def service(context: click.Context, folder: Path, install: bool, name: str, syst
     """Print the systemd unit of this farmer, or install it.
 
     As root it is the machine's and runs as the owner of the farmer's folder; else it is yours. Settings may
-    come before the word: storjfs farm --share 500GB service --install
+    come before the word, and are kept with --install: storjfs farm --share 500GB service --install
+    Printing changes nothing.
     """
     from .farm_service import install_unit, unit_text
 
     folder = _folder(context, folder)
     system = os.geteuid() == 0 if system is None else system
     if install:
+        if context.obj is not None:
+            context.obj()
         install_unit(folder, name, system=system)
     else:
         click.echo(unit_text(folder, system=system), nl=False)

@@ -139,8 +139,8 @@ def test_settings_before_the_word_make_the_farmer(tmp_path: Path, monkeypatch: p
     assert found is not None
     assert (found.capacity, found.shown("limit"), found.shown("schedule")) == (10**9, "20Mbit", "08:00-23:00")
     assert found.price == 2_500_000
-    done = CliRunner().invoke(farm, ["--at", str(at), "--limit", "none", "service"])
-    assert "[Service]" in done.output
+    done = CliRunner().invoke(farm, ["--at", str(at), "--limit", "none", "service", "--install", "--user"])
+    assert done.exit_code == 0, done.output
     again = FarmerSettings.read(at)
     assert again is not None
     assert (again.shown("limit"), again.shown("schedule")) == ("", "08:00-23:00")
@@ -156,3 +156,11 @@ def test_template_is_in_the_package(tmp_path: Path) -> None:
     script = "from setuptools import setup; setup()"
     subprocess.run([sys.executable, "-c", script, *words], cwd=root, check=True, capture_output=True)
     assert (tmp_path / "storjfs" / "cli" / farm_service.TEMPLATE).is_file()
+
+
+def test_printing_changes_nothing(at: Path) -> None:
+    before = (at / "farmer.toml").read_bytes()
+    done = CliRunner().invoke(farm, ["--at", str(at), "--share", "2GB", "service", "--user"])
+    assert done.exit_code == 0
+    assert "ExecStart=" in done.output
+    assert (at / "farmer.toml").read_bytes() == before
