@@ -10,6 +10,8 @@ from storjfs.store import copy_database
 from storjfs.volume import PassphraseSource, VolumePaths, has_metadata, unlock_volume
 from storjfs.volume.files import make_private, write_atomically
 
+from .mountpoint import OUR_TYPE, canonical, mounts
+
 
 class BackupExists(StorjfsError):
     """There is something at the place of the backup already; nothing is overwritten."""
@@ -17,6 +19,19 @@ class BackupExists(StorjfsError):
 
 class BackupFailed(StorjfsError):
     """The backup could not be written."""
+
+
+def _refuse_useless(paths: VolumePaths, target: Path) -> None:
+    """Raises BackupFailed for a place that is lost with the volume: in the drive, or beside its files."""
+    place = canonical(target)
+    drives = [one.target for one in mounts() if (one.kind, one.source) == (OUR_TYPE, f"storjfs:{paths.name}")]
+    own = [Path(os.path.realpath(directory)) for directory in paths.directories]
+    for where in (*drives, *own):
+        if place.is_relative_to(where):
+            raise BackupFailed(
+                f"{target} lies in {where}, which is lost when the volume is; nothing was written",
+                hint="give a folder on another disk",
+            )
 
 
 def back_up(paths: VolumePaths, passphrase: PassphraseSource | None, target: Path) -> list[str]:
@@ -28,6 +43,7 @@ def back_up(paths: VolumePaths, passphrase: PassphraseSource | None, target: Pat
     """
     keys = unlock_volume(paths, passphrase)
     has_metadata(paths)
+    _refuse_useless(paths, target)
     if os.path.lexists(target):
         raise BackupExists(f"{target} exists already; it is not overwritten", hint="give another name")
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}")

@@ -137,3 +137,13 @@ def test_nothing_is_left_of_a_backup_that_fails(home: Home, tmp_path: Path) -> N
     assert "cannot be written" in done.stderr
     home.do("backup", str(tmp_path / "young"))
     assert sorted(os.listdir(tmp_path / "young")) == ["key", "settings.toml"]
+
+
+def test_a_backup_into_the_drive_or_beside_its_files_is_refused(home: Home) -> None:
+    home.do("mount", str(home.at))
+    for place in (home.at / "backup", home.data() / "backup"):
+        refused = home.run("backup", str(place))
+        assert refused.returncode != 0
+        assert "is lost when the volume is" in refused.stderr
+        assert not place.exists()
+    home.do("backup", str(home.folder / "backup"))
