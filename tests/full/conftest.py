@@ -1,7 +1,9 @@
 """A drive all of whose files lie on a small disk."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -11,7 +13,11 @@ from tests.full.disk import MIB, SmallDisk, small_disk
 SIZE = 420 * MIB
 
 
-@pytest.fixture(params=["ext4", "tmpfs"])
+THOROUGH: Final = os.environ.get("STORJFS_THOROUGH") == "1"
+"""On every kind of filesystem: for nights."""
+
+
+@pytest.fixture(params=["ext4", "tmpfs"] if THOROUGH else ["ext4"])
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SmallDisk]:
     """A disk of SIZE bytes."""
     with small_disk(tmp_path, request.param, SIZE) as made:
