@@ -5,7 +5,6 @@ import os
 import pty
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
@@ -19,20 +18,6 @@ from storjfs.protocol.failures import ErrorCode, RequestFailed
 from storjfs.settlement import Ledger
 from tests.farmer.process import Manager, Running, live, run, status
 from tests.farmer.renter import MIB, Renter, renting
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    ledger = Ledger(tmp_path / "ledger.db")
-    yield ledger
-    ledger.close_file()
-
-
-@pytest.fixture
-def manager(tmp_path: Path) -> Iterator[Manager]:
-    manager = Manager(tmp_path / "notify")
-    yield manager
-    manager.socket.close()
 
 
 @pytest.fixture

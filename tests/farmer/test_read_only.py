@@ -3,7 +3,7 @@
 import errno
 import os
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -67,20 +67,6 @@ class FailingDisk(Disk):
 
 
 EVERY_WRITE = frozenset({"create", "write", "sync_data", "sync_folder", "rename", "remove", "probe"})
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    ledger = Ledger(tmp_path / "ledger.db")
-    yield ledger
-    ledger.close_file()
-
-
-@pytest.fixture
-def manager(tmp_path: Path) -> Iterator[Manager]:
-    manager = Manager(tmp_path / "notify")
-    yield manager
-    manager.socket.close()
 
 
 @asynccontextmanager
