@@ -13,10 +13,8 @@ from .drive import PATIENCE, Drive
 from .sharing import BLOCKS, PROGRAMS, stamp_of, stamped
 
 TOP = Path(__file__).parents[2]
-ENOUGH = 300
-"""Operations of the busiest program, then all stop."""
-FAIR = 10
-"""Nobody does less than this part of the mean."""
+ENOUGH = 50
+"""Operations that every program gets done while all the others go on without end."""
 
 
 class Sharing:
@@ -37,7 +35,9 @@ class Sharing:
         ]
 
     def work(self) -> list[int]:
-        """What each has done by the time that one has done ENOUGH, from when all had begun."""
+        """What each has done by the time that the slowest has done ENOUGH: nobody stops before, so that a
+        program that others keep from its work never gets there. Whom the kernel lets at the file's lock first
+        is not ours to say, so how the counts compare is not looked at."""
         try:
             for program in self._programs:
                 assert program.stdout is not None
@@ -46,8 +46,10 @@ class Sharing:
                 assert program.stdin is not None
                 program.stdin.write("go\n")
                 program.stdin.flush()
-            outputs = [one.stdout for one in self._programs if one.stdout is not None]
-            assert select.select(outputs, [], [], PATIENCE)[0]
+            for program in self._programs:
+                assert program.stdout is not None
+                assert select.select([program.stdout], [], [], PATIENCE)[0], "kept from its work"
+                assert program.stdout.readline() == "enough\n", program.communicate()[1]
             for program in self._programs:
                 assert program.stdin is not None
                 program.stdin.close()
@@ -64,19 +66,12 @@ class Sharing:
                 program.wait()
 
 
-def fair(kinds: list[str], done: list[int]) -> None:
-    """Of programs that do the same, none does much less than the others."""
-    for kind in set(kinds):
-        counts = [count for one, count in zip(kinds, done, strict=True) if one == kind]
-        assert min(counts) * FAIR > sum(counts) / len(counts), (kind, counts)
-
-
 @pytest.mark.parametrize("kind", ["own", "any"])
 def test_writers_and_readers_of_one_file_get_along(mounted: Drive, kind: str) -> None:
     path = mounted.at / "file"
     path.write_bytes(stamped(PROGRAMS, 0) * BLOCKS)
     kinds = [kind] * PROGRAMS + ["read"] * 3
-    fair(kinds, Sharing(path, kinds).work())
+    Sharing(path, kinds).work()
     before = path.read_bytes()
     blocks = [before[at : at + len(before) // BLOCKS] for at in range(0, len(before), len(before) // BLOCKS)]
     assert len(blocks) == BLOCKS
@@ -93,7 +88,6 @@ def test_appends_of_many_programs_are_whole_in_order_and_all_there(mounted: Driv
     path.touch()
     kinds = ["append"] * PROGRAMS
     done = Sharing(path, kinds).work()
-    fair(kinds, done)
     seen: Counter[int] = Counter()
     for line in path.read_bytes().splitlines():
         who, number = map(int, line.split())
