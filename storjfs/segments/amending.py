@@ -85,7 +85,7 @@ class Amender:
             if shard.shard_id == shard_id and self._spared(segment, shard):
                 if senseless:
                     self._catalogue.remove_shard(segment, shard)
-                    self._repair.note_missing(segment)
+                    self._catalogue.note_missing(segment)
                 else:
                     self._catalogue.shard_lost(segment, shard)
                 return True
@@ -119,7 +119,7 @@ class Amender:
         segment = self._idle(seg)
         if segment is None or segment.state is not State.STORED:
             return False
-        self._repair.note_missing(segment)
+        self._catalogue.note_missing(segment)
         return True
 
     def withdraw(self, shard_id: bytes) -> bool:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from storjfs.coding.frames import preferred_algorithm
+from storjfs.coding.geometry import sealed_length, shard_length
 from storjfs.keys import VolumeKeys
 from storjfs.renter.repair_policy import Health, health
 from storjfs.segments.committed import CommittedRows
@@ -362,11 +363,20 @@ class Catalogue(CommittedRows):
         if segment.state is State.STORED:
             self.hurt(segment)
 
-    def never_placed(self, segment: Segment, idx: int, length: int) -> None:
+    def _never_placed(self, segment: Segment, idx: int, length: int) -> None:
         """No farmer could be found for `idx`: a lost row stands for it, so that repair finds it later."""
         shard = self.add_shard(segment, idx, NOBODY, length)
         shard.state = ShardState.LOST
         self._changed_shard(segment, shard)
+
+    def note_missing(self, segment: Segment) -> None:
+        """Have a row for each index, so that a segment that lacks shards is found again, however long the
+        policy lets it wait: a cut-off upload leaves an index without one."""
+        covered = {shard.idx for shard in self.shards(segment)}
+        size = sealed_length(shard_length(segment.size, segment.k))
+        for idx in range(segment.n):
+            if idx not in covered:
+                self._never_placed(segment, idx, size)
 
     def remove_shard(self, segment: Segment, shard: Shard) -> None:
         """Take a row out; its farmer is asked to delete the shard."""

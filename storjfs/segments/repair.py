@@ -7,7 +7,6 @@ from typing import Final
 
 import trio
 
-from storjfs.coding.geometry import sealed_length, shard_length
 from storjfs.errors import StorjfsError
 from storjfs.renter.repair_policy import SegmentHealth, Urgency, danger, repair_order, urgency
 from storjfs.segments.cache import Cache
@@ -124,15 +123,6 @@ class Repair:
             await trio.lowlevel.checkpoint()
         return rescued[:MOST_IN_SIGHT] + [one.seg for one in repair_order(found.values())]
 
-    def note_missing(self, segment: Segment) -> None:
-        """Have a row for each index, so that a segment that lacks shards is found again, however long the
-        policy lets it wait: a cut-off upload leaves an index without one."""
-        covered = {shard.idx for shard in self._catalogue.shards(segment)}
-        size = sealed_length(shard_length(segment.size, segment.k))
-        for idx in range(segment.n):
-            if idx not in covered:
-                self._catalogue.never_placed(segment, idx, size)
-
     def _look(self, seg: int, found: dict[int, SegmentHealth], rescued: list[int]) -> None:
         try:
             segment = self._catalogue.get(seg)
@@ -144,7 +134,7 @@ class Repair:
         for shard in list(self._catalogue.shards(segment)):
             if shard.state is ShardState.UPLOADING:
                 self._catalogue.remove_shard(segment, shard)
-        self.note_missing(segment)
+        self._catalogue.note_missing(segment)
         shards = self._catalogue.held(segment)
         contained = sum(self._contained(shard.contract) for shard in shards.values())
         state = SegmentHealth(seg, segment.k, segment.n, len(shards), contained)

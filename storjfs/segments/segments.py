@@ -10,7 +10,7 @@ from typing import Final
 import trio
 
 from storjfs.coding.buffers import Buffer
-from storjfs.coding.geometry import sealed_length, segment_capacity, shard_length
+from storjfs.coding.geometry import segment_capacity
 from storjfs.errors import StorjfsError
 from storjfs.keys import VolumeKeys
 from storjfs.renter.repair_policy import Health
@@ -219,9 +219,7 @@ class Segments:
         _LOG.error("%s", text)
         self._problem("lost", segment.seg, text)
         catalogue.stored(segment, small=is_small(segment))
-        size = sealed_length(shard_length(segment.size, segment.k))
-        for idx in set(range(segment.n)) - catalogue.held(segment).keys():
-            catalogue.never_placed(segment, idx, size)
+        catalogue.note_missing(segment)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Seal, upload, read, delete and repair until cancelled; unsent data is then sent after the next

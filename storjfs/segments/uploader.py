@@ -278,9 +278,9 @@ class Uploader:
             file.users -= 1
             attempt.clean_up()
             encoder.close()
-        if segment.state is State.STORED:
-            for idx in set(range(segment.n)) - catalogue.held(segment).keys():
-                catalogue.never_placed(segment, idx, size)
+            if segment.state is State.STORED:
+                # Also where this is cut off while the last shards are on their way.
+                catalogue.note_missing(segment)
 
     def _got_through(self) -> None:
         self.progressed = trio.current_time()

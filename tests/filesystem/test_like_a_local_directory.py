@@ -60,9 +60,8 @@ class Loop:
         self._stop = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
         with watching(LIMIT) as self.watch:
-            self._ready.set()
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
+            async with trio.open_nursery() as self._nursery:
+                self._ready.set()
                 await self._stop.wait()
 
     def run(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:

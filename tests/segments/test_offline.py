@@ -1,6 +1,7 @@
 """Without farmers, and with slow ones: what still works, what fails when, and that it goes on by itself."""
 
 import errno
+import math
 from collections.abc import Callable
 
 import pytest
@@ -160,6 +161,20 @@ async def test_a_farmer_that_hangs_costs_no_more_than_the_hedge(volume: Volume, 
             # 30 ms at least, three times what such ranges take of late, twice the farmer's usual latency.
             assert await seconds(lambda run=run: volume.read(run)) <= SLACK  # type: ignore[misc]
         assert segments.report().problems == ()
+
+
+async def test_a_stop_while_the_last_shard_is_on_its_way_leaves_a_row_for_each(volume: Volume) -> None:
+    del volume.farm.farmers[6]
+    volume.farm.farmers[1].put_delay = math.inf
+    async with volume.running() as segments:
+        (run,) = volume.append_random(60_000)
+        segments._journal.close_open()
+        segment = segments._catalogue.get(run.seg)
+        await until(lambda: len(segments._catalogue.held(segment)) == 4, volume.store)
+        assert segments._nursery is not None
+        segments._nursery.cancel_scope.cancel()
+        rows = "SELECT COUNT(DISTINCT idx) FROM shard WHERE seg = ? AND state <> 0"
+        await until(lambda: volume.store.read(rows, (run.seg,)) == [(5,)], volume.store)
 
 
 async def test_writes_go_on_up_to_the_limit_and_then_fail_without_delay(volume: Volume, clock: Clock) -> None:
