@@ -181,7 +181,7 @@ def live_damages() -> dict[str, list[str]]:
                              "randomblob(32), 65552, 1)"],
         "shard-invalid": [f"UPDATE shard SET root = x'00' WHERE seg = {first} AND idx = 4"],
         "shard-row-missing": [f"DELETE FROM shard WHERE seg = {last} AND idx = 4"],
-        "doomed-no-contract": ["INSERT INTO doomed VALUES (randomblob(32), 99)"],
+        "doomed-no-contract": ["INSERT INTO doomed VALUES (randomblob(32), 99, 0)"],
     }  # fmt: skip
 
 
