@@ -103,6 +103,11 @@ async def test_a_running_drive_is_checked_and_its_farmers_are_put_right(paths: V
         assert orphan.hex() not in shard_files(paths)
         assert (await fsck(drive))["found"] == []
         assert drive.segments.report().full == 1
+        await until(lambda: not drive.segments.report().to_delete, drive.store)
+        # The five of the segment: neither more nor fewer for what became of the one that was not known.
+        rows = drive.renter.report().contracts
+        assert sum(row.shards for row in rows) == len(shard_files(paths)) == 5
+        assert sorted(row.shards for row in rows) == [0, 1, 1, 1, 1, 1]
         assert await read(drive, ino) == content
 
 
@@ -261,8 +266,10 @@ async def test_without_a_mount_books_and_farmers_are_checked_and_mended(paths: V
         await drive.renter.delete(rows[0][1], [rows[0][0]])
         orphan = os.urandom(32)
         await drive.renter.put(rows[1][1], orphan, os.urandom(1000))
-    sound = await integrity.fsck_unmounted(paths, None, Told(), repair=False, farmers=False)
+    told = Told()
+    sound = await integrity.fsck_unmounted(paths, None, told, repair=False, farmers=False)
     assert sound["found"] == []
+    assert told.progress[-1]["done"] == told.progress[-1]["of"] > 0
     damage(paths, f"UPDATE inode SET nlink = 9 WHERE ino = {ino}")
     codes = {"farmer-missing", "farmer-orphan", "links-wrong"}
     seen = await integrity.fsck_unmounted(paths, None, Told(), repair=False, farmers=True)
