@@ -32,11 +32,13 @@ class _Bar:
         if self._progress is not None:
             self._progress.stop()
 
-    def _say(self, line: str, *, now: bool) -> None:
-        """A line on standard error, at once or if the last one is a while ago."""
-        if now or self._clock() - self._told_at >= SAY_EVERY:
+    def _say(self, line: str, *, now: bool) -> bool:
+        """A line on standard error, at once or if the last one is a while ago; whether it was said."""
+        due = now or self._clock() - self._told_at >= SAY_EVERY
+        if due:
             self._told_at = self._clock()
             click.echo(line, err=True)
+        return due
 
 
 class FlushBar(_Bar):
@@ -108,15 +110,25 @@ class FlushBar(_Bar):
 class PartsBar(_Bar):
     """Shows progress objects `{"part": name, "done": count, "of": count}`: a bar for the part under way.
 
-    Without a terminal it is a line on standard error for each part and one now and then; `quiet` leaves
-    those out as well.
+    Without a terminal it is a line on standard error for each part, one now and then, and in the end one that
+    says how far it came; `quiet` leaves those out as well.
     """
 
     def __init__(self, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(clock)
         self._part = ""
+        self._said = ""
+        self._unsaid = ""
+        """The newest state, where no line has told it."""
         self._quiet = quiet
         self._terminal = sys.stderr.isatty() and not quiet
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        if self._unsaid:
+            self._say(self._unsaid, now=True)
 
     def update(self, told: Mapping[str, Any]) -> None:
         """One progress object."""
@@ -127,7 +139,11 @@ class PartsBar(_Bar):
             self._draw(part, told["done"], told["of"])
         elif not self._quiet:
             done, of = told["done"], told["of"]
-            self._say(f"{part}: {done} of {of}" if of else f"{part} ...", now=part != self._part)
+            line = f"{part}: {done} of {of}" if of else f"{part} ..."
+            if self._say(line, now=part != self._part):
+                self._said, self._unsaid = line, ""
+            else:
+                self._unsaid = line if line != self._said else ""
         self._part = part
 
     def _draw(self, part: str, done: int, of: int) -> None:

@@ -165,10 +165,7 @@ def _unwell(connection: apsw.Connection) -> Iterator[tuple[int, int, int, int]]:
 
 
 def away(report: RenterReport) -> list[int]:
-    """Numbers of the contracts with farmers that do not answer now.
-
-    Whether shards are held under them the catalogue knows; the renter's count may be a while old.
-    """
+    """Numbers of the contracts with farmers that do not answer now."""
     return [
         row.contract
         for row in report.contracts

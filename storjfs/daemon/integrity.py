@@ -122,6 +122,9 @@ async def _watched(view: View, call: Callable[[], T], tell: Tell) -> T:
         nursery.start_soon(watch)
         result = await trio.to_thread.run_sync(call)
         nursery.cancel_scope.cancel()
+    part, _, of = view.progress
+    if part:
+        await tell({"part": part, "done": of, "of": of})
     return result
 
 

@@ -1,14 +1,12 @@
 """The status of a volume that is not mounted, from what the last mount left on disk. Nothing is changed."""
 
-import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import trio
 
 from storjfs.keys import VolumeKeys
-from storjfs.renter.audits import HELD_STATES
-from storjfs.renter.report import RenterReport
-from storjfs.segments import SegmentsReport
+from storjfs.segments import Holdings, SegmentsReport
 from storjfs.settlement import Ledger, SettlementError
 from storjfs.store import MetaStore
 from storjfs.volume import (
@@ -61,11 +59,13 @@ async def _read(paths: VolumePaths, settings: VolumeSettings, keys: VolumeKeys) 
     store = MetaStore.open(paths.meta_db, keys.metadata_key)
     ledger = Ledger(paths.ledger_db)
     renter = make_renter(paths, settings, keys, store, ledger)
+    counters = dict(store.read("SELECT key, value FROM counters"))
+    renter.held = Holdings(counters).under
     try:
         balance: int | None = ledger.balance(own_account(keys))
     except SettlementError:
         balance = None
-    segments = _segments(paths, store, settings.cache_size)
+    segments = _segments(paths, store, counters, settings.cache_size)
     trouble = facts.NO_TROUBLE
     if segments.degraded or segments.at_risk or segments.lost:
         trouble = facts.look_at_trouble(paths.meta_db, keys, segments.lost > 0)
@@ -76,7 +76,7 @@ async def _read(paths: VolumePaths, settings: VolumeSettings, keys: VolumeKeys) 
             settings.cache_size,
             renter.code() if settings.code or list(renter.book) else (0, 0),
             segments,
-            _counted(renter.report(balance), store),
+            renter.report(balance),
             trouble,
             addresses={one.node_id.hex(): [str(at) for at in one.addresses] for one in renter.book},
             waiting_segments=store.read("SELECT COUNT(*) FROM segment WHERE state IN (0, 1)")[0][0],
@@ -86,20 +86,10 @@ async def _read(paths: VolumePaths, settings: VolumeSettings, keys: VolumeKeys) 
     )
 
 
-def _counted(report: RenterReport, store: MetaStore) -> RenterReport:
-    """With what each contract holds by the catalogue: the renter's own count may be a while old."""
-    sql = f"SELECT contract, COUNT(*), SUM(length) FROM shard WHERE state IN {HELD_STATES} GROUP BY contract"
-    held = {contract: (shards, used) for contract, shards, used in store.read(sql)}
-    rows = []
-    for row in report.contracts:
-        shards, used = held.get(row.contract, (0, 0))
-        rows.append(dataclasses.replace(row, shards=shards, used=used))
-    return dataclasses.replace(report, contracts=rows)
-
-
-def _segments(paths: VolumePaths, store: MetaStore, limit: int) -> SegmentsReport:
+def _segments(
+    paths: VolumePaths, store: MetaStore, counters: Mapping[str, int], limit: int
+) -> SegmentsReport:
     """What the segments room would report, without taking up its work."""
-    counters = dict(store.read("SELECT key, value FROM counters"))
     full, degraded, at_risk, lost, stored = (counters.get(name, 0) for name in _COUNTERS)
     ((waiting,),) = store.read("SELECT COALESCE(SUM(size), 0) FROM segment WHERE state IN (0, 1)")
     ((to_delete,),) = store.read("SELECT COUNT(*) FROM doomed")

@@ -8,6 +8,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from storjfs.volume import wording
+
 SCHEMA = 1
 MONEY_UNIT = "nanocredit"
 MOST_LOST_FILES = 100
@@ -124,10 +126,6 @@ def stored_with(k: int, n: int) -> int:
     return k + -(-(n - k) // 2)
 
 
-def _size(size: int) -> str:
-    return f"{size / (1 << 20):.1f} MiB" if size < 1 << 30 else f"{size / (1 << 30):.1f} GiB"
-
-
 def problems_of(facts: Facts) -> list[str]:
     """Sentences for a person, worst first."""
     said = []
@@ -156,8 +154,12 @@ def problems_of(facts: Facts) -> list[str]:
         )
     if facts.waiting and few_answer(facts):
         said.append(
-            f"{_size(facts.waiting)} are on this machine only, until more farmers answer; "
-            + (f"there is room for {_size(facts.room)} more." if facts.room else "there is no room for more.")
+            f"{wording.size(facts.waiting)} are on this machine only, until more farmers answer; "
+            + (
+                f"there is room for {wording.size(facts.room)} more."
+                if facts.room
+                else "there is no room for more."
+            )
         )
     if facts.waiting and nobody_serves(facts):
         said.append("There is no contract with any farmer; new data is on this machine only.")

@@ -145,6 +145,7 @@ class Drive:
         self._full_disk = full_disk
         full_disk.attach(self.store, self.segments)
         self.renter.mark_lost = self.segments.mark_lost
+        self.renter.held = self.segments.held
         self.renter.found = self.segments.amend.found
         self.renter.came = self.segments.farmers_changed
         self.renter.waits = lambda: self.segments.waits_for_farmers

@@ -119,7 +119,7 @@ _ALL: Final = (
          "it counts as lost and is rebuilt, where k others are there", live=True),
     Kind("shard-row-missing", _WARNING, 2, "a shard that nobody would rebuild",
          "it is noted as lost and rebuilt", live=True),
-    Kind("tally-wrong", _WARNING, 4, "a wrong count of segments (status)",
+    Kind("tally-wrong", _WARNING, 4, "a wrong count of segments, or of what a farmer holds (status)",
          "they are counted anew", live=True),
     Kind("doomed-needed", _ERROR, 1, "a shard in use is to be deleted", "the order is withdrawn", live=True),
     Kind("doomed-no-contract", _WARNING, 1, "a shard is to be deleted under a contract that is not known",

@@ -113,9 +113,9 @@ def _not_doomed(tables: Tables, row: Row) -> None:
 
 
 def _orphan(tables: Tables, row: Row) -> None:
-    """Deleted at its farmer by the next mount."""
+    """Deleted at its farmer by the next mount; it never counted as held."""
     tables.run(
-        "INSERT OR IGNORE INTO doomed SELECT ?1, ?2 WHERE ?1 NOT IN (SELECT shard_id FROM shard)", *row
+        "INSERT OR IGNORE INTO doomed SELECT ?1, ?2, 0 WHERE ?1 NOT IN (SELECT shard_id FROM shard)", *row
     )
 
 

@@ -15,6 +15,7 @@ from storjfs.protocol.ids import short
 from storjfs.protocol.terms import Contract
 from storjfs.renter.book import STATE_NUMBERS
 from storjfs.renter.repair_policy import Health, health
+from storjfs.segments.holdings import COUNT_HELD, right_counters
 
 SEGMENT_MAX: Final = 32 << 20
 _SHARD_STATES: Final = "(0, 1, 2, 3)"
@@ -116,7 +117,8 @@ def right_tallies(view: View) -> dict[str, int]:
 
 def _tallies(view: View) -> Iterator[Finding]:
     counters = dict(view.rows("SELECT key, value FROM counters"))
-    for key, right in right_tallies(view).items():
+    right_held = right_counters(view.rows(COUNT_HELD), counters)
+    for key, right in (right_tallies(view) | right_held).items():
         said = counters.get(key, 0)
         if said != right:
             yield Finding("tally-wrong", f"{key} is {said} instead of {right}", (key, right, said))

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import apsw
 
+from storjfs.segments.holdings import LENGTH_IF_HELD
 from storjfs.store import ROOT_INODE, StoreError, missing_indexes, open_meta
 
 LOST_AND_FOUND: Final = b"lost+found"
@@ -79,7 +80,7 @@ class Tables:
     def take_out(self, shard_id: bytes) -> None:
         """The shard is not needed: no row any more, and its farmer is to delete it."""
         self.run(
-            "INSERT OR IGNORE INTO doomed SELECT shard_id, contract FROM shard "
+            f"INSERT OR IGNORE INTO doomed SELECT shard_id, contract, {LENGTH_IF_HELD} FROM shard "
             "WHERE shard_id = ? AND contract <> 0",
             shard_id,
         )

@@ -5,7 +5,6 @@ volume's size; it works on one batch per farmer at a time, checks proofs in a wo
 between. How far it has come stands in local.db, as do the challenges that are not answered yet.
 """
 
-import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -18,12 +17,11 @@ from storjfs.protocol.contracts import Event
 from storjfs.protocol.ids import NodeId, short
 from storjfs.renter.audits import HELD_STATES, Answer, Audits, BatchResult, MarkLost
 from storjfs.renter.book import ContractBook, Entry
-from storjfs.renter.client import ShardClient
 from storjfs.renter.clock import sleep_until
 from storjfs.renter.local_records import Challenge, LocalRecords
 from storjfs.renter.schedule import WINDOWS_PER_PERIOD, Due, Window, tick_length
 from storjfs.renter.settings import RenterSettings
-from storjfs.store import MetaStore, StoreError
+from storjfs.store import MetaStore
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +73,6 @@ class Auditor:
         self,
         audits: Audits,
         book: ContractBook,
-        client: ShardClient,
         records: LocalRecords,
         store: MetaStore,
         settings: RenterSettings,
@@ -84,7 +81,6 @@ class Auditor:
     ) -> None:
         self._audits = audits
         self._book = book
-        self._client = client
         self._records = records
         self._store = store
         self._settings = settings
@@ -196,40 +192,16 @@ class Auditor:
                 work.wake.set()
 
     async def _scan(self, window: Window) -> None:
-        """Go through all shards that are held: note what is due, and count anew what each contract holds."""
-        counts: dict[int, tuple[int, int]] = {}
-        moved_before = dict(self._client.moved)
-        # What was put just before is counted only where it is committed.
-        with contextlib.suppress(StoreError):
-            await self._store.sync()
+        """Go through all shards that are held and note what is due."""
         after = b""
         sql = (
-            f"SELECT contract, seg, idx, shard_id, length FROM shard WHERE shard_id > ? "
+            f"SELECT contract, seg, idx, shard_id FROM shard WHERE shard_id > ? "
             f"AND state IN {HELD_STATES} ORDER BY shard_id LIMIT {ROWS}"
         )
         while rows := await self._store.read_patiently(sql, (after,)):
-            window.consider([row[:4] for row in rows])
-            for contract, _, _, _, length in rows:
-                shards, size = counts.get(contract, (0, 0))
-                counts[contract] = shards + 1, size + length
+            window.consider(rows)
             after = rows[-1][3]
             await trio.sleep(PAUSE)
-        # What a farmer has yet to delete has no row among the shards any more, but takes room until it has.
-        for contract, waiting in await self._store.scan(
-            "SELECT contract, COUNT(*) FROM doomed GROUP BY contract"
-        ):
-            shards, size = counts.get(contract, (0, 0))
-            counts[contract] = shards + waiting, size + (size // shards * waiting if shards else 0)
-        for entry in self._book:
-            standing = self._records.standing(entry.number)
-            counted = counts.get(entry.number, (0, 0))
-            shards, size = moved_before.get(entry.number, (0, 0))
-            now_shards, now_size = self._client.moved.get(entry.number, (0, 0))
-            # What moved during the walk may or may not be in the count; it is added until the next one.
-            self._client.moved[entry.number] = now_shards - shards, now_size - size
-            if (standing.shards, standing.used) != counted:
-                standing.shards, standing.used = counted
-                await self._records.save([entry.number])
 
     # --- one contract ---
 

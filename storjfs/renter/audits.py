@@ -217,7 +217,7 @@ class Audits:
             await self._store.sync()
         self._crash_point("audit: marked")
         standing = self._records.standing(entry.number)
-        counts = standing.told_of(len(told), now)
+        counts = standing.told_of(len(told), self._client.held(entry.number)[0], now)
         outcomes += told
         standing.answered(len(passed), len(failed) + counts, now, entry.terms.audit_period)
         await self._records.finish(challenge, outcomes)

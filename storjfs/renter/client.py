@@ -55,6 +55,8 @@ _HINTS = {
 class ShardClient:
     """What the segments room asks of the renter. All sizes in bytes of sealed shards.
 
+    What a farmer holds is counted by that room, with its rows; here only what is on its way counts.
+
     Every call that goes out raises FarmerUnavailable (no answer), ShardMissing (the farmer says so itself),
     or ServiceRefused (it answers but will not), and may be cancelled at any time: of a put it is then unknown
     whether the farmer holds the shard, so delete it by its id.
@@ -67,6 +69,7 @@ class ShardClient:
         cashier: Cashier,
         records: LocalRecords,
         settings: RenterSettings,
+        held: Callable[[int], tuple[int, int]],
         now: Callable[[], float],
         rng: random.Random,
     ) -> None:
@@ -75,12 +78,12 @@ class ShardClient:
         self._cashier = cashier
         self._records = records
         self._settings = settings
+        self.held = held
+        """Shards that the farmer of a contract holds at this moment, and their sealed bytes."""
         self._now = now
         self._rng = rng
         self._waiting: dict[int, int] = {}
         self._deleted: dict[bytes, None] = {}
-        self.moved: dict[int, tuple[int, int]] = {}
-        """Per contract: shards and bytes put less those deleted, since the auditor counted last."""
         self.full = trio.Event()
         """Set when a farmer says that a contract has no room left."""
 
@@ -139,6 +142,7 @@ class ShardClient:
     async def put(self, contract: int, shard_id: bytes, sealed: Buffer, root: bytes | None = None) -> Receipt:
         """Send a sealed shard; the farmer's receipt, which says exactly what was sent.
 
+        Until it returns the shard counts as on its way; the caller notes in the same step that it is held.
         `root`: of its Merkle tree, if the caller has it; else it is computed beside the upload. `sealed` must
         not change meanwhile. Raises ReceiptInvalid where the receipt is for something else.
         """
@@ -160,14 +164,11 @@ class ShardClient:
                 entry.contract_id, entry.terms.revision, ShardId(shard_id), Digest(bytes(root)), size
             )
             try:
-                receipt = open_receipt(signed, entry.node_id, expected)
+                return open_receipt(signed, entry.node_id, expected)
             except ProtocolViolation as error:
                 raise ReceiptInvalid(f"farmer {short(entry.node_id)}: {error}") from error
-            self._note_moved(contract, 1, size)
         finally:
-            # In the same step, so that it counts without a gap.
             self._waiting[contract] -= size
-        return receipt
 
     async def get(
         self,
@@ -227,11 +228,7 @@ class ShardClient:
         for start in range(0, len(shard_ids), MAX_DELETE):
             batch = tuple(ShardId(bytes(one)) for one in shard_ids[start : start + MAX_DELETE])
             order = Delete(sign_delete(key, DeleteOrder(entry.contract_id, batch)))
-            answer = await self._ask(entry, lambda peer, order=order: peer.request(order))  # type: ignore[misc]
-            shards, size = self.held(contract)
-            # The farmer says only how many they were; the next count of all shards sets it right.
-            gone = min(answer.deleted, shards)
-            self._note_moved(contract, -gone, -(size * gone // shards) if shards else 0)
+            await self._ask(entry, lambda peer, order=order: peer.request(order))  # type: ignore[misc]
 
     async def list_shards(
         self, contract: int, start: bytes, limit: int = MAX_LISTED
@@ -257,16 +254,6 @@ class ShardClient:
     def was_deleted(self, shard_id: bytes) -> bool:
         """Whether we have lately told the farmer to delete it: then its absence proves nothing."""
         return shard_id in self._deleted
-
-    def held(self, contract: int) -> tuple[int, int]:
-        """Shards under a contract and their sealed bytes: as last counted, and what moved since."""
-        standing = self._records.standing(contract)
-        shards, size = self.moved.get(contract, (0, 0))
-        return max(standing.shards + shards, 0), max(standing.used + size, 0)
-
-    def _note_moved(self, contract: int, shards: int, size: int) -> None:
-        before = self.moved.get(contract, (0, 0))
-        self.moved[contract] = before[0] + shards, before[1] + size
 
     def _entry(self, contract: int) -> Entry:
         entry = self._book.get(contract)

@@ -1,6 +1,6 @@
-"""local.db's part of this room: challenges under way, audit outcomes, counts and scores.
+"""local.db's part of this room: challenges under way, audit outcomes and scores.
 
-Of this machine only: losing it costs scores and counts, no data and no money. The challenges under way are
+Of this machine only: losing it costs scores, no data and no money. The challenges under way are
 the exception to "may be lost": they are on disk before they are sent and are repeated byte for byte.
 """
 
@@ -18,7 +18,7 @@ from storjfs.store import StoreError
 
 log = logging.getLogger(__name__)
 
-LOCAL_VERSION = 2
+LOCAL_VERSION = 3
 KEPT_OUTCOMES = 10_000
 
 LOCAL_SCHEMA = """
@@ -40,8 +40,6 @@ CREATE TABLE standing (                   -- what we remember of a farmer under 
     last_failed   REAL NOT NULL,
     silent_since  REAL NOT NULL,          -- 0: it answers
     epoch         INTEGER NOT NULL,       -- number of the last audit batch
-    shards        INTEGER NOT NULL,       -- held under the contract, as last counted
-    used          INTEGER NOT NULL,       -- their sealed bytes
     operator      TEXT NOT NULL,          -- operator group that its offer names
     silent_for    REAL NOT NULL,          -- seconds of silence that we watched, see Standing.silent
     told          INTEGER NOT NULL DEFAULT 0,  -- damaged shards it told of itself, see Standing.told_of
@@ -67,7 +65,8 @@ CREATE TABLE outcome (                    -- proofs that failed and batches that
 
 MIGRATIONS = {
     1: "ALTER TABLE standing ADD COLUMN told INTEGER NOT NULL DEFAULT 0;"
-    "ALTER TABLE standing ADD COLUMN told_since REAL NOT NULL DEFAULT 0;"
+    "ALTER TABLE standing ADD COLUMN told_since REAL NOT NULL DEFAULT 0;",
+    2: "ALTER TABLE standing DROP COLUMN shards; ALTER TABLE standing DROP COLUMN used;",
 }
 TOLD_FREELY = 100
 """A farmer may tell of one in so many of its shards as damaged, per month, and be thought no worse of."""
@@ -101,8 +100,6 @@ class Standing:
     last_failed: float = 0.0
     silent_since: float = 0.0
     epoch: int = 0
-    shards: int = 0
-    used: int = 0
     operator: str = ""
     silent_for: float = 0.0
     told: int = 0
@@ -137,8 +134,9 @@ class Standing:
                 self.strikes -= 1
                 self.last_failed = now
 
-    def told_of(self, count: int, now: float) -> int:
+    def told_of(self, count: int, held: int, now: float) -> int:
         """It told of `count` damaged shards before it was asked; how many of them count like failed proofs.
+        `held`: shards that it has.
 
         Disks rot, and a farmer that says so at once lets us repair while the other shards are there: one that
         lost by it would wait to be caught. Beyond a share per month (of 30 days) it makes no difference, so
@@ -146,7 +144,7 @@ class Standing:
         """
         if now - self.told_since >= MONTH:
             self.told, self.told_since = 0, now
-        freely = max(self.shards // TOLD_FREELY, TOLD_AT_LEAST)
+        freely = max(held // TOLD_FREELY, TOLD_AT_LEAST)
         before, self.told = self.told, self.told + count
         return max(self.told - max(freely, before), 0)
 
@@ -292,11 +290,21 @@ class LocalRecords:
         self.challenges.pop(challenge.contract, None)
 
     async def fault(
-        self, contract: int, shard_id: bytes, detail: str, now: float, period: float, *, told: bool = False
+        self,
+        contract: int,
+        shard_id: bytes,
+        detail: str,
+        now: float,
+        period: float,
+        *,
+        told_of: int | None = None,
     ) -> None:
-        """A shard was found damaged or missing outside of an audit; `told`: its farmer said so itself."""
+        """A shard was found damaged or missing outside of an audit.
+
+        `told_of`: where its farmer said so itself, the number of shards that it holds.
+        """
         standing = self.standing(contract)
-        counts = standing.told_of(1, now) if told else 1
+        counts = 1 if told_of is None else standing.told_of(1, told_of, now)
         if counts:
             standing.answered(0, counts, now, period)
         result = Result.FAILED if counts else Result.TOLD

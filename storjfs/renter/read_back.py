@@ -116,7 +116,8 @@ class ReadBack:
         if self._client.was_deleted(due.shard_id):
             return None
         self._mark_lost(due.seg, due.idx, due.shard_id)
+        held = self._client.held(due.contract)[0] if told else None
         await self._records.fault(
-            due.contract, due.shard_id, reason, self._now(), self._settings.audit_period, told=told
+            due.contract, due.shard_id, reason, self._now(), self._settings.audit_period, told_of=held
         )
         return False

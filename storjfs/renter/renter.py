@@ -59,7 +59,7 @@ class Renter:
     """Contracts, placement, audits and pay of one volume.
 
     `await nursery.start(renter.run)` returns once every known farmer was asked for a contract, or after
-    FIRST_ROUND seconds. `mark_lost` must be set before, by whoever keeps the catalogue of shards.
+    FIRST_ROUND seconds. `mark_lost` and `held` must be set before, by whoever keeps the catalogue of shards.
 
     `source` is the account that deposits come from. `now` gives seconds since 1970; `rng` serves choices,
     `random_bytes` nonces. `crash_point(name)` is called at each point where a crash must do no harm.
@@ -85,6 +85,8 @@ class Renter:
         self.mark_lost: MarkLost = _ignore_loss
         self.found: Callable[[int, bytes], bool] = lambda seg, shard_id: False
         """Called with a shard that was lost and is there again; whether its segment takes it back."""
+        self.held: Callable[[int], tuple[int, int]] = lambda contract: (0, 0)
+        """Shards that the farmer of a contract holds, and their bytes; set by whoever keeps the catalogue."""
         self.came: Callable[[], None] = lambda: None
         """Called when a farmer greets us: it is there (again)."""
         self.waits: Callable[[], bool] = lambda: False
@@ -105,7 +107,9 @@ class Renter:
         self.cashier = Cashier(
             self._pay, settlement, source, self.book, self.farmers, settings, now, crash_point
         )
-        self.client = ShardClient(self.book, self.farmers, self.cashier, self.records, settings, now, rng)
+        self.client = ShardClient(
+            self.book, self.farmers, self.cashier, self.records, settings, self._held, now, rng
+        )
         self.negotiation = Negotiation(
             self.farmers, self._pay, self.client, settings, settlement.name, now, crash_point
         )
@@ -116,7 +120,7 @@ class Renter:
             self.book, self.farmers, self.cashier, self.client, self.records, store,
             self._lost, now, random_bytes or system.randbytes, crash_point,
         )  # fmt: skip
-        self.auditor = Auditor(audits, self.book, self.client, self.records, store, settings, self._lost, now)
+        self.auditor = Auditor(audits, self.book, self.records, store, settings, self._lost, now)
         self.read_back = ReadBack(self.book, self.client, self.records, store, settings, self._lost, now)
         self._moving = Moving(
             self.book,
@@ -244,7 +248,8 @@ class Renter:
     async def _note_fault(self, contract: int, shard_id: bytes, detail: str, told: bool) -> None:
         period = self.settings.audit_period
         try:
-            await self.records.fault(contract, shard_id, detail, self._now(), period, told=told)
+            held = self.held(contract)[0] if told else None
+            await self.records.fault(contract, shard_id, detail, self._now(), period, told_of=held)
         except StorjfsError as error:
             log.warning("a fault of contract %d is not recorded: %s", contract, error)
 
@@ -266,7 +271,7 @@ class Renter:
         problems += [f"nobody answers at {one.addresses[0]}" for one in strange]
         for entry in self.book:
             if entry.serves and entry.node_id in self.book.leaving:
-                shards, _ = self.client.held(entry.number)
+                shards, _ = self.held(entry.number)
                 problems.append(
                     f"farmer {short(entry.node_id)} was taken off the settings: its {shards} shards move to "
                     "others as far as they have room, and it is used until then"
@@ -283,7 +288,7 @@ class Renter:
 
     def _row(self, entry: Entry) -> ContractReport:
         standing = self.records.standing(entry.number)
-        shards, used = self.client.held(entry.number)
+        shards, used = self.held(entry.number)
         return contract_report(
             entry,
             standing,
@@ -299,6 +304,9 @@ class Renter:
 
     def _lost(self, seg: int, idx: int, shard_id: bytes) -> None:
         self.mark_lost(seg, idx, shard_id)
+
+    def _held(self, contract: int) -> tuple[int, int]:
+        return self.held(contract)
 
     def _vouchers_for(self, farmer: NodeId) -> Sequence[Signed]:
         return self.cashier.vouchers_for(farmer)

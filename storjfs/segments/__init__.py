@@ -5,6 +5,7 @@ and put on farmers, what is stored stays as cache until evicted; reads take the 
 slow, corrupt and missing shards. `Segments` is the room's face.
 """
 
+from storjfs.segments.holdings import Holdings
 from storjfs.segments.rebuild import RebuildFailed
 from storjfs.segments.segments import Segments
 from storjfs.segments.space import DISK_RESERVE, DiskSpace, NoRoom
@@ -21,6 +22,7 @@ from storjfs.segments.values import (
 __all__ = [
     "DISK_RESERVE",
     "DiskSpace",
+    "Holdings",
     "NoRoom",
     "Part",
     "Placement",

@@ -9,9 +9,10 @@ from typing import Final
 
 from storjfs.coding.geometry import sealed_length, shard_length
 from storjfs.segments.catalogue import Catalogue
+from storjfs.segments.holdings import LENGTH_IF_HELD
 from storjfs.segments.records import Segment, Shard
 from storjfs.segments.repair import Repair
-from storjfs.segments.values import SegmentUnreadable, State
+from storjfs.segments.values import NOBODY, SegmentUnreadable, State
 from storjfs.store import MetaStore
 
 _HASH: Final = 32
@@ -68,8 +69,8 @@ class Amender:
         """A shard whose segment is gone is deleted at its farmer."""
         alone = "shard_id = ? AND seg NOT IN (SELECT seg FROM segment)"
         self._store.write(
-            "INSERT OR IGNORE INTO doomed SELECT shard_id, contract FROM shard "
-            f"WHERE {alone} AND contract <> 0",
+            f"INSERT OR IGNORE INTO doomed SELECT shard_id, contract, {LENGTH_IF_HELD} FROM shard "
+            f"WHERE {alone} AND contract <> {NOBODY}",
             [(shard_id,)],
         )
         self._store.write(f"DELETE FROM shard WHERE {alone}", [(shard_id,)])

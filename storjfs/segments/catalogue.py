@@ -17,17 +17,15 @@ from storjfs.coding.geometry import sealed_length, shard_length
 from storjfs.keys import VolumeKeys
 from storjfs.renter.repair_policy import Health, health
 from storjfs.segments.committed import CommittedRows
+from storjfs.segments.holdings import Holdings
 from storjfs.segments.records import SEGMENT_COLUMNS, SHARD_COLUMNS, Segment, Shard, ShardRow, makes_sense
-from storjfs.segments.values import SegmentUnreadable, ShardState, State
+from storjfs.segments.values import NOBODY, SegmentUnreadable, ShardState, State
 from storjfs.store import MetaStore, Statement
 
 _LOG = logging.getLogger(__name__)
 
 REMEMBERED: Final = 1024
 """Segments kept in memory besides those that have to be."""
-
-NOBODY: Final = 0
-"""Stands for the contract of a shard that was never placed; contracts count from 1."""
 
 RunRow = tuple[int, int, int, int, int]
 
@@ -60,7 +58,8 @@ class Catalogue(CommittedRows):
         self._dirty: list[Segment] = []
         self._flying: list[Segment] = []
         self._shard_changes: dict[bytes, ShardRow | None] = {}
-        self._doomed_changes: dict[bytes, int | None] = {}
+        self._doomed_changes: dict[bytes, tuple[int, int] | None] = {}
+        """Contract and length of the row; None where it goes."""
         self._confirmed: set[bytes] = set()
         """Deleted shards whose row in doomed is not gone yet."""
         self._dropped: list[int] = []
@@ -83,6 +82,7 @@ class Catalogue(CommittedRows):
         self.stored_bytes = int(counters.get(_STORED_BYTES, 0))
         self.small = int(counters.get(_SMALL, 0))
         self._counters_changed = False
+        self.holdings = Holdings(counters)
         self.garbage = self._garbage_saved = int(counters.get(_GARBAGE, 0))
         """Plaintext bytes of stored segments that nothing points to."""
         for row in store.read(f"SELECT {SEGMENT_COLUMNS} FROM segment WHERE state IN (0, 1)"):
@@ -140,13 +140,14 @@ class Catalogue(CommittedRows):
             yield "DELETE FROM shard WHERE (shard_id) IN (VALUES (?))", removed
         if put:
             yield "REPLACE INTO shard VALUES (?, ?, ?, ?, ?, ?, ?, ?)", put
-        ids = [(shard_id, contract) for shard_id, contract in doomed.items() if contract is not None]
-        confirmed = [(shard_id,) for shard_id, contract in doomed.items() if contract is None]
+        ids = [(shard_id, *row) for shard_id, row in doomed.items() if row is not None]
+        confirmed = [(shard_id,) for shard_id, row in doomed.items() if row is None]
         if ids:
             self._when_frozen.append(self.condemned)
-            yield "REPLACE INTO doomed VALUES (?, ?)", ids
+            yield "REPLACE INTO doomed VALUES (?, ?, ?)", ids
         if confirmed:
             yield "DELETE FROM doomed WHERE (shard_id) IN (VALUES (?))", confirmed
+        yield from self.holdings.frozen()
 
     def before_commit(self) -> Callable[[], None] | None:
         return self.barrier()
@@ -388,11 +389,12 @@ class Catalogue(CommittedRows):
         self.shards(segment).remove(shard)
         self._shard_changes[shard.shard_id] = None
         if shard.contract != NOBODY:
-            self._doomed_changes[shard.shard_id] = shard.contract
+            self._doomed_changes[shard.shard_id] = shard.contract, self.holdings.doomed(shard)
         self.changed(segment)
 
     def _changed_shard(self, segment: Segment, shard: Shard) -> None:
         self._shard_changes[shard.shard_id] = shard.row()
+        self.holdings.note(shard)
         # The segment stays in memory, and with it its shards, until the change is committed.
         self.changed(segment)
 
@@ -407,10 +409,20 @@ class Catalogue(CommittedRows):
         return [shard_id for (shard_id,) in rows if shard_id not in self._confirmed][:limit]
 
     def deletion_confirmed(self, shard_ids: Iterable[bytes]) -> None:
-        ids = list(shard_ids)
+        """Their farmers have deleted these, or need not: their rows in doomed go. Idempotent."""
+        ids = [shard_id for shard_id in shard_ids if shard_id not in self._confirmed]
+        for contract, length in self._doomed_rows(ids):
+            self.holdings.deleted(contract, length)
         self._doomed_changes.update(dict.fromkeys(ids))
         self._confirmed.update(ids)
         self.when_committed(lambda: self._confirmed.difference_update(ids))
+
+    def _doomed_rows(self, ids: Sequence[bytes]) -> list[tuple[int, int]]:
+        """Contract and length of those of these that are in doomed, committed or not."""
+        waiting = [row for one in ids if (row := self._doomed_changes.get(one)) is not None]
+        asked = tuple(one for one in ids if one not in self._doomed_changes)
+        sql = f"SELECT contract, length FROM doomed WHERE shard_id IN ({', '.join('?' * len(asked))})"
+        return waiting + self._store.read(sql, asked)
 
     # --- tallies ---
 
@@ -432,7 +444,7 @@ class Catalogue(CommittedRows):
             self.small += delta
         elif key == _GARBAGE:
             self.garbage += delta
-        else:
+        elif not self.holdings.amend(key, delta):
             return False
         self._counters_changed = True
         self._store.changed()

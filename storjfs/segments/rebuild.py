@@ -17,13 +17,13 @@ from storjfs.coding.geometry import PIECE, SEALED_PIECE, sealed_length, shard_le
 from storjfs.errors import StorjfsError
 from storjfs.keys import VolumeKeys
 from storjfs.segments.cache import Cache
-from storjfs.segments.catalogue import NOBODY, Catalogue
+from storjfs.segments.catalogue import Catalogue
 from storjfs.segments.encoder import Buffers, Encoder, Sealed, seal_shard
 from storjfs.segments.fetch import Fetcher, erasure_code
 from storjfs.segments.records import Segment, Shard
 from storjfs.segments.together import all_of
 from storjfs.segments.uploader import holders
-from storjfs.segments.values import Placement, ShardState, State
+from storjfs.segments.values import NOBODY, Placement, ShardState, State
 from storjfs.store import MetaStore
 
 _LOG = logging.getLogger(__name__)

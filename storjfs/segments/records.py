@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from storjfs.coding.frames import Algorithm, FrameCipher
-from storjfs.segments.values import ShardState, State
+from storjfs.segments.values import NOBODY, ShardState, State
 
 SegmentRow = tuple[int, bytes, int, int, int, int, int, int, int, int]
 ShardRow = tuple[bytes, int, int, int, bytes, bytes, int, int]
@@ -15,6 +15,8 @@ SHARD_COLUMNS: Final = "shard_id, seg, idx, contract, root, checksum, length, st
 
 _MOST_SHARDS: Final = 256
 _LARGEST: Final = 32 << 20
+LARGEST_SHARD: Final = 1 << 40
+"""Bytes; what is longer is damage."""
 
 
 def makes_sense(row: tuple[Any, ...]) -> bool:
@@ -35,13 +37,14 @@ def makes_sense(row: tuple[Any, ...]) -> bool:
 
 
 class Shard:
-    """One row of the shard table."""
+    """One row of the shard table. `counted`: whether it is among what its farmer holds, for Holdings only."""
 
-    __slots__ = ("checksum", "contract", "idx", "length", "root", "seg", "shard_id", "state")
+    __slots__ = ("checksum", "contract", "counted", "idx", "length", "root", "seg", "shard_id", "state")
 
     def __init__(self, row: ShardRow) -> None:
         self.shard_id, self.seg, self.idx, self.contract, self.root, self.checksum, self.length, state = row
         self.state = ShardState(state)
+        self.counted = self.counts
 
     def row(self) -> ShardRow:
         return (
@@ -58,6 +61,14 @@ class Shard:
     @property
     def held(self) -> bool:
         return self.state is ShardState.HELD or self.state is ShardState.SUSPECT
+
+    @property
+    def counts(self) -> bool:
+        """Whether a row like this one is among what its farmer holds; see Holdings."""
+        length: object = self.length
+        # Damaged metadata may have anything for a length.
+        sound = isinstance(length, int) and 0 < length <= LARGEST_SHARD
+        return sound and self.held and self.contract != NOBODY
 
 
 class Segment:

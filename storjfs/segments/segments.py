@@ -480,6 +480,10 @@ class Segments:
             if shard.shard_id == shard_id and shard.idx == idx and shard.held:
                 self._catalogue.shard_lost(segment, shard)
 
+    def held(self, contract: int) -> tuple[int, int]:
+        """Shards that a contract's farmer holds, and their sealed bytes; see Holdings."""
+        return self._catalogue.holdings.under(contract)
+
     async def contract_lost(self, contract: int) -> int:
         """All shards under a contract are lost for good; returns how many. Works in bounded steps."""
         after, count = b"", 0

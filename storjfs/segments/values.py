@@ -4,7 +4,7 @@ import errno
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from storjfs.coding.buffers import Buffer
 from storjfs.errors import FilesystemError
@@ -72,6 +72,10 @@ class SegmentsReport:
     damaged: Sequence[int] = ()
     """Numbers of segments with frames that are lost for good, since this machine damaged them before the
     farmers had them; as far as it was noticed since the start, bounded."""
+
+
+NOBODY: Final = 0
+"""Stands for the contract of a shard that was never placed; contracts count from 1."""
 
 
 class SegmentUnreadable(FilesystemError):

@@ -4,7 +4,7 @@ Every table has a NOT NULL primary key: SQLite's sessions silently leave out tab
 Times are nanoseconds since 1970; names, link targets and xattrs are bytes; sizes and offsets are bytes.
 """
 
-META_VERSION = 2
+META_VERSION = 3
 ROOT_INODE = 1
 
 META_SCHEMA = """
@@ -104,7 +104,8 @@ CREATE INDEX shard_unwell ON shard (seg) WHERE state IN (0, 3);  -- what start-u
 
 CREATE TABLE doomed (                      -- shards whose deletion a farmer has yet to confirm
     shard_id    BLOB NOT NULL PRIMARY KEY,
-    contract    INTEGER NOT NULL
+    contract    INTEGER NOT NULL,
+    length      INTEGER NOT NULL DEFAULT 0 -- sealed bytes, if it was held until then; else 0
 ) WITHOUT ROWID;
 CREATE INDEX doomed_by_contract ON doomed (contract);
 
@@ -128,5 +129,12 @@ META_MIGRATIONS = {
 ALTER TABLE segment ADD COLUMN plain INTEGER NOT NULL DEFAULT 0;
 UPDATE segment SET plain = (SELECT COALESCE(SUM(length), 0) FROM run WHERE run.seg = segment.seg);
 REPLACE INTO counters SELECT 'segments_garbage', COALESCE(SUM(plain - live), 0) FROM segment WHERE state = 2;
+""",
+    2: """
+ALTER TABLE doomed ADD COLUMN length INTEGER NOT NULL DEFAULT 0;
+REPLACE INTO counters SELECT 'held_shards_' || contract, COUNT(*) FROM shard
+    WHERE state IN (1, 2) AND contract <> 0 GROUP BY contract;
+REPLACE INTO counters SELECT 'held_bytes_' || contract, SUM(length) FROM shard
+    WHERE state IN (1, 2) AND contract <> 0 GROUP BY contract;
 """,
 }

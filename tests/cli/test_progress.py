@@ -28,6 +28,22 @@ def test_parts_are_named_and_counted_now_and_then(capfd: pytest.CaptureFixture[s
     assert capfd.readouterr().err.splitlines() == ["shards: 0 of 100", "shards: 50 of 100", "names ..."]
 
 
+def test_the_last_line_about_parts_is_the_last_state(capfd: pytest.CaptureFixture[str]) -> None:
+    with PartsBar(clock=Clock()) as bar:
+        for done in range(101):
+            bar.update({"part": "shards", "done": done, "of": 100})
+    assert capfd.readouterr().err.splitlines() == ["shards: 0 of 100", "shards: 100 of 100"]
+    with pytest.raises(KeyboardInterrupt), PartsBar(clock=Clock()) as bar:
+        for done in (5, 7):
+            bar.update({"part": "shards", "done": done, "of": 100})
+        raise KeyboardInterrupt
+    assert capfd.readouterr().err.splitlines() == ["shards: 5 of 100", "shards: 7 of 100"]
+    with PartsBar(clock=Clock()) as bar:
+        for done in (0, 1, 0):
+            bar.update({"part": "shards", "done": done, "of": 100})
+    assert capfd.readouterr().err.splitlines() == ["shards: 0 of 100"]
+
+
 def test_a_flush_says_how_far_it_is_and_who_is_missing(capfd: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     away = ["ab" * 32, "cd" * 32]

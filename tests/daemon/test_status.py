@@ -148,8 +148,13 @@ def test_what_is_only_here_while_farmers_are_away_is_said_with_the_room_that_is_
     away = facts(contracts=[good, good, good, silent, silent], waiting=5 << 20, room=3 << 30)
     (said,) = [one for one in problems_of(away) if "only" in one]
     assert (
-        said == "5.0 MiB are on this machine only, until more farmers answer; there is room for 3.0 GiB more."
+        said
+        == "5.00 MiB are on this machine only, until more farmers answer; there is room for 3.00 GiB more."
     )
+    little = dataclasses.replace(away, waiting=700, room=40 << 10)
+    (said,) = [one for one in problems_of(little) if "only" in one]
+    assert said.startswith("700 B are on this machine only")
+    assert said.endswith("there is room for 40.0 KiB more.")
     full = dataclasses.replace(away, room=0)
     assert any("there is no room for more" in problem for problem in problems_of(full))
     enough = dataclasses.replace(away, contracts=[good] * 4 + [silent])

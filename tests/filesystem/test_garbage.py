@@ -193,7 +193,7 @@ async def test_compaction_hurries_when_half_of_what_farmers_hold_is_garbage(
         assert not volume.segments.pressed
 
 
-async def test_a_volume_of_the_first_format_counts_its_plaintext(tmp_path: Path) -> None:
+async def test_a_volume_of_the_first_format_counts_its_plaintext_and_shards(tmp_path: Path) -> None:
     counted = "SELECT seg, plain, live FROM segment"
     async with drive(tmp_path / "volume") as (volume, fs):
         handle, _ = await fs.create(ROOT_INODE, b"a", 0o644, 0, 0)
@@ -201,10 +201,15 @@ async def test_a_volume_of_the_first_format_counts_its_plaintext(tmp_path: Path)
             await fs.write(handle, at, bytes(10_000))
         await fs.write(handle, 0, bytes(10_000))
         await volume.segments.flush()
+        await volume.store.sync()
         before = volume.store.read(counted)
+        held = [volume.segments.held(contract) for contract in volume.farm.farmers]
+        assert sum(shards for shards, _ in held) == volume.farm.shard_count()
         assert sum(plain - live for _, plain, live in before) == 10_000
     older = open_meta(volume.path / "meta.db", KEYS.metadata_key)
-    run_script(older, "ALTER TABLE segment DROP COLUMN plain; PRAGMA user_version=1")
+    run_script(older, "ALTER TABLE segment DROP COLUMN plain; ALTER TABLE doomed DROP COLUMN length")
+    run_script(older, "DELETE FROM counters WHERE key LIKE 'held_%'; PRAGMA user_version=1")
     older.close()
     async with drive(tmp_path / "volume") as (volume, _):
         assert volume.store.read(counted) == before
+        assert [volume.segments.held(contract) for contract in volume.farm.farmers] == held

@@ -15,6 +15,7 @@ from storjfs.daemon.offline import read_report
 from storjfs.daemon.request import MountRequest
 from storjfs.daemon.wiring import Drive, open_drive
 from storjfs.fuse import MountOptions
+from storjfs.integrity import View
 from storjfs.integrity import scrub as scrubbing
 from storjfs.store import ROOT_INODE, StoreError, open_meta
 from storjfs.volume import VolumeDamaged, VolumePaths, unlock_volume
@@ -103,6 +104,11 @@ async def test_a_running_drive_is_checked_and_its_farmers_are_put_right(paths: V
         assert orphan.hex() not in shard_files(paths)
         assert (await fsck(drive))["found"] == []
         assert drive.segments.report().full == 1
+        await until(lambda: not drive.segments.report().to_delete, drive.store)
+        # The five of the segment: neither more nor fewer for what became of the one that was not known.
+        rows = drive.renter.report().contracts
+        assert sum(row.shards for row in rows) == len(shard_files(paths)) == 5
+        assert sorted(row.shards for row in rows) == [0, 1, 1, 1, 1, 1]
         assert await read(drive, ino) == content
 
 
@@ -181,7 +187,7 @@ def live_damages() -> dict[str, list[str]]:
                              "randomblob(32), 65552, 1)"],
         "shard-invalid": [f"UPDATE shard SET root = x'00' WHERE seg = {first} AND idx = 4"],
         "shard-row-missing": [f"DELETE FROM shard WHERE seg = {last} AND idx = 4"],
-        "doomed-no-contract": ["INSERT INTO doomed VALUES (randomblob(32), 99)"],
+        "doomed-no-contract": ["INSERT INTO doomed VALUES (randomblob(32), 99, 0)"],
     }  # fmt: skip
 
 
@@ -286,6 +292,14 @@ def damage(paths: VolumePaths, sql: str) -> None:
     connection: apsw.Connection = open_meta(paths.meta_db, unlock_volume(paths, None).metadata_key)
     connection.execute(sql).fetchall()
     connection.close()
+
+
+async def test_the_last_that_is_told_of_a_look_at_the_books_is_its_end(paths: VolumePaths) -> None:
+    async with running(paths):
+        told = Told()
+        with View(paths.meta_db, unlock_volume(paths, None).metadata_key) as view:
+            await integrity._watched(view, lambda: view.step("shards", 2, 3), told)
+    assert told.progress[-1] == {"part": "shards", "done": 3, "of": 3}
 
 
 async def test_scrub_finds_rot_and_rebuilds_and_goes_on_where_it_was(

@@ -58,7 +58,7 @@ async def test_orphans_and_missing_shards_are_found_whatever_the_pages(
     await renter.put(placed[0][0], orphan, os.urandom(5000))
     doomed = os.urandom(32)
     await renter.put(placed[0][0], doomed, os.urandom(5000))
-    catalogue.store.write("INSERT INTO doomed VALUES (?, ?)", [(doomed, placed[0][0])])
+    catalogue.store.write("INSERT INTO doomed VALUES (?, ?, 0)", [(doomed, placed[0][0])])
     changed = placed[5][1]
     catalogue.store.write("UPDATE shard SET root = ? WHERE shard_id = ?", [(bytes(32), changed)])
     await catalogue.store.sync()

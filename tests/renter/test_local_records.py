@@ -103,20 +103,20 @@ def test_an_answer_ends_a_silence() -> None:
 
 
 def test_a_share_of_shards_may_be_told_of_each_month_and_what_is_beyond_counts() -> None:
-    standing = Standing(1, shards=1000)
-    assert [standing.told_of(count, NOW) for count in (4, 6, 1, 5)] == [0, 0, 1, 5]
-    assert standing.told_of(3, NOW + 30 * DAY - 1) == 3
-    assert standing.told_of(12, NOW + 30 * DAY) == 2
-    assert [Standing(1).told_of(count, NOW) for count in (2, 3)] == [0, 1]
+    standing = Standing(1)
+    assert [standing.told_of(count, 1000, NOW) for count in (4, 6, 1, 5)] == [0, 0, 1, 5]
+    assert standing.told_of(3, 1000, NOW + 30 * DAY - 1) == 3
+    assert standing.told_of(12, 1000, NOW + 30 * DAY) == 2
+    assert [Standing(1).told_of(count, 0, NOW) for count in (2, 3)] == [0, 1]
 
 
 @pytest.mark.parametrize("told", [False, True])
 async def test_a_fault_that_its_farmer_told_of_leaves_its_standing(records: LocalRecords, told: bool) -> None:
-    await records.fault(3, b"i" * 32, "damaged", NOW, DAY, told=told)
+    await records.fault(3, b"i" * 32, "damaged", NOW, DAY, told_of=100 if told else None)
     assert (records.standing(3).integrity == 1.0) == told
     assert [one.result for one in records.outcomes()] == [Result.TOLD if told else Result.FAILED]
     for _ in range(2):
-        await records.fault(3, b"i" * 32, "damaged", NOW, DAY, told=told)
+        await records.fault(3, b"i" * 32, "damaged", NOW, DAY, told_of=100 if told else None)
     assert records.standing(3).integrity < 1.0
     assert records.outcomes()[0].result is Result.FAILED
 
@@ -125,12 +125,15 @@ def test_local_records_of_version_1_are_brought_up_to_date(tmp_path: Path) -> No
     path = tmp_path / "old.db"
     LocalRecords(path, None).close()
     with apsw.Connection(str(path)) as database:
-        columns = ", ".join("1" for _ in range(len(fields(Standing)) - 3))
-        database.execute("ALTER TABLE standing DROP COLUMN told")
-        database.execute("ALTER TABLE standing DROP COLUMN told_since")
+        columns = ", ".join("1" for _ in range(len(fields(Standing)) - 1))
+        for column in ("told", "told_since"):
+            database.execute(f"ALTER TABLE standing DROP COLUMN {column}")
+        for column in ("shards", "used"):
+            database.execute(f"ALTER TABLE standing ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")
         database.execute(f"INSERT INTO standing VALUES (7, {columns})")
         database.execute("PRAGMA user_version = 1")
     database.close()
     one = LocalRecords(path, None)
-    assert (one.standing(7).shards, one.standing(7).told, one.standing(7).told_since) == (1, 0, 0.0)
+    assert one.standing(7).passed == 1
+    assert (one.standing(7).told, one.standing(7).told_since) == (0, 0.0)
     one.close()

@@ -22,7 +22,7 @@ from storjfs.renter import FarmerUnavailable, Renter, ServiceRefused, ShardMissi
 from storjfs.renter.cashier import deposit_step
 from storjfs.renter.local_records import Result
 from storjfs.renter.renter import GREET_EVERY
-from storjfs.renter.schedule import Due, Window
+from storjfs.renter.schedule import Due
 from storjfs.store import StoreError
 from storjfs.store.batch import Values
 from tests.renter.world import Site, World, a_world, quick_settings
@@ -582,51 +582,13 @@ async def test_space_shrinks_by_what_is_stored_and_grows_with_the_contracts(
         assert renter.space() == (3 * 64 * mib, 3 * 64 * mib)
         placed = await catalogue.store_segment(renter, 4 * mib)
         assert renter.space() == (3 * 64 * mib, 3 * 60 * mib)
-        for contract, shard_id in placed:
-            await renter.delete(contract, [shard_id])
-            catalogue.store.write("DELETE FROM shard WHERE shard_id = ?", [(shard_id,)])
-        await catalogue.store.sync()
-        await until(lambda: renter.space() == (3 * 64 * mib, 3 * 64 * mib))
+        await catalogue.delete(renter, placed)
+        assert renter.space() == (3 * 64 * mib, 3 * 64 * mib)
         for _ in range(13):
             await catalogue.store_segment(renter, 4 * mib)
         await renter.audit_now()
         renter.look_around()
         await until(lambda: renter.space() == (3 * 128 * mib, 3 * 76 * mib))
-
-
-async def test_what_is_deleted_is_free_at_once(tmp_path: Path, fast_clock: trio.testing.MockClock) -> None:
-    """Not only once the auditor has counted all shards anew."""
-    mib = 1 << 20
-    settings = quick_settings(capacity=64 * mib, code=(3, 5), audit_period=24 * 3600)
-    async with a_world(tmp_path, fast_clock, 5) as world, world.life(settings) as (renter, catalogue):
-        segments = [await catalogue.store_segment(renter, 4 * mib) for _ in range(3)]
-        assert renter.space() == (3 * 64 * mib, 3 * 52 * mib)
-        for placed in segments[:2]:
-            for contract, shard_id in placed:
-                await renter.delete(contract, [shard_id])
-        assert renter.space() == (3 * 64 * mib, 3 * 60 * mib)
-        assert {row.used for row in renter.report().contracts} == {4 * mib}
-
-
-async def test_what_waits_for_its_deletion_is_held_and_counts_once(
-    tmp_path: Path, fast_clock: trio.testing.MockClock
-) -> None:
-    """Its row is gone before the farmer is asked, and the auditor may count in between."""
-    mib = 1 << 20
-    settings = quick_settings(code=(3, 5), audit_period=24 * 3600)
-    async with a_world(tmp_path, fast_clock, 5) as world, world.life(settings) as (renter, catalogue):
-        first, *_ = [await catalogue.store_segment(renter, 4 * mib) for _ in range(3)]
-        ids = [(shard_id,) for _, shard_id in first]
-        catalogue.store.write("DELETE FROM shard WHERE shard_id = ?", ids)
-        catalogue.store.write("INSERT INTO doomed VALUES (?, ?)", [(one, number) for number, one in first])
-        await renter.auditor._scan(Window(b"", 10.0, 0.0, 1.0))
-        assert {row.used for row in renter.report().contracts} == {12 * mib}
-        for contract, shard_id in first:
-            await renter.delete(contract, [shard_id])
-        assert {row.used for row in renter.report().contracts} == {8 * mib}
-        catalogue.store.write("DELETE FROM doomed WHERE shard_id = ?", ids)
-        await renter.auditor._scan(Window(b"", 10.0, 0.0, 1.0))
-        assert {row.used for row in renter.report().contracts} == {8 * mib}
 
 
 async def test_what_a_contract_that_ends_still_holds_is_counted_with_the_others(

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,10 +79,13 @@ class Catalogue:
         self.lost: list[tuple[int, int, bytes]] = []
         rows = store.read("SELECT coalesce(max(seg), 0) FROM segment")
         self.next = int(rows[0][0]) + 1
+        sql = "SELECT shard_id, contract, length FROM shard WHERE state IN (1, 2)"
+        self.there = {shard_id: (contract, length) for shard_id, contract, length in store.read(sql)}
 
     def mark_lost(self, seg: int, idx: int, shard_id: bytes) -> None:
         if (seg, idx, shard_id) not in self.lost:
             self.lost.append((seg, idx, shard_id))
+        self.there.pop(shard_id, None)
         self.store.write("UPDATE shard SET state = 3 WHERE shard_id = ?", [(shard_id,)])
 
     async def store_segment(self, renter: Renter, size: int = 64 << 10) -> list[tuple[int, bytes]]:
@@ -93,6 +96,7 @@ class Catalogue:
         for idx, contract in enumerate(renter.choose(n, size)):
             shard_id, sealed = os.urandom(32), os.urandom(size)
             receipt = await renter.put(contract, shard_id, sealed)
+            self.there[shard_id] = contract, size
             assert receipt.root == shard_root(sealed)
             row = (shard_id, seg, idx, contract, bytes(receipt.root), bytes(32), size, 1)
             self.store.write("INSERT INTO shard VALUES (?,?,?,?,?,?,?,?)", [row])
@@ -101,6 +105,18 @@ class Catalogue:
         self.store.write("INSERT INTO segment VALUES (?,?,?,?,?,?,?,?,?,0)", [row9])
         await self.store.sync()
         return placed
+
+    async def delete(self, renter: Renter, placed: Iterable[tuple[int, bytes]]) -> None:
+        """Have shards deleted, and forget them."""
+        for contract, shard_id in placed:
+            await renter.delete(contract, [shard_id])
+            self.there.pop(shard_id, None)
+            self.store.write("DELETE FROM shard WHERE shard_id = ?", [(shard_id,)])
+
+    def holds(self, contract: int) -> tuple[int, int]:
+        """Shards under a contract at this moment, and their bytes."""
+        lengths = [length for number, length in self.there.values() if number == contract]
+        return len(lengths), sum(lengths)
 
     def held(self, contract: int) -> int:
         """Shards of a contract that count as there."""
@@ -210,6 +226,7 @@ class World:
                 crash_point=crash_point,
             )
             renter.mark_lost = catalogue.mark_lost
+            renter.held = catalogue.holds
             renter.update_addresses({node: (site.address,) for node, site in self.sites.items()})
             async with trio.open_nursery() as nursery:
                 await nursery.start(renter.run)

@@ -61,6 +61,8 @@ async def test_a_shard_whose_upload_was_cut_off_is_not_forgotten_where_repair_ma
         f"UPDATE shard SET state = {int(ShardState.UPLOADING)}, root = x'', checksum = x'' WHERE idx = 19",
         "UPDATE counters SET value = 0 WHERE key = 'segments_full'",
         "UPDATE counters SET value = 1 WHERE key = 'segments_degraded'",
+        "UPDATE counters SET value = 0 WHERE key IN (SELECT held.key || contract FROM shard, "
+        "(SELECT 'held_shards_' AS key UNION SELECT 'held_bytes_') AS held WHERE idx = 19)",
     )
     async with volume.running() as segments:
         await until(lambda: not volume.store.read("SELECT 1 FROM shard WHERE state = 0"), volume.store)
