@@ -6,7 +6,6 @@ import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import apsw
 import pytest
@@ -20,10 +19,10 @@ from storjfs.farmer.disk import Disk
 from storjfs.farmer.farmer import Farmer
 from storjfs.farmer.pulse import Pulse
 from storjfs.farmer.settings import FarmerSettings
-from storjfs.protocol.failures import ErrorCode, RequestFailed
+from storjfs.protocol.failures import ErrorCode
 from storjfs.settlement import Ledger
 from tests.farmer.process import Manager, Running, status
-from tests.farmer.renter import MIB, Renter, farming, renting
+from tests.farmer.renter import MIB, Renter, farming, refused, renting
 from tests.full.disk import small_disk
 
 
@@ -78,10 +77,6 @@ async def at_work(tmp_path: Path, ledger: Ledger) -> AsyncIterator[tuple[Farmer,
     ):
         await renter.agree()
         yield farmer, renter, disk
-
-
-def refused(code: ErrorCode) -> Any:
-    return pytest.raises(RequestFailed, check=lambda error: error.code == code)
 
 
 def files(farmer: Farmer) -> int:
