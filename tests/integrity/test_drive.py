@@ -18,7 +18,7 @@ from storjfs.fuse import MountOptions
 from storjfs.integrity import scrub as scrubbing
 from storjfs.store import ROOT_INODE, StoreError, open_meta
 from storjfs.volume import VolumeDamaged, VolumePaths, unlock_volume
-from tests.real_drives import make_volume, running
+from tests.real_drives import make_volume, read, running, write
 from tests.segments.conftest import until
 
 MIB = 1 << 20
@@ -44,21 +44,6 @@ class Told:
     @property
     def parts(self) -> set[str]:
         return {one["part"] for one in self.progress}
-
-
-async def write(drive: Drive, name: bytes, content: bytes) -> int:
-    fs = drive.filesystem
-    handle, made = await fs.create(ROOT_INODE, name, 0o644, 0, 0, 1)
-    await fs.write(handle, 0, content)
-    await fs.release(handle)
-    return made.ino
-
-
-async def read(drive: Drive, ino: int) -> bytes:
-    handle = await drive.filesystem.open(ino, 0)
-    found = bytes(await drive.filesystem.read(handle, 0, 1 << 30))
-    await drive.filesystem.release(handle)
-    return found
 
 
 async def stored(drive: Drive) -> None:
