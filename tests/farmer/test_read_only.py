@@ -224,6 +224,13 @@ def trigger(at: Path) -> Path:
     return path
 
 
+def small_farm(tmp_path: Path) -> FarmerSettings:
+    """One that a disk of 64 MiB has room for."""
+    return FarmerSettings(
+        capacity=16 * MIB, ledger=tmp_path / "ledger.db", term_min=1, period_min=1, keep_free=MIB
+    )
+
+
 async def test_a_disk_that_turns_read_only_and_back_costs_nothing(
     tmp_path: Path, ledger: Ledger, manager: Manager
 ) -> None:
@@ -232,9 +239,7 @@ async def test_a_disk_that_turns_read_only_and_back_costs_nothing(
         (disk.at / "shelf").mkdir()
         at.mkdir()
         (at / "shelf").symlink_to(disk.at / "shelf")
-        FarmerSettings(
-            capacity=16 * MIB, ledger=tmp_path / "ledger.db", term_min=1, period_min=1, keep_free=MIB
-        ).write(at)
+        small_farm(tmp_path).write(at)
         with Running("--at", str(at), NOTIFY_SOCKET=str(manager.path), WATCHDOG_USEC="300000") as farmer:
             async with renting(ledger, *farmer.where()) as renter:
                 await renter.agree(capacity=8 * MIB)
@@ -266,9 +271,7 @@ async def test_a_file_system_that_finds_itself_damaged_ends_no_process(
         error = trigger(disk.at)
         at = disk.at / "farm"
         at.mkdir()
-        FarmerSettings(
-            capacity=16 * MIB, ledger=tmp_path / "ledger.db", term_min=1, period_min=1, keep_free=MIB
-        ).write(at)
+        small_farm(tmp_path).write(at)
         with Running("--at", str(at), NOTIFY_SOCKET=str(manager.path), WATCHDOG_USEC="300000") as farmer:
             async with renting(ledger, *farmer.where()) as renter:
                 await renter.agree(capacity=8 * MIB)
