@@ -1,7 +1,6 @@
 """farmer.toml: what a farmer sells, where it listens, and which settlement it trusts."""
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Final, Self
 from storjfs.farmer.prices import DEFAULT
 from storjfs.farmer.schedule import ALWAYS, Limit, Schedule
 from storjfs.protocol.terms import Address
+from storjfs.store.durable import write_atomically
 from storjfs.volume.document import read_document
 from storjfs.volume.errors import SettingsError
 from storjfs.volume.units import (
@@ -105,12 +105,7 @@ class FarmerSettings:
 
     def write(self, folder: Path) -> None:
         """Replace farmer.toml in `folder`, at once and durably. Raises OSError."""
-        path, new = folder / FILE, folder / f"{FILE}.new"
-        with new.open("w", encoding="utf-8") as file:
-            file.write(self.to_toml())
-            file.flush()
-            os.fsync(file.fileno())
-        new.rename(path)
+        write_atomically(folder / FILE, self.to_toml().encode(), 0o666)
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
