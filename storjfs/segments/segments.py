@@ -10,7 +10,7 @@ from typing import Final
 import trio
 
 from storjfs.coding.buffers import Buffer
-from storjfs.coding.geometry import sealed_length, segment_capacity, shard_length
+from storjfs.coding.geometry import sealed_length, shard_length
 from storjfs.errors import StorjfsError
 from storjfs.keys import VolumeKeys
 from storjfs.renter.repair_policy import Health
@@ -107,7 +107,6 @@ class Segments:
             sent=self._sent,
             failed=self._upload_failed,
             damaged=self._note_damage,
-            small=is_small,
             crash_point=crash_point,
         )
         self._journal = Journal(
@@ -121,9 +120,7 @@ class Segments:
             got_through=lambda: self._uploader.progressed,
             patience=outage,
         )
-        self._deleter = Deleter(
-            catalogue, self._cache, placement, small=is_small, gone=self._gone, kept=self._kept
-        )
+        self._deleter = Deleter(catalogue, self._cache, placement, gone=self._gone, kept=self._kept)
         rebuilder = Rebuilder(
             store,
             catalogue,
@@ -145,7 +142,7 @@ class Segments:
         )
         self.amend = Amender(store, catalogue, self._repair)
         """Puts right what a check of the committed state found."""
-        self._victims = Victims(catalogue, is_small)
+        self._victims = Victims(catalogue)
 
         catalogue.barrier = self._sealer.barrier
         catalogue.emptied = self._deleter.emptied
@@ -218,7 +215,7 @@ class Segments:
         text = f"the unsent data of segment {segment.seg} is missing from {self._cache.journal_dir}: {rest}"
         _LOG.error("%s", text)
         self._problem("lost", segment.seg, text)
-        catalogue.stored(segment, small=is_small(segment))
+        catalogue.stored(segment)
         size = sealed_length(shard_length(segment.size, segment.k))
         for idx in set(range(segment.n)) - catalogue.held(segment).keys():
             catalogue.never_placed(segment, idx, size)
@@ -518,8 +515,3 @@ class Segments:
     async def repair_all(self) -> None:
         """Return when everything that wants repair, and can be repaired now, is repaired."""
         await self._repair.all()
-
-
-def is_small(segment: Segment) -> bool:
-    """Closed early, under a quarter full: to be merged with others where there are many."""
-    return 4 * segment.size < segment_capacity(max(1, segment.k))

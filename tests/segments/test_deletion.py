@@ -119,7 +119,7 @@ async def test_doomed_segments_are_looked_at_once_each(monkeypatch: pytest.Monke
         when_committed=lambda call: None,
     )
     cache: Any = SimpleNamespace(discard=lambda segment: None)
-    deleter = deletion.Deleter(catalogue, cache, Farm(), small=lambda segment: False, gone=gone.append)
+    deleter = deletion.Deleter(catalogue, cache, Farm(), gone=gone.append)
     deleter.load()
     await deleter.sweep()
     assert [segment.seg for segment in gone] == list(range(0, 10_000, 2))
