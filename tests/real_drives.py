@@ -10,6 +10,7 @@ from storjfs.daemon.request import MountRequest
 from storjfs.daemon.wiring import Drive, open_drive
 from storjfs.fuse import MountOptions
 from storjfs.keys import VolumeKeys
+from storjfs.store import ROOT_INODE
 from storjfs.volume import VolumePaths, VolumeSettings, create_volume
 
 
@@ -27,3 +28,19 @@ def make_volume(folder: Path, monkeypatch: pytest.MonkeyPatch) -> VolumePaths:
 def running(paths: VolumePaths) -> AbstractAsyncContextManager[Drive]:
     """The volume's rooms and tasks, and its farm, as long as the context lasts."""
     return open_drive(paths, MountRequest(volume="real", mountpoint="/nowhere"), MountOptions())
+
+
+async def write(drive: Drive, name: bytes, content: bytes) -> int:
+    """Make a file in the root folder; its inode."""
+    handle, made = await drive.filesystem.create(ROOT_INODE, name, 0o644, 0, 0, 1)
+    await drive.filesystem.write(handle, 0, content)
+    await drive.filesystem.release(handle)
+    return made.ino
+
+
+async def read(drive: Drive, ino: int) -> bytes:
+    """All that is in a file."""
+    handle = await drive.filesystem.open(ino, 0)
+    found = bytes(await drive.filesystem.read(handle, 0, 1 << 30))
+    await drive.filesystem.release(handle)
+    return found

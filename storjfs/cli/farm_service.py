@@ -13,8 +13,8 @@ import click
 import storjfs
 from storjfs.errors import StorjfsError
 from storjfs.farmer.settings import FarmerSettings
+from storjfs.store.durable import write_atomically
 from storjfs.volume.errors import SettingsError
-from storjfs.volume.files import write_atomically
 
 TEMPLATE: Final = "storjfs-farm.service"
 BOOTED: Final = Path("/run/systemd/system")

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from storjfs.errors import StorjfsError
 from storjfs.store import copy_database
+from storjfs.store.durable import write_atomically
 from storjfs.volume import PassphraseSource, VolumePaths, has_metadata, unlock_volume
-from storjfs.volume.files import make_private, write_atomically
+from storjfs.volume.files import make_private
 
 from .mountpoint import OUR_TYPE, canonical, mounts
 

@@ -10,6 +10,7 @@ from typing import Final
 import apsw
 
 from storjfs.coding.buffers import Buffer
+from storjfs.store.durable import sync_folder
 
 ALIGNMENT: Final = 4096
 FAILING: Final = frozenset(
@@ -98,11 +99,7 @@ class Disk:
 
     def sync_folder(self, path: Path) -> None:
         """The names in the folder survive power loss."""
-        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path)
 
     def close(self, file: int) -> None:
         """Close; the file stays."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from storjfs.errors import StorjfsError
 from storjfs.network.identity import Identity
+from storjfs.store.durable import write_atomically
 
 FILE = "identity"
 
@@ -17,7 +18,7 @@ def load_identity(folder: Path) -> Identity:
     """The identity of the farmer in `folder`; made if there is none. Raises IdentityUnusable."""
     path = folder / FILE
     if not path.exists():
-        _create(path)
+        write_atomically(path, os.urandom(32))
     if path.stat().st_mode & 0o077:
         raise IdentityUnusable(
             f"{path} may be read by others", hint=f"If nobody has copied it: chmod 600 {path}"
@@ -28,19 +29,3 @@ def load_identity(folder: Path) -> Identity:
             f"{path} is damaged: it must hold 32 bytes", hint="Restore it from a backup: it is this farmer."
         )
     return Identity(seed)
-
-
-def _create(path: Path) -> None:
-    new = path.with_suffix(".new")
-    file = os.open(new, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(file, os.urandom(32))
-        os.fsync(file)
-    finally:
-        os.close(file)
-    new.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -14,7 +14,7 @@ from storjfs.protocol.ids import PublicKey, short
 from storjfs.protocol.signing import Signed
 from storjfs.protocol.terms import Terms
 from storjfs.protocol.vouchers import Voucher, open_voucher
-from storjfs.settlement import LaneClosed, LaneState, Settlement, SettlementError, UnknownLane
+from storjfs.settlement import Lane, LaneClosed, LaneState, Settlement, SettlementError, UnknownLane
 
 log = logging.getLogger(__name__)
 
@@ -160,6 +160,11 @@ class Payments:
         self.trouble = ""
         if (seen.payer, seen.payee) != (lane.payer, self.payee):
             raise RequestFailed(ErrorCode.NOT_FUNDED, "the lane is for others")
+        await self._take_over(lane, seen)
+
+    async def _take_over(self, lane: LaneEntry, seen: Lane) -> None:
+        """Note what the settlement, which works, says of the lane. The caller holds `lane.turn`."""
+        self.trouble = ""
         await self._book.update_lane(
             lane,
             also=self._claimed(lane, seen.claimed),
@@ -184,14 +189,7 @@ class Payments:
                 log.warning("claiming on lane %s failed: %s", short(lane.lane_id), error)
                 self._failed(error)
                 return
-            self.trouble = ""
-            await self._book.update_lane(
-                lane,
-                also=self._claimed(lane, seen.claimed),
-                deposit=int(seen.deposit),
-                claimed=int(seen.claimed),
-                expiry=seen.expiry,
-            )
+            await self._take_over(lane, seen)
 
     def _failed(self, error: SettlementError) -> None:
         if not self.trouble:
@@ -228,14 +226,7 @@ class Payments:
                     log.warning("closing lane %s failed: %s", short(lane.lane_id), error)
                     self._failed(error)
                     continue
-                self.trouble = ""
-                await self._book.update_lane(
-                    lane,
-                    also=self._claimed(lane, seen.claimed),
-                    deposit=int(seen.deposit),
-                    claimed=int(seen.claimed),
-                    open=False,
-                )
+                await self._take_over(lane, seen)
 
     async def fold_all(self, *, least: int = 1) -> None:
         """Commit the egress of all lanes that have at least so many bytes pending."""

@@ -1,9 +1,6 @@
 """farmer.toml: what a farmer sells, where it listens, and which settlement it trusts."""
 
-import difflib
 import json
-import os
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -12,6 +9,8 @@ from typing import Any, Final, Self
 from storjfs.farmer.prices import DEFAULT
 from storjfs.farmer.schedule import ALWAYS, Limit, Schedule
 from storjfs.protocol.terms import Address
+from storjfs.store.durable import write_atomically
+from storjfs.volume.document import read_document
 from storjfs.volume.errors import SettingsError
 from storjfs.volume.units import (
     parse_credits,
@@ -86,26 +85,7 @@ class FarmerSettings:
     @classmethod
     def from_toml(cls, text: str) -> Self:
         """Read the text of farmer.toml. Raises SettingsError that names what is wrong."""
-        try:
-            document = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise SettingsError(
-                f"{FILE} is not valid TOML: {error}",
-                hint='Mend that line: texts stand in "quotes", lists in [brackets], and each name once.',
-            ) from None
-        version = document.pop("version", None)
-        if version != FORMAT_VERSION:
-            raise SettingsError(
-                f"{FILE} has format version {version}; this storjfs knows {FORMAT_VERSION}",
-                hint="Use the storjfs that wrote it, or restore the line version = 1.",
-            )
-        for key in document:
-            if key not in _FIELDS:
-                near = difflib.get_close_matches(key, _FIELDS, n=1)
-                raise SettingsError(
-                    f"there is no setting {key!r} in {FILE}",
-                    hint=f"Did you mean {near[0]}?" if near else f"There are {', '.join(sorted(_FIELDS))}.",
-                )
+        document = read_document(text, FORMAT_VERSION, _FIELDS, name=FILE)
         for key in ("capacity", "ledger"):
             if key not in document:
                 raise SettingsError(
@@ -125,12 +105,7 @@ class FarmerSettings:
 
     def write(self, folder: Path) -> None:
         """Replace farmer.toml in `folder`, at once and durably. Raises OSError."""
-        path, new = folder / FILE, folder / f"{FILE}.new"
-        with new.open("w", encoding="utf-8") as file:
-            file.write(self.to_toml())
-            file.flush()
-            os.fsync(file.fileno())
-        new.rename(path)
+        write_atomically(folder / FILE, self.to_toml().encode(), 0o666)
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:

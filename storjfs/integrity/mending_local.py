@@ -11,6 +11,7 @@ from storjfs.coding.frames import Algorithm, FrameCipher, FrameCorrupt
 from storjfs.coding.geometry import FRAME_OVERHEAD, run_end, run_frames
 from storjfs.integrity.tables import Row, Tables
 from storjfs.keys import VolumeKeys
+from storjfs.store.durable import sync_folder
 
 _NAME: Final = 32
 Runs = list[tuple[int, int]]
@@ -96,8 +97,4 @@ def _copy(source: Path, target: Path) -> None:
     with part.open("rb") as file:
         os.fsync(file.fileno())
     part.rename(target)
-    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(target.parent)

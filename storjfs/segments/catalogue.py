@@ -262,22 +262,22 @@ class Catalogue(CommittedRows):
         segment.k, segment.n = k, n
         self.changed(segment)
 
-    def stored(self, segment: Segment, *, small: bool) -> None:
+    def stored(self, segment: Segment) -> None:
         """closed -> stored; from here on the segment counts in the tallies."""
         segment.state = State.STORED
         self.unsent.pop(segment.seg, None)
         self.stored_bytes += segment.size
         self.garbage += segment.plain - segment.live
-        self.small += small
+        self.small += segment.small
         self._count(self.health_of(segment), 1)
         self.changed(segment)
 
-    def doom(self, segment: Segment, *, small: bool) -> None:
+    def doom(self, segment: Segment) -> None:
         """stored or closed -> doomed: nothing points to it any more."""
         if segment.state is State.STORED:
             self.stored_bytes -= segment.size
             self.garbage -= segment.plain - segment.live
-            self.small -= small
+            self.small -= segment.small
             self._count(self.health_of(segment), -1)
         self.unsent.pop(segment.seg, None)
         segment.state = State.DOOMED

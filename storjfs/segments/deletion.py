@@ -44,8 +44,7 @@ def _steps(segments: Mapping[int, Segment]) -> Iterator[Sequence[Segment]]:
 class Deleter:
     """Dooms empty segments, drops what may be dropped, and has farmers delete. Belongs to the loop's thread.
 
-    `small(segment)` tells whether it counts among the small ones; `gone(segment)` is told what was dropped,
-    `kept(segment)` what was not because files point to it.
+    `gone(segment)` is told what was dropped, `kept(segment)` what was not because files point to it.
     """
 
     def __init__(
@@ -54,14 +53,12 @@ class Deleter:
         cache: Cache,
         placement: Placement,
         *,
-        small: Callable[[Segment], bool],
         gone: Callable[[Segment], None],
         kept: Callable[[Segment], None] = lambda segment: None,
     ) -> None:
         self._catalogue = catalogue
         self._cache = cache
         self._placement = placement
-        self._small = small
         self._gone = gone
         self._kept = kept
         self._empty: dict[int, Segment] = {}
@@ -92,7 +89,7 @@ class Deleter:
     def _doom(self, segment: Segment) -> None:
         """Nothing points to the segment: have it deleted once that is committed."""
         if segment.state in (State.CLOSED, State.STORED):
-            self._catalogue.doom(segment, small=self._small(segment))
+            self._catalogue.doom(segment)
             self._doomed[segment.seg] = segment
             self._catalogue.when_committed(self.wake)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from storjfs.coding.frames import Algorithm, FrameCipher
+from storjfs.coding.geometry import segment_capacity
 from storjfs.segments.values import NOBODY, ShardState, State
 
 SegmentRow = tuple[int, bytes, int, int, int, int, int, int, int, int]
@@ -131,6 +132,11 @@ class Segment:
     @property
     def unsent(self) -> bool:
         return self.state is State.OPEN or self.state is State.CLOSED
+
+    @property
+    def small(self) -> bool:
+        """Closed early, under a quarter full: to be merged with others where there are many."""
+        return 4 * self.size < segment_capacity(max(1, self.k))
 
     @property
     def needed(self) -> int:

@@ -19,6 +19,7 @@ from storjfs.coding.buffers import Buffer
 from storjfs.coding.frames import FrameCipher, random_nonces
 from storjfs.coding.geometry import FRAME_OVERHEAD, FULL_FRAME, PIECE, run_frames
 from storjfs.segments.files import LocalFile, write_all
+from storjfs.store.durable import sync_folder
 
 _LOG = logging.getLogger(__name__)
 
@@ -238,10 +239,7 @@ def _not_synced(error: OSError) -> OSError:
 
 
 def _sync_directory(folder: str) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        sync_folder(folder)
     except OSError as error:
         raise _not_synced(error) from error
-    finally:
-        os.close(fd)

@@ -1,7 +1,5 @@
 """The room's face: one object per volume that takes runs, gives them back, and keeps its tasks running."""
 
-import logging
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +8,6 @@ from typing import Final
 import trio
 
 from storjfs.coding.buffers import Buffer
-from storjfs.coding.geometry import segment_capacity
 from storjfs.errors import StorjfsError
 from storjfs.keys import VolumeKeys
 from storjfs.renter.repair_policy import Health
@@ -20,22 +17,21 @@ from storjfs.segments.catalogue import Catalogue
 from storjfs.segments.deletion import Deleter
 from storjfs.segments.fetch import OUTAGE, Fetcher
 from storjfs.segments.journal import Journal
+from storjfs.segments.problems import Problems
 from storjfs.segments.reader import Reader
 from storjfs.segments.rebuild import Rebuilder
 from storjfs.segments.records import Segment, Shard
 from storjfs.segments.repair import Repair
 from storjfs.segments.sealer import Sealer
 from storjfs.segments.space import DISK_RESERVE, DiskSpace
+from storjfs.segments.taking_up import take_up
 from storjfs.segments.uploader import Pace, Uploader
-from storjfs.segments.values import Part, Placement, Run, SegmentsReport, ShardState, State
+from storjfs.segments.values import Part, Placement, Run, SegmentsReport, State
 from storjfs.segments.victims import Victims
 from storjfs.store import MetaStore
 
-_LOG = logging.getLogger(__name__)
-
 IDLE: Final = 30.0
 """Seconds without an append after which the open segment is closed and sent."""
-MOST_PROBLEMS: Final = 50
 SWEEPS: Final = 5
 """Groups within which an empty segment is doomed, dropped and gone."""
 SOME_GARBAGE: Final = 64 << 20
@@ -71,8 +67,7 @@ class Segments:
         self._store = store
         self._placement = placement
         self._tell_faulty = faulty
-        self._problems: OrderedDict[tuple[str, int], str] = OrderedDict()
-        self._damaged: OrderedDict[int, None] = OrderedDict()
+        self._problems = Problems()
         self._awaited: list[dict[int, Segment]] = []
         """For each flush under way the segments that it waits for."""
         self._changed = trio.Event()
@@ -94,7 +89,7 @@ class Segments:
             back=self.farmers_changed,
         )
         self._reader = Reader(
-            catalogue, self._sealer, self._cache, self._fetcher, read_threads, damaged=self._note_damage
+            catalogue, self._sealer, self._cache, self._fetcher, read_threads, damaged=self._problems.damaged
         )
         self._uploader = Uploader(
             store,
@@ -106,8 +101,7 @@ class Segments:
             Pace(lambda: self._sealer.appended, self._urgent),
             sent=self._sent,
             failed=self._upload_failed,
-            damaged=self._note_damage,
-            small=is_small,
+            damaged=self._problems.damaged,
             crash_point=crash_point,
         )
         self._journal = Journal(
@@ -121,9 +115,7 @@ class Segments:
             got_through=lambda: self._uploader.progressed,
             patience=outage,
         )
-        self._deleter = Deleter(
-            catalogue, self._cache, placement, small=is_small, gone=self._gone, kept=self._kept
-        )
+        self._deleter = Deleter(catalogue, self._cache, placement, gone=self._gone, kept=self._kept)
         rebuilder = Rebuilder(
             store,
             catalogue,
@@ -141,11 +133,11 @@ class Segments:
             self._cache,
             rebuilder,
             contained=placement.contained,
-            problem=partial(self._problem, "repair"),
+            problem=partial(self._problems.say, "repair"),
         )
         self.amend = Amender(store, catalogue, self._repair)
         """Puts right what a check of the committed state found."""
-        self._victims = Victims(catalogue, is_small)
+        self._victims = Victims(catalogue)
 
         catalogue.barrier = self._sealer.barrier
         catalogue.emptied = self._deleter.emptied
@@ -157,7 +149,15 @@ class Segments:
         self.read = self._reader.read
         self.prefetch = self._reader.prefetch
         self.live = catalogue.live
-        self._start_up()
+        take_up(
+            store,
+            catalogue,
+            self._cache,
+            self._problems,
+            closed=self._closed,
+            emptied=self._deleter.emptied,
+        )
+        self._deleter.load()
 
     # Hot paths are bound above without a call between; these are their contracts.
     append: Callable[[int, int, Buffer], list[Run]]
@@ -168,58 +168,6 @@ class Segments:
     """live(seg, delta): `delta` more or fewer plaintext bytes of the segment are pointed to by extents."""
 
     # --- life ---
-
-    def _start_up(self) -> None:
-        """Take up what the last run left: see decision record 1 for what a crash leaves where."""
-        catalogue, cache = self._catalogue, self._cache
-        cache.load()
-        for segment in list(catalogue.unsent.values()):
-            for shard in list(catalogue.shards(segment)):
-                if shard.state is ShardState.UPLOADING:
-                    catalogue.remove_shard(segment, shard)
-            if segment.state is State.OPEN:
-                catalogue.close(segment)
-            found = cache.adopt_unsent(segment)
-            if found is not None:
-                if found < segment.size and segment.live > 0:
-                    self._note_damage(
-                        segment, f"its file in {cache.journal_dir} ends at {found} instead of {segment.size}"
-                    )
-                self._closed(segment)
-            elif segment.live > 0:
-                self._lost_locally(segment)
-            else:
-                self._deleter.emptied(segment)
-        self._settle_strays(cache.strays())
-        self._deleter.load()
-
-    def _settle_strays(self, strays: Sequence[bytes]) -> None:
-        """Sort the journal's files that belong to no unsent segment.
-
-        Where damaged metadata lack a segment, what belongs to nothing may be its only copy, and is left.
-        """
-        keep = bool(strays) and self._catalogue.misses_segments()
-        if keep:
-            text = "the metadata lack a segment that files lie in; unmount and run storjfs fsck --repair"
-            _LOG.error("%s", text)
-            self._problem("lost", -1, text)
-        for segment_id in strays:
-            row = self._store.read("SELECT state FROM segment WHERE segment_id = ?", (segment_id,))
-            if row or not keep:
-                self._cache.settle_stray(segment_id, stored=bool(row) and row[0][0] == State.STORED)
-
-    def _lost_locally(self, segment: Segment) -> None:
-        """An unsent segment without its file: what is not at farmers is gone. Said loudly, survived."""
-        catalogue = self._catalogue
-        held = len(catalogue.held(segment))
-        if segment.k == 0:
-            catalogue.set_code(segment, 1, 1)
-        rest = "the farmers still have it" if held >= segment.k else f"{segment.live} bytes of files are lost"
-        text = f"the unsent data of segment {segment.seg} is missing from {self._cache.journal_dir}: {rest}"
-        _LOG.error("%s", text)
-        self._problem("lost", segment.seg, text)
-        catalogue.stored(segment, small=is_small(segment))
-        catalogue.note_missing(segment)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Seal, upload, read, delete and repair until cancelled; unsent data is then sent after the next
@@ -256,7 +204,7 @@ class Segments:
             self._deleter.emptied(segment)
 
     def _sent(self, segment: Segment) -> None:
-        self._problem("upload", segment.seg, "")
+        self._problems.say("upload", segment.seg, "")
         self._catalogue.when_committed(lambda: self._let_go(segment))
         if self._urgent():
             self._store.request_commit()
@@ -273,30 +221,19 @@ class Segments:
                 self._repair.hurt(segment)
         self._journal.drained()
 
-    def _note_damage(self, segment: Segment, reason: str) -> None:
-        if segment.seg not in self._damaged:
-            text = f"data of segment {segment.seg} is lost: {reason}"
-            _LOG.error("%s", text)
-            self._problem("damaged", segment.seg, text)
-        self._damaged[segment.seg] = None
-        while len(self._damaged) > MOST_PROBLEMS:
-            self._damaged.popitem(last=False)
-
     def _gone(self, segment: Segment) -> None:
-        for kind in ("upload", "repair", "lost", "damaged"):
-            self._problem(kind, segment.seg, "")
-        self._damaged.pop(segment.seg, None)
+        self._problems.gone(segment)
         self._reader.unreadable.pop(segment.seg, None)
         self._journal.drained()
         self._note_change()
 
     def _kept(self, segment: Segment) -> None:
-        text = (
+        self._problems.alarm(
+            "damaged",
+            segment.seg,
             f"segment {segment.seg} seemed to be empty and is not deleted, since files need it; "
-            "unmount and run storjfs fsck --repair"
+            "unmount and run storjfs fsck --repair",
         )
-        _LOG.error("%s", text)
-        self._problem("damaged", segment.seg, text)
 
     def _note_change(self) -> None:
         self._changed.set()
@@ -306,19 +243,11 @@ class Segments:
         return bool(self._awaited) or self._journal.writers_wait or self._crowded
 
     def _upload_failed(self, segment: Segment, reason: str) -> None:
-        self._problem("upload", segment.seg, f"segment {segment.seg} is not stored yet: {reason}")
+        self._problems.say("upload", segment.seg, f"segment {segment.seg} is not stored yet: {reason}")
         self._note_change()
 
     def _faulty(self, shard: Shard, error: StorjfsError) -> None:
         self._tell_faulty(shard.contract, shard.shard_id, error)
-
-    def _problem(self, kind: str, seg: int, text: str) -> None:
-        """A person should know; an empty text says that it is over."""
-        self._problems.pop((kind, seg), None)
-        if text:
-            self._problems[kind, seg] = text
-        while len(self._problems) > MOST_PROBLEMS:
-            self._problems.popitem(last=False)
 
     # --- for the filesystem and the daemon ---
 
@@ -463,9 +392,9 @@ class Segments:
             at_risk=tally[Health.AT_RISK],
             lost=tally[Health.LOST],
             to_delete=to_delete,
-            problems=tuple(self._problems.values()),
+            problems=self._problems.texts,
             unreadable=tuple(self._reader.unreadable),
-            damaged=tuple(self._damaged),
+            damaged=self._problems.damaged_segments,
         )
 
     # --- for the renter ---
@@ -520,8 +449,3 @@ class Segments:
     async def repair_all(self) -> None:
         """Return when everything that wants repair, and can be repaired now, is repaired."""
         await self._repair.all()
-
-
-def is_small(segment: Segment) -> bool:
-    """Closed early, under a quarter full: to be merged with others where there are many."""
-    return 4 * segment.size < segment_capacity(max(1, segment.k))

@@ -110,7 +110,6 @@ class Uploader:
         sent: Callable[[Segment], None],
         failed: Callable[[Segment, str], None],
         damaged: Callable[[Segment, str], None],
-        small: Callable[[Segment], bool],
         crash_point: Callable[[str], None] = lambda name: None,
     ) -> None:
         self._store = store
@@ -123,7 +122,6 @@ class Uploader:
         self._sent = sent
         self._failed = failed
         self._damaged = damaged
-        self._small = small
         self._crash_point = crash_point
         self.buffers = Buffers()
         self._offered, self._next = trio.open_memory_channel[Segment](math.inf)
@@ -402,7 +400,7 @@ class _Attempt:
         of.sent_bytes += row.length
         of._got_through()
         if segment.state is State.CLOSED and len(of._catalogue.held(segment)) >= segment.needed:
-            of._catalogue.stored(segment, small=of._small(segment))
+            of._catalogue.stored(segment)
         return True
 
 

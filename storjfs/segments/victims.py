@@ -1,6 +1,6 @@
 """Which segments the compactor should rewrite; docs/explanation/garbage.md tells what that costs."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 from storjfs.segments.catalogue import Catalogue
@@ -19,9 +19,8 @@ LOOKED_AT: Final = 512
 class Victims:
     """Finds wasteful segments in bounded steps: a walk through the table, and what changed of late."""
 
-    def __init__(self, catalogue: Catalogue, small: Callable[[Segment], bool]) -> None:
+    def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
-        self._small = small
         self._cursor = 0
 
     def some(self, limit: int) -> list[int]:
@@ -41,7 +40,7 @@ class Victims:
         wasteful = sorted((one for one in settled if wasted(one)), key=lambda one: one.live / one.plain)
         victims = [one.seg for one in wasteful]
         if catalogue.small > MOST_SMALL:
-            small = [one for one in settled if self._small(one) and not wasted(one)]
+            small = [one for one in settled if one.small and not wasted(one)]
             # One alone would be rewritten for nothing.
             if len(small) > 1:
                 victims += [one.seg for one in sorted(small, key=lambda one: one.size)]

@@ -25,6 +25,7 @@ from storjfs.settlement.interface import (
 )
 from storjfs.settlement.money import CREDIT, AmountError, Currency, Units, checked_amount
 from storjfs.store import FULL, DiskFull, StoreError, configure, connect, found_full
+from storjfs.store.durable import write_atomically
 
 PATIENCE = 30.0  # seconds for which other processes may have the file
 _ISSUE_DOMAIN = b"storjfs/1 ledger issue\0"
@@ -257,7 +258,7 @@ class Books:
             if self._run("SELECT 1 FROM sqlite_schema LIMIT 1"):
                 raise SettlementError(f"{self.path} is not a ledger")
             seed = os.urandom(32)
-            _write_seed(self._seed_path, seed)
+            write_atomically(self._seed_path, seed)
             self._connection.execute(schema.TABLES).fetchall()
             operator = bytes(_OperatorKey(seed).verify_key)
             self._run("INSERT INTO ledger VALUES (1, ?, ?)", operator, os.urandom(16))
@@ -343,22 +344,6 @@ def _full(path: Path, what: str) -> SettlementFull:
         f"the ledger {path} cannot be {what}: the disk is full",
         hint=f"Free 16 MiB on the disk that holds {path.parent}; nothing is lost.",
     )
-
-
-def _write_seed(path: Path, seed: bytes) -> None:
-    temporary = path.with_name(path.name + ".new")
-    file = os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(file, seed)
-        os.fsync(file)
-    finally:
-        os.close(file)
-    temporary.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _digest(what: tuple[Any, ...]) -> bytes:

@@ -3,7 +3,7 @@
 `open_database` opens any of the project's databases (`connect` and `configure` are its parts, for a file that
 says by itself what it is); `MetaStore` is the only writer of meta.db: it gathers what its participants
 changed, commits it in groups on one thread and answers reads from another connection. `Ballast` is space set
-aside for when the disk is full (decision record 9).
+aside for when the disk is full (decision record 9). `durable` is for the files that are no databases.
 """
 
 from storjfs.store.background import outlasting

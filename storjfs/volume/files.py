@@ -1,10 +1,10 @@
-"""Private directories and files that are either the old or the new ones, whenever the machine stops."""
+"""Private directories."""
 
 import os
-import secrets
 import stat
 from pathlib import Path
 
+from storjfs.store.durable import sync_folder
 from storjfs.volume.errors import RuntimeDirectoryUnsafe
 
 
@@ -17,7 +17,7 @@ def make_private(directory: Path) -> None:
         return
     make_private(directory.parent)
     directory.mkdir(mode=0o700, exist_ok=True)
-    _sync(directory.parent)
+    sync_folder(directory.parent)
 
 
 def make_runtime(directory: Path) -> None:
@@ -32,30 +32,3 @@ def make_runtime(directory: Path) -> None:
             f"{directory} is not a private directory of this user",
             hint="Remove it, or set XDG_RUNTIME_DIR to a directory of yours with mode 0700.",
         )
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace the file with `data`, mode 0600; on disk when this returns.
-
-    After a crash at any point the file has its old or its new content. The directory must exist.
-    """
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(fd)
-        os.rename(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    _sync(path.parent)
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

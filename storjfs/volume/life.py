@@ -18,6 +18,7 @@ from storjfs.keys import (
     plain_entropy,
     seal_entropy,
 )
+from storjfs.store.durable import write_atomically
 from storjfs.volume.errors import (
     KeyFileMissing,
     SettingsError,
@@ -26,7 +27,6 @@ from storjfs.volume.errors import (
     VolumeExists,
     VolumeNotFound,
 )
-from storjfs.volume.files import write_atomically
 from storjfs.volume.lock import lock_volume
 from storjfs.volume.passphrase import PassphraseSource
 from storjfs.volume.paths import DEFAULT_NAME, VolumePaths, volume_names

@@ -3,13 +3,13 @@
 import difflib
 import re
 import shutil
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
 from storjfs.protocol.terms import CREDIT, Address
+from storjfs.volume.document import read_document
 from storjfs.volume.errors import SettingsError
 from storjfs.volume.units import (
     parse_credits,
@@ -124,30 +124,11 @@ class VolumeSettings:
     def from_toml(cls, text: str) -> Self:
         """Read the text of a settings file. Raises SettingsError that names what is wrong.
 
-        What is left out has its default; a key that does not exist is an error, for it is a typing mistake.
+        What is left out has its default.
         """
-        try:
-            document = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise SettingsError(
-                f"the settings are not valid TOML: {error}",
-                hint='Mend that line: texts stand in "quotes", lists in [brackets], and each name once.',
-            ) from None
-        version = document.pop("version", None)
-        if version != FORMAT_VERSION:
-            raise SettingsError(
-                f"the settings have format version {version}; this storjfs knows {FORMAT_VERSION}",
-                hint="Use the storjfs that wrote them, or restore the line version = 1.",
-            )
+        known = {field.name for field in fields(cls)}
+        document = read_document(text, FORMAT_VERSION, known, name="the file")
         farmers = document.pop("farmers", {})
-        known = {field.name for field in fields(cls)} - {"farmers"}
-        for key in document:
-            near = difflib.get_close_matches(key, known, n=1)
-            _check(
-                key in known,
-                f"there is no setting {key!r}",
-                f"Did you mean {near[0]}?" if near else f"There are {', '.join(sorted(known))}.",
-            )
         _check("volume_id" in document, "the setting volume_id is missing", "Restore it from a backup.")
         values = {key: _read(key, _READERS[key], value) for key, value in document.items()}
         return cls(farmers=_farmers(farmers), **values)

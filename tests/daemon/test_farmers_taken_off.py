@@ -9,9 +9,8 @@ import pytest
 
 from storjfs.daemon.wiring import Drive
 from storjfs.protocol.contracts import State
-from storjfs.store import ROOT_INODE
 from storjfs.volume import EmbeddedFarm, VolumePaths, read_settings, write_settings
-from tests.real_drives import make_volume, running
+from tests.real_drives import make_volume, read, running, write
 from tests.segments.conftest import until
 
 MIB = 1 << 20
@@ -28,18 +27,9 @@ def name_farmers(paths: VolumePaths, count: int) -> None:
 
 
 async def write_stored(drive: Drive, name: bytes, content: bytes) -> int:
-    handle, made = await drive.filesystem.create(ROOT_INODE, name, 0o644, 0, 0, 1)
-    await drive.filesystem.write(handle, 0, content)
-    await drive.filesystem.release(handle)
+    ino = await write(drive, name, content)
     await drive.segments.flush()
-    return made.ino
-
-
-async def read(drive: Drive, ino: int) -> bytes:
-    handle = await drive.filesystem.open(ino, 0)
-    found = bytes(await drive.filesystem.read(handle, 0, 1 << 30))
-    await drive.filesystem.release(handle)
-    return found
+    return ino
 
 
 def states(drive: Drive) -> list[State]:

@@ -7,30 +7,14 @@ from pathlib import Path
 import pytest
 
 from storjfs.daemon import integrity
-from storjfs.daemon.wiring import Drive
-from storjfs.store import ROOT_INODE
 from storjfs.volume import VolumePaths
-from tests.integrity.test_drive import Told
-from tests.real_drives import make_volume, running
+from tests.integrity.drives import Told
+from tests.real_drives import make_volume, read, running, write
 
 
 @pytest.fixture
 def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VolumePaths:
     return make_volume(tmp_path, monkeypatch)
-
-
-async def write(drive: Drive, name: bytes, content: bytes) -> int:
-    handle, made = await drive.filesystem.create(ROOT_INODE, name, 0o644, 0, 0, 1)
-    await drive.filesystem.write(handle, 0, content)
-    await drive.filesystem.release(handle)
-    return made.ino
-
-
-async def read(drive: Drive, ino: int) -> bytes:
-    handle = await drive.filesystem.open(ino, 0)
-    found = bytes(await drive.filesystem.read(handle, 0, 1 << 30))
-    await drive.filesystem.release(handle)
-    return found
 
 
 @pytest.mark.parametrize("by", ["mount", "fsck"])

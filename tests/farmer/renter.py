@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 
 from storjfs.coding import merkle
@@ -16,6 +17,7 @@ from storjfs.farmer.settings import FarmerSettings
 from storjfs.network.identity import Identity
 from storjfs.network.peer import Peer
 from storjfs.protocol import audits
+from storjfs.protocol.failures import ErrorCode, RequestFailed
 from storjfs.protocol.ids import ContractId, Digest, LaneId, NodeId, ShardId, lane_id
 from storjfs.protocol.messages import (
     Audit,
@@ -217,6 +219,11 @@ class Renter:
 
     async def pay(self, amount: int | None = None) -> Signed:
         return (await self.peer.request(Pay(self.sign(amount)))).voucher
+
+
+def refused(code: ErrorCode) -> Any:
+    """The context in which the farmer answers with this error."""
+    return pytest.raises(RequestFailed, check=lambda error: error.code == code)
 
 
 def address_of(text: str) -> Address:

@@ -87,14 +87,6 @@ def farm(tmp_path: Path) -> Iterator[Farm]:
         farm.kill()
 
 
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    ledger = Ledger(tmp_path / "ledger.db")
-    yield ledger
-    assert ledger.check() == []
-    ledger.close_file()
-
-
 def test_starts_fast_and_ends_with_its_parent(farm: Farm) -> None:
     farm.start()
     assert len(farm.farmers) == 3

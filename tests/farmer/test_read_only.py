@@ -6,7 +6,6 @@ import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import apsw
 import pytest
@@ -20,10 +19,10 @@ from storjfs.farmer.disk import Disk
 from storjfs.farmer.farmer import Farmer
 from storjfs.farmer.pulse import Pulse
 from storjfs.farmer.settings import FarmerSettings
-from storjfs.protocol.failures import ErrorCode, RequestFailed
+from storjfs.protocol.failures import ErrorCode
 from storjfs.settlement import Ledger
 from tests.farmer.process import Manager, Running, status
-from tests.farmer.renter import MIB, Renter, farming, renting
+from tests.farmer.renter import MIB, Renter, farming, refused, renting
 from tests.full.disk import small_disk
 
 
@@ -78,10 +77,6 @@ async def at_work(tmp_path: Path, ledger: Ledger) -> AsyncIterator[tuple[Farmer,
     ):
         await renter.agree()
         yield farmer, renter, disk
-
-
-def refused(code: ErrorCode) -> Any:
-    return pytest.raises(RequestFailed, check=lambda error: error.code == code)
 
 
 def files(farmer: Farmer) -> int:
@@ -229,6 +224,13 @@ def trigger(at: Path) -> Path:
     return path
 
 
+def small_farm(tmp_path: Path) -> FarmerSettings:
+    """One that a disk of 64 MiB has room for."""
+    return FarmerSettings(
+        capacity=16 * MIB, ledger=tmp_path / "ledger.db", term_min=1, period_min=1, keep_free=MIB
+    )
+
+
 async def test_a_disk_that_turns_read_only_and_back_costs_nothing(
     tmp_path: Path, ledger: Ledger, manager: Manager
 ) -> None:
@@ -237,9 +239,7 @@ async def test_a_disk_that_turns_read_only_and_back_costs_nothing(
         (disk.at / "shelf").mkdir()
         at.mkdir()
         (at / "shelf").symlink_to(disk.at / "shelf")
-        FarmerSettings(
-            capacity=16 * MIB, ledger=tmp_path / "ledger.db", term_min=1, period_min=1, keep_free=MIB
-        ).write(at)
+        small_farm(tmp_path).write(at)
         with Running("--at", str(at), NOTIFY_SOCKET=str(manager.path), WATCHDOG_USEC="300000") as farmer:
             async with renting(ledger, *farmer.where()) as renter:
                 await renter.agree(capacity=8 * MIB)
@@ -271,9 +271,7 @@ async def test_a_file_system_that_finds_itself_damaged_ends_no_process(
         error = trigger(disk.at)
         at = disk.at / "farm"
         at.mkdir()
-        FarmerSettings(
-            capacity=16 * MIB, ledger=tmp_path / "ledger.db", term_min=1, period_min=1, keep_free=MIB
-        ).write(at)
+        small_farm(tmp_path).write(at)
         with Running("--at", str(at), NOTIFY_SOCKET=str(manager.path), WATCHDOG_USEC="300000") as farmer:
             async with renting(ledger, *farmer.where()) as renter:
                 await renter.agree(capacity=8 * MIB)

@@ -3,7 +3,6 @@
 import io
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,26 +20,6 @@ from storjfs.farmer.report import NoFarmer, make_report, read_report
 from storjfs.protocol.terms import CREDIT, GIB, MONTH
 from storjfs.settlement import Ledger, SettlementError
 from tests.farmer.renter import MIB, Renter, farming, renting, settings
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    ledger = Ledger(tmp_path / "ledger.db")
-    yield ledger
-    ledger.close_file()
-
-
-@pytest.fixture
-async def farmer(tmp_path: Path, ledger: Ledger) -> AsyncIterator[Farmer]:
-    async with farming(tmp_path) as farmer:
-        farmer.settings.write(farmer.folder)
-        yield farmer
-
-
-@pytest.fixture
-async def renter(farmer: Farmer, ledger: Ledger) -> AsyncIterator[Renter]:
-    async with renting(ledger, farmer.node_id, farmer.listening[0]) as renter:
-        yield renter
 
 
 def running(farmer: Farmer) -> Report:

@@ -3,10 +3,9 @@
 import errno
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -19,10 +18,10 @@ from storjfs.farmer.live import selling_of
 from storjfs.farmer.records import VERSION
 from storjfs.farmer.report import brief, make_report
 from storjfs.farmer.scrub import RATE, Pass
-from storjfs.protocol.failures import ErrorCode, RequestFailed
+from storjfs.protocol.failures import ErrorCode
 from storjfs.protocol.ids import ShardId
 from storjfs.settlement import Ledger
-from tests.farmer.renter import MIB, Renter, Shard, farming, renting, settings
+from tests.farmer.renter import MIB, Renter, Shard, farming, refused, renting, settings
 
 
 class BadDisk(Disk):
@@ -44,13 +43,6 @@ class BadDisk(Disk):
         if self.broken:
             raise OSError(self.broken, os.strerror(self.broken))
         return super().probe(path)
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    ledger = Ledger(tmp_path / "ledger.db")
-    yield ledger
-    ledger.close_file()
 
 
 @asynccontextmanager
@@ -82,10 +74,6 @@ async def whole_pass(farmer: Farmer) -> Pass:
 
 def damaged(farmer: Farmer) -> set[ShardId]:
     return {ShardId(row[0]) for row in farmer.records.read("SELECT shard_id FROM damaged")}
-
-
-def refused(code: ErrorCode) -> Any:
-    return pytest.raises(RequestFailed, check=lambda error: error.code == code)
 
 
 @pytest.mark.parametrize("at", [0, MIB, MIB + 4999, MIB + 5000, -1, -60], ids=str)

@@ -1,5 +1,6 @@
 """farmer.toml, the identity file, and the records' group commit."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,21 @@ FULL = FarmerSettings(
 def test_what_is_written_is_read(settings: FarmerSettings, tmp_path: Path) -> None:
     settings.write(tmp_path)
     assert FarmerSettings.read(tmp_path) == settings
+
+
+def test_after_power_loss_what_was_written_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def note(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", note)
+    FULL.write(tmp_path)
+    assert synced[-1] == str(tmp_path)
 
 
 def test_no_file_no_settings(tmp_path: Path) -> None:

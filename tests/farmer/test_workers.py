@@ -36,13 +36,6 @@ def disk() -> Iterator[SlowDisk]:
     disk.ready.set()
 
 
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    ledger = Ledger(tmp_path / "ledger.db")
-    yield ledger
-    ledger.close_file()
-
-
 async def test_reads_and_audits_pass_uploads_that_wait_for_the_disk(
     tmp_path: Path, ledger: Ledger, disk: SlowDisk
 ) -> None:

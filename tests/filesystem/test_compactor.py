@@ -10,7 +10,17 @@ import trio.testing
 from storjfs.filesystem import compactor
 from storjfs.filesystem.windows import WINDOW
 from storjfs.store import ROOT_INODE
-from tests.filesystem.volumes import check_accounts, volume
+from tests.filesystem.volumes import Volume, check_accounts, volume
+
+
+async def leave_every_third_of_60_files(v: Volume) -> None:
+    for n in range(60):
+        await v.write_file(b"%d" % n, os.urandom(5000))
+    await v.store.sync()
+    for n in range(60):
+        if n % 3:
+            await v.remove(b"%d" % n)
+    await v.store.sync()
 
 
 async def test_overwriting_leaves_little_garbage_once_settled(
@@ -62,13 +72,7 @@ async def test_there_is_room_for_what_is_moved_at_the_moment_it_is_appended(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with volume(tmp_path, capacity=40_000, slow=True) as v:
-        for n in range(60):
-            await v.write_file(b"%d" % n, os.urandom(5000))
-        await v.store.sync()
-        for n in range(60):
-            if n % 3:
-                await v.remove(b"%d" % n)
-        await v.store.sync()
+        await leave_every_third_of_60_files(v)
         assert await v.fs.compact() > 0
         assert v.segments.late == 0
 
@@ -77,13 +81,7 @@ async def test_nothing_is_moved_any_more_once_it_rests(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with volume(tmp_path, capacity=40_000, slow=True) as v, trio.open_nursery() as nursery:
-        for n in range(60):
-            await v.write_file(b"%d" % n, os.urandom(5000))
-        await v.store.sync()
-        for n in range(60):
-            if n % 3:
-                await v.remove(b"%d" % n)
-        await v.store.sync()
+        await leave_every_third_of_60_files(v)
         moving = trio.Event()
         v.segments.while_reading = moving.set
         await nursery.start(v.fs.run)

@@ -14,9 +14,7 @@ from storjfs.protocol.messages import HeldShard, ListShards, ShardList
 from storjfs.renter import Renter
 from storjfs.renter.client import ShardClient
 from storjfs.renter.errors import AnswerSenseless
-from tests.renter.world import Catalogue, World, a_world, quick_settings
-
-SELDOM = quick_settings(audit_period=10_000)
+from tests.renter.world import SELDOM, Catalogue, World, a_world
 
 
 @pytest.fixture(autouse=True)

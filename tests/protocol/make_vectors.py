@@ -8,15 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from storjfs.protocol.audits import (
-    AuditReply,
-    AuditRequest,
-    LeafProof,
-    ShardChallenge,
-    ShardProof,
-    sign_reply,
-    sign_request,
-)
+from storjfs.protocol.audits import AuditReply, LeafProof, ShardProof, sign_reply
 from storjfs.protocol.failures import ErrorCode
 from storjfs.protocol.framing import (
     MAX_REQUEST,
@@ -42,10 +34,9 @@ from storjfs.protocol.messages import (
     Role,
     ShardList,
 )
-from storjfs.protocol.receipts import DeleteOrder, Receipt, sign_delete, sign_receipt
+from storjfs.protocol.receipts import DeleteOrder, sign_delete
 from storjfs.protocol.signing import Kind
-from storjfs.protocol.terms import Proposal, sign_offer
-from storjfs.protocol.vouchers import Voucher, price_of_audit, sign_voucher
+from storjfs.protocol.vouchers import price_of_audit
 from tests.fuzz import samples
 from tests.protocol import values
 
@@ -54,21 +45,16 @@ PATH = Path(__file__).parents[1] / "vectors" / "protocol.json"
 
 def make() -> dict[str, Any]:
     """The vectors; bytes as hexadecimal."""
-    proposal = Proposal.make(values.RENTER, values.terms())
-    contract = proposal.countersign(values.FARMER)
-    voucher = Voucher(values.LANE, contract.contract_id, 0, 1, 123_456_789)
-    shard, root = values.shard_id(1), values.digest("root")
-    request = AuditRequest(
-        contract.contract_id, 0, 1, bytes(range(32)), (ShardChallenge(shard, root, 65552),)
-    )
+    proposal, contract, shard, root = samples.PROPOSAL, samples.CONTRACT, samples.SHARD, samples.ROOT
     proofs = (ShardProof(shard, (LeafProof(b"leaf", bytes(64)),)), ShardProof(values.shard_id(2), ()))
+    reply = AuditReply(contract.contract_id, 1, samples.CHALLENGE.nonce, proofs)
     signed = {
-        "offer": sign_offer(values.FARMER, values.offer()),
-        "voucher": sign_voucher(values.PAYER, voucher),
-        "receipt": sign_receipt(values.FARMER, Receipt(contract.contract_id, 0, shard, root, 65552)),
+        "offer": samples.SIGNED["offer"][0],
+        "voucher": samples.SIGNED_VOUCHER,
+        "receipt": samples.SIGNED["receipt"][0],
         "delete": sign_delete(values.RENTER, DeleteOrder(contract.contract_id, (shard,))),
-        "audit request": sign_request(values.RENTER, request),
-        "audit reply": sign_reply(values.FARMER, AuditReply(contract.contract_id, 1, request.nonce, proofs)),
+        "audit request": samples.SIGNED["request"][0],
+        "audit reply": sign_reply(values.FARMER, reply),
     }
     keys = {"farmer": values.FARMER, "renter": values.RENTER, "payer": values.PAYER}
     return {

@@ -276,3 +276,29 @@ async def a_world(folder: Path, clock: trio.testing.MockClock, farmers: int) -> 
             await world.add_farmer()
         yield world
         nursery.cancel_scope.cancel()
+
+
+SELDOM = quick_settings(audit_period=10_000)
+"""So that only those audits happen that a test asks for."""
+
+
+async def until(condition: Callable[[], bool], seconds: float = 300) -> None:
+    """Wait for `condition`, at most so many seconds of the world's clock."""
+    with trio.fail_after(seconds):
+        while not condition():  # noqa: ASYNC110 - on the world's clock, which runs fast
+            await trio.sleep(1)
+
+
+def site_of(world: World, renter: Renter, contract: int) -> Site:
+    entry = renter.book.get(contract)
+    assert entry is not None
+    return world.sites[entry.node_id]
+
+
+def agree(world: World, renter: Renter) -> bool:
+    """Whether both sides of every lane have the same sums, up to a nanocredit of rounding."""
+    return all(
+        abs(world.paid_by(renter, site) - world.earned_by(site)) <= 1
+        and world.received_by(site) == world.paid_by(renter, site)
+        for site in world.sites.values()
+    )

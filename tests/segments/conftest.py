@@ -1,7 +1,7 @@
 import os
 import random
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from tests.segments.farm import Farm
 from tests.watching import LIMIT, again_and_again
 
 KEYS = VolumeKeys(bytes(range(32)))
+MIB = 1 << 20
 
 
 class Crash(BaseException):
@@ -117,6 +118,16 @@ async def until(
             if store is not None:
                 await store.sync()
             await trio.sleep(step)
+
+
+def on_disk(*folders: Path) -> int:
+    """Bytes that the files in these folders take."""
+    total = 0
+    for folder in folders:
+        for path in folder.iterdir():
+            with suppress(FileNotFoundError):  # given up, or moved, at this moment
+                total += path.stat().st_blocks * 512
+    return total
 
 
 @pytest.fixture

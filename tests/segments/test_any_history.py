@@ -92,8 +92,7 @@ class History:
     async def settle(self) -> None:
         """All farmers back: in the end each shard that exists is wanted, and every segment is whole."""
         volume = self.volume
-        for farmer in volume.farm.farmers.values():
-            farmer.online = True
+        volume.farm.go(online=True)
         await volume.segments.flush()
         volume.segments.farmers_changed()
         await volume.check_all()

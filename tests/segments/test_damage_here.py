@@ -14,15 +14,13 @@ SIZE = 50_000
 
 
 async def written_but_not_sent(volume: Volume) -> None:
-    for farmer in volume.farm.farmers.values():
-        farmer.online = False
+    volume.farm.go(online=False)
     async with volume.running() as segments:
         for _ in range(MANY):
             volume.append_random(SIZE)
         segments._journal.close_open()
         await volume.store.sync()
-    for farmer in volume.farm.farmers.values():
-        farmer.online = True
+    volume.farm.go(online=True)
 
 
 async def unreadable_runs(volume: Volume) -> list[int]:

@@ -67,8 +67,7 @@ async def test_with_three_gone_a_read_is_eio_and_names_the_segment(volume: Volum
         assert caught.value.errno == errno.EIO
         assert caught.value.seg == run.seg
         assert segments.report().unreadable == (run.seg,)
-        for farmer in volume.farm.farmers.values():
-            farmer.online = True
+        volume.farm.go(online=True)
         await volume.check_all()
         assert segments.report().unreadable == ()
 
@@ -327,8 +326,7 @@ def flip(path: Path, position: int) -> None:
 
 
 async def test_damaged_unsent_data_is_eio_not_garbage(volume: Volume) -> None:
-    for farmer in volume.farm.farmers.values():
-        farmer.online = False
+    volume.farm.go(online=False)
     async with volume.running():
         (run,) = volume.append_random(5000)
         await volume.store.sync()

@@ -94,8 +94,7 @@ async def test_concurrent_reads_of_the_same_pieces_share_a_request(volume: Volum
 
 
 async def test_unsent_data_survives_a_restart_and_is_sent_then(volume: Volume) -> None:
-    for farmer in volume.farm.farmers.values():
-        farmer.online = False
+    volume.farm.go(online=False)
     async with volume.running() as segments:
         for _ in range(14):
             volume.append_random(MIB)
@@ -103,8 +102,7 @@ async def test_unsent_data_survives_a_restart_and_is_sent_then(volume: Volume) -
         assert segments.report().waiting_bytes > 14 * MIB
     async with volume.running() as segments:
         await volume.check_all()
-        for farmer in volume.farm.farmers.values():
-            farmer.online = True
+        volume.farm.go(online=True)
         segments.farmers_changed()
         await segments.flush()
         assert segments.report().waiting_bytes == 0
@@ -128,8 +126,7 @@ async def test_what_was_not_committed_is_cut_off_at_start_up(volume: Volume) -> 
 
 
 async def test_a_missing_journal_file_is_reported_loudly_and_survived(volume: Volume) -> None:
-    for farmer in volume.farm.farmers.values():
-        farmer.online = False
+    volume.farm.go(online=False)
     async with volume.running():
         volume.append_random(5000)
         await volume.store.sync()

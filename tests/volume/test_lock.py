@@ -1,6 +1,8 @@
+import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,7 +17,9 @@ with lock_volume(VolumePaths("default")):
 """
 
 
-def test_a_second_process_is_told_who_holds_the_volume(paths: VolumePaths, home: dict[str, str]) -> None:
+@contextlib.contextmanager
+def holding(home: dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
+    """A process that has the lock until its standard input ends."""
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER],
         env={**os.environ, "XDG_DATA_HOME": "", **home},
@@ -23,30 +27,26 @@ def test_a_second_process_is_told_who_holds_the_volume(paths: VolumePaths, home:
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert holder.stdin is not None
     assert holder.stdout is not None
     with holder:
         assert holder.stdout.readline() == "held\n"
+        yield holder
+
+
+def test_a_second_process_is_told_who_holds_the_volume(paths: VolumePaths, home: dict[str, str]) -> None:
+    with holding(home) as holder:
         with pytest.raises(VolumeLocked) as caught:
             lock_volume(paths)
         assert caught.value.pid == holder.pid
         assert str(holder.pid) in str(caught.value)
+        assert holder.stdin is not None
         holder.stdin.close()
         holder.wait()
     lock_volume(paths).close()
 
 
 def test_the_lock_dies_with_its_holder(paths: VolumePaths, home: dict[str, str]) -> None:
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER],
-        env={**os.environ, "XDG_DATA_HOME": "", **home},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert holder.stdout is not None
-    with holder:
-        assert holder.stdout.readline() == "held\n"
+    with holding(home) as holder:
         holder.kill()
     with lock_volume(paths):
         pass

@@ -1,0 +1,247 @@
+"""What renter and farmer agree on over real connections, and how it ends."""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from storjfs.farmer.disk import Disk
+from storjfs.farmer.farmer import Farmer
+from storjfs.farmer.settings import KEEP_FREE
+from storjfs.protocol.contracts import State
+from storjfs.protocol.failures import ErrorCode, RequestFailed
+from storjfs.protocol.messages import End
+from storjfs.protocol.terms import CREDIT
+from storjfs.settlement import LaneState, Ledger
+from tests.farmer.renter import MIB, Renter, farming, refused, renting
+
+
+async def test_offer_is_signed_and_says_what_is_free(renter: Renter, farmer: Farmer) -> None:
+    offer = await renter.ask_offer()
+    assert offer.farmer == farmer.node_id
+    assert offer.addresses == farmer.listening
+    assert 0.98 * 64 * MIB < offer.capacity < 64 * MIB
+
+
+async def test_what_is_offered_is_signed_for_though_the_disk_fills_meanwhile(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    disk = Disk()
+    free = KEEP_FREE + 32 * MIB
+    disk.free = lambda path: free  # type: ignore[method-assign]
+    async with (
+        farming(tmp_path, disk=disk) as farmer,
+        renting(ledger, farmer.node_id, farmer.listening[0]) as renter,
+    ):
+        terms = await renter.draft(capacity=(await renter.ask_offer()).capacity)
+        assert terms.capacity > 28 * MIB
+        free -= MIB
+        assert (await renter.propose(terms)).contract is not None
+
+
+async def test_contract_becomes_active_once_the_lane_is_funded(renter: Renter) -> None:
+    answer = await renter.propose(await renter.draft())
+    assert answer.contract is not None
+    assert (await renter.look()).state is State.SIGNED
+    with refused(ErrorCode.NOT_FUNDED):
+        await renter.put(4096)
+    with refused(ErrorCode.NOT_FUNDED):
+        await renter.notify()
+    renter.fund(10 * CREDIT)
+    assert (await renter.notify()).state is State.ACTIVE
+
+
+async def test_funding_reserves_capacity(renter: Renter) -> None:
+    before = (await renter.ask_offer()).capacity
+    await renter.propose(await renter.draft())
+    assert (await renter.ask_offer()).capacity == before
+    renter.fund(CREDIT)
+    await renter.notify()
+    assert (await renter.ask_offer()).capacity == before - 16 * MIB
+
+
+async def test_repeated_proposal_gets_the_same_contract(renter: Renter) -> None:
+    terms = await renter.draft()
+    first = await renter.propose(terms)
+    second = await renter.propose(terms)
+    assert first.contract == second.contract
+    assert first.contract is not None
+
+
+async def test_unacceptable_terms_are_countered_with_acceptable_ones(renter: Renter) -> None:
+    answer = await renter.propose(await renter.draft(price=1, capacity=1 << 40, end_grace=1 << 25))
+    assert answer.contract is None
+    assert answer.counter is not None
+    assert "price" in answer.reason
+    assert (await renter.propose(answer.counter)).contract is not None
+
+
+async def test_proposal_after_accept_by_has_lapsed(renter: Renter) -> None:
+    with refused(ErrorCode.LAPSED):
+        await renter.propose(await renter.draft(accept_by=1))
+
+
+async def test_proposal_of_another_renter_is_not_ours(renter: Renter, farmer: Farmer, ledger: Ledger) -> None:
+    await renter.agree()
+    async with renting(ledger, farmer.node_id, farmer.listening[0]) as stranger:
+        stranger.contract = renter.contract
+        stranger.offer = renter.offer
+        for ask in (stranger.look, stranger.put):
+            with refused(ErrorCode.NOT_YOURS):
+                await ask()
+        stranger.key = renter.key
+        with refused(ErrorCode.NOT_YOURS):
+            await stranger.propose(await renter.draft())
+
+
+async def test_lane_that_expires_early_is_not_accepted(renter: Renter) -> None:
+    await renter.propose(await renter.draft())
+    renter.fund(CREDIT, expiry=renter.terms.end - 1)
+    with refused(ErrorCode.NOT_FUNDED):
+        await renter.notify()
+
+
+async def test_two_contracts_cannot_get_the_same_room(renter: Renter, farmer: Farmer, ledger: Ledger) -> None:
+    async with renting(ledger, farmer.node_id, farmer.listening[0]) as other:
+        for one in (renter, other):
+            await one.propose(await one.draft(capacity=40 * MIB))
+            one.fund(CREDIT)
+        await renter.notify()
+        with refused(ErrorCode.NO_SPACE):
+            await other.notify()
+
+
+async def test_revision_follows_its_predecessor(renter: Renter) -> None:
+    await renter.agree()
+    first, contract = renter.terms, renter.contract
+    assert contract is not None
+    successor: dict[str, Any] = {
+        "contract_id": contract.contract_id,
+        "revision": 1,
+        "predecessor": contract.digest,
+        "capacity": 32 * MIB,
+    }
+    answer = await renter.propose(await renter.draft(**successor))
+    assert answer.contract is not None
+    assert renter.contract_id == contract.contract_id
+    seen = await renter.look()
+    assert (seen.state, seen.contract) == (State.ACTIVE, answer.contract)
+    with refused(ErrorCode.STALE):
+        await renter.propose(await renter.draft(**{**successor, "capacity": first.capacity}))
+
+
+async def test_capacity_of_the_contract_is_the_limit(renter: Renter) -> None:
+    await renter.agree(capacity=2 * MIB)
+    await renter.put(2 * MIB - 4096)
+    with refused(ErrorCode.NO_SPACE):
+        await renter.put(4097)
+    await renter.put(4096)
+
+
+async def test_shards_on_their_way_count_against_the_capacity(renter: Renter) -> None:
+    await renter.agree(capacity=2 * MIB)
+    done: list[str] = []
+
+    async def put() -> None:
+        try:
+            await renter.put(MIB)
+            done.append("stored")
+        except RequestFailed as error:
+            done.append(ErrorCode(error.code).name)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(put)
+    assert sorted(done) == ["NO_SPACE", "stored", "stored"]
+
+
+async def test_after_notice_nothing_is_put_but_all_is_served(renter: Renter) -> None:
+    await renter.agree()
+    shard = await renter.put()
+    answer = await renter.peer.request(End(renter.contract_id))
+    assert answer.state is State.ENDING
+    with refused(ErrorCode.CONTRACT_OVER):
+        await renter.put()
+    assert await renter.get(shard) == shard.data
+    await renter.delete(shard)
+    assert (await renter.peer.request(End(renter.contract_id))).state is State.ENDED
+
+
+class Hands:
+    """A clock that is turned by hand."""
+
+    def __init__(self) -> None:
+        self.time = time.time()
+
+    def __call__(self) -> float:
+        return self.time
+
+
+@pytest.fixture
+async def late(tmp_path: Path, ledger: Ledger) -> AsyncIterator[Callable[[float], Any]]:
+    """`await late(seconds)`: so much time passes at the farmer, and it does what is due."""
+    hands = Hands()
+    async with farming(tmp_path, clock=hands) as farmer:
+
+        async def pass_by(seconds: float) -> None:
+            hands.time += seconds
+            await farmer.contracting.review()
+
+        pass_by.farmer = farmer  # type: ignore[attr-defined]
+        yield pass_by
+
+
+async def test_contract_ends_with_its_term_and_the_shards_go_after_the_grace(
+    late: Any, ledger: Ledger
+) -> None:
+    farmer = late.farmer
+    async with renting(ledger, farmer.node_id, farmer.listening[0]) as renter:
+        await renter.agree()
+        shard = await renter.put()
+        await renter.audit()
+        await renter.pay()
+        await late(3601)
+        assert (await renter.look()).state is State.ENDING
+        assert await renter.get(shard) == shard.data
+        await late(601)
+        assert (await renter.look()).state is State.ENDED
+        with refused(ErrorCode.CONTRACT_OVER):
+            await renter.get(shard)
+        assert not farmer.shelf.path(shard.shard_id).exists()
+        assert farmer.shelf.stored == farmer.book.reserved == 0
+        lane = ledger.lane(renter.lane)
+        assert lane.state is LaneState.CLOSED
+        assert ledger.balance(farmer.identity.signing.public) == renter.tally.amount
+        assert ledger.balance(renter.payer.public) == 1000 * CREDIT - renter.tally.amount
+
+
+async def test_data_outlives_missing_pay_for_the_grace_time_only(late: Any, ledger: Ledger) -> None:
+    farmer = late.farmer
+    async with renting(ledger, farmer.node_id, farmer.listening[0]) as renter:
+        await renter.agree()
+        shard = await renter.put()
+        for _ in range(2):
+            await renter.audit()
+        await late(590)
+        assert farmer.shelf.path(shard.shard_id).exists()
+        await renter.pay()
+        await late(590)
+        assert await renter.get(shard) == shard.data
+        for _ in range(2):
+            await renter.audit()
+        await late(601)
+        assert (await renter.look()).state is State.ENDED
+        assert not farmer.shelf.path(shard.shard_id).exists()
+        assert ledger.lane(renter.lane).state is LaneState.CLOSED
+
+
+async def test_signed_contract_that_is_never_funded_lapses(late: Any, ledger: Ledger) -> None:
+    farmer = late.farmer
+    async with renting(ledger, farmer.node_id, farmer.listening[0]) as renter:
+        await renter.propose(await renter.draft())
+        # The farmer's clock stands still from its start on, the renter's goes on until the draft.
+        await late(60 + 3600 + 600)
+        assert (await renter.look()).state is State.ENDED
