@@ -201,6 +201,7 @@ class Audits:
             return BatchResult(Answer.UNPAID, detail=str(error))
         self._crash_point("audit: paid")
         now = self._now()
+        held, _ = self._client.held(entry.number)
         outcomes = []
         for number, (verdict, (seg, idx)) in enumerate(failed, 1):
             if not number % AT_ONCE:
@@ -217,7 +218,7 @@ class Audits:
             await self._store.sync()
         self._crash_point("audit: marked")
         standing = self._records.standing(entry.number)
-        counts = standing.told_of(len(told), self._client.held(entry.number)[0], now)
+        counts = standing.told_of(len(told), held, now)
         outcomes += told
         standing.answered(len(passed), len(failed) + counts, now, entry.terms.audit_period)
         await self._records.finish(challenge, outcomes)

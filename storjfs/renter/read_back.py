@@ -115,8 +115,8 @@ class ReadBack:
             return True
         if self._client.was_deleted(due.shard_id):
             return None
-        self._mark_lost(due.seg, due.idx, due.shard_id)
         held = self._client.held(due.contract)[0] if told else None
+        self._mark_lost(due.seg, due.idx, due.shard_id)
         await self._records.fault(
             due.contract, due.shard_id, reason, self._now(), self._settings.audit_period, told_of=held
         )

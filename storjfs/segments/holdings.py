@@ -1,7 +1,7 @@
 """What each farmer holds for us, in shards and bytes: kept with every change of a row."""
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from storjfs.segments.records import LARGEST_SHARD, Shard
 from storjfs.segments.values import NOBODY
@@ -17,7 +17,6 @@ COUNT_HELD: Final = (
     f") WHERE contract <> {NOBODY} GROUP BY contract"
 )
 """What the counters should say, by the rows of meta.db: reads all of them."""
-
 
 LENGTH_IF_HELD: Final = (
     f"CASE WHEN state IN (1, 2) AND length BETWEEN 1 AND {LARGEST_SHARD} THEN length ELSE 0 END"
@@ -41,12 +40,13 @@ class Holdings:
     anew.
     """
 
-    def __init__(self, counters: Mapping[str, int]) -> None:
-        """`counters`: the table of that name in meta.db."""
+    def __init__(self, counters: Mapping[Any, Any]) -> None:
+        """`counters`: the table of that name in meta.db; what in it makes no sense is left to fsck."""
         self._held: dict[int, tuple[int, int]] = {}
         self._changed: set[int] = set()
         for key, value in counters.items():
-            self._add_to(key, value)
+            if isinstance(key, str) and isinstance(value, int):
+                self._add_to(key, value)
         self._changed.clear()
 
     def under(self, contract: int) -> tuple[int, int]:
@@ -99,9 +99,9 @@ class Holdings:
         self._changed.add(contract)
 
 
-def right_counters(rows: Iterable[tuple[int, int, int]], there: Iterable[str]) -> dict[str, int]:
+def right_counters(rows: Iterable[tuple[int, int, int]], there: Iterable[Any]) -> dict[str, int]:
     """What the counters should say: those that are `there`, and those of what COUNT_HELD found."""
-    right = {key: 0 for key in there if key.startswith((_SHARDS, _BYTES))}
+    right = {key: 0 for key in there if isinstance(key, str) and key.startswith((_SHARDS, _BYTES))}
     for contract, shards, size in rows:
         right |= {f"{_SHARDS}{contract}": shards, f"{_BYTES}{contract}": size}
     return right

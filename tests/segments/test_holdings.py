@@ -200,6 +200,38 @@ async def test_the_deletion_of_a_shard_that_is_not_known_takes_nothing_off(
         assert sum(shards for shards, _ in now.shown().values()) == 5
 
 
+class Watch(trio.abc.Instrument):
+    """Looks after each step of each task at what placement thinks is taken at each farmer."""
+
+    def __init__(self, renter: Renter) -> None:
+        self._renter = renter
+        self.seen: dict[int, list[int]] = {entry.number: [0] for entry in renter.book}
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        for entry in self._renter.book:
+            candidate = self._renter.client.candidate(entry)
+            self.seen[entry.number].append(candidate.used + candidate.waiting)
+
+
+async def test_a_shard_is_on_its_way_or_held_at_every_moment(
+    tmp_path: Path, fast_clock: trio.testing.MockClock
+) -> None:
+    async with a_world(tmp_path, fast_clock, FARMERS) as world, life(world) as now:
+        watch = Watch(now.renter)
+        trio.lowlevel.add_instrument(watch)
+        for _ in range(4):
+            now.place(200_000)
+        with trio.fail_after(PATIENCE):
+            await now.segments.flush()
+        await until(lambda: now.segments.report().full == 4, now.store, seconds=PATIENCE, step=1.0)
+        trio.lowlevel.remove_instrument(watch)
+        for taken in watch.seen.values():
+            assert taken == sorted(taken)
+        assert sum(taken[-1] for taken in watch.seen.values()) == sum(
+            used for _, used in now.there().values()
+        )
+
+
 async def test_what_a_farmer_has_yet_to_delete_is_held_until_it_has(
     tmp_path: Path, fast_clock: trio.testing.MockClock
 ) -> None:
