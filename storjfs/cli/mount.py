@@ -125,8 +125,8 @@ def _first_time(volume: str, file: Path | None, command: str | None, without: bo
     paths = VolumePaths(volume)
     if paths.remains:
         raise volume_not_found(paths)
-    click.echo(f"There is no volume {volume} yet: making one.")
-    passphrase = new_passphrase_for(volume, file, command, without)
+    first = f"There is no volume {volume} yet: making one."
+    passphrase = new_passphrase_for(volume, file, command, without, first)
     make_volume(paths, passphrase)
     sys.stdout.flush()
     return passphrase

@@ -136,6 +136,11 @@ class VolumePaths:
         return used
 
     @property
+    def to_begin_anew(self) -> list[Path]:
+        """The folders in the way of a new volume of this name, where there are `remains` of another."""
+        return [folder for folder in (self.data_dir, self.config_dir) if folder.exists()]
+
+    @property
     def directories(self) -> tuple[Path, ...]:
         """All directories in which the volume keeps something."""
         return (self.config_dir, self.data_dir, self.cache_dir, self.state_dir, self.runtime_dir)
