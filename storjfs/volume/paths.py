@@ -108,6 +108,11 @@ class VolumePaths:
         return self.data_dir / "ledger.db.operator"
 
     @property
+    def embedded_file(self) -> Path:
+        """Which farmers are embedded ones: their node ids."""
+        return self.data_dir / "embedded"
+
+    @property
     def farm_dir(self) -> Path:
         """The embedded farmers, one folder each."""
         return self.data_dir / "farm"
