@@ -25,9 +25,10 @@ def make_volume(folder: Path, monkeypatch: pytest.MonkeyPatch) -> VolumePaths:
     return found
 
 
-def running(paths: VolumePaths) -> AbstractAsyncContextManager[Drive]:
+def running(paths: VolumePaths, *, new_farmers: bool = False) -> AbstractAsyncContextManager[Drive]:
     """The volume's rooms and tasks, and its farm, as long as the context lasts."""
-    return open_drive(paths, MountRequest(volume="real", mountpoint="/nowhere"), MountOptions())
+    request = MountRequest(volume="real", mountpoint="/nowhere", new_farmers=new_farmers)
+    return open_drive(paths, request, MountOptions())
 
 
 async def write(drive: Drive, name: bytes, content: bytes) -> int:

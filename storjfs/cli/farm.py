@@ -20,6 +20,7 @@ from storjfs.errors import StorjfsError
 from storjfs.farmer.embedded import SWITCH_INTERVAL, raise_file_limit
 from storjfs.farmer.farmer import Farmer
 from storjfs.farmer.prices import TABLE
+from storjfs.farmer.report import NoFarmer
 from storjfs.farmer.schedule import Limit, Schedule
 from storjfs.farmer.settings import FarmerSettings, parse_address
 from storjfs.settlement import Ledger
@@ -215,11 +216,16 @@ def reload(context: click.Context, folder: Path) -> None:
 
     A wrong file is refused, with the reason, and the old settings stay.
     """
+    folder = _folder(context, folder)
     try:
-        answer = request(socket_address(_folder(context, folder)), "reload", patience=ANSWER_PATIENCE)
+        answer = request(socket_address(folder), "reload", patience=ANSWER_PATIENCE)
     except NotMounted:
-        raise SettingsError(
-            "no farmer runs there, or it has no control socket", hint="It reads farmer.toml when it starts."
+        if FarmerSettings.read(folder) is None:
+            raise NoFarmer(f"there is no farmer in {folder}", hint="Name its folder: --at DIR") from None
+        raise ReportedError(
+            f"the farmer in {folder} does not run, or has no control socket",
+            "it reads farmer.toml when it starts",
+            ExitCode.NOT_FOUND,
         ) from None
     for line in answer["changed"] or ["nothing has changed"]:
         click.echo(line)
@@ -238,9 +244,10 @@ def service(context: click.Context, folder: Path, install: bool, name: str, syst
     come before the word, and are kept with --install: storjfs farm --share 500GB service --install
     Printing changes nothing.
     """
-    from .farm_service import install_unit, unit_text
+    from .farm_service import install_unit, unit_name, unit_text
 
     folder = _folder(context, folder)
+    name = unit_name(name)
     system = os.geteuid() == 0 if system is None else system
     if install:
         if context.obj is not None:

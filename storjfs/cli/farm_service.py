@@ -3,6 +3,7 @@
 import importlib.resources
 import os
 import pwd
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,8 +40,23 @@ ProtectProc=invisible
 RemoveIPC=yes"""
 
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.-]{0,245}")
+"""What systemd.unit(5) allows, less what it gives a meaning (@ and the backslash), and 255 bytes in all."""
+
+
 class NotInstalled(StorjfsError):
     """systemd did not take the unit."""
+
+
+def unit_name(text: str) -> str:
+    """The name of a unit without its ending, which may have been given. Raises SettingsError."""
+    name = text.removesuffix(".service")
+    if not _NAME.fullmatch(name):
+        raise SettingsError(
+            f"{text!r} cannot be the name of a systemd unit; nothing was written",
+            hint="Use letters, digits and : _ . - without spaces, as in --name storjfs-farm-disk2",
+        )
+    return name
 
 
 def unit_text(folder: Path, *, system: bool) -> str:

@@ -120,8 +120,8 @@ def _check_keyless(other: VolumePaths, keys: VolumeKeys) -> None:
         raise KeyFileMissing(
             f"the key file of the volume {other.name} is missing, and without its settings it cannot be told "
             "whether it is the volume of this recovery phrase",
-            hint=f"Nothing was changed. {again}. If it is of another phrase and no longer needed, move "
-            f"{other.data_dir} away first.",
+            hint=f"Nothing was changed. {again}. If it is of another phrase and no longer needed, move away "
+            f"first: {' and '.join(map(str, other.to_begin_anew))}.",
         ) from None
     if same:
         raise KeyFileMissing(

@@ -56,6 +56,12 @@ class Place(click.Path):
 )
 @click.option("--foreground", "-f", is_flag=True, help="Stay here and log to the terminal; Ctrl-C unmounts.")
 @click.option("--nonempty", is_flag=True, help="Mount over files; they are hidden until the unmount.")
+@click.option(
+    "--new-farmers",
+    is_flag=True,
+    help="Also if all embedded farmers are gone: go on with new ones. What is not cached here cannot be read "
+    "then, and is lost for good unless the old ones come back.",
+)
 @click.option("--verbose", is_flag=True, help="Log more.")
 @no_passphrase_option
 @passphrase_options
@@ -66,6 +72,7 @@ def mount(
     cache_size: str | None,
     foreground: bool,
     nonempty: bool,
+    new_farmers: bool,
     verbose: bool,
     no_passphrase: bool,
     passphrase_file: Path | None,
@@ -99,6 +106,7 @@ def mount(
             foreground=foreground,
             verbose=verbose,
             nonempty=nonempty,
+            new_farmers=new_farmers,
         )
         if not foreground:
             from storjfs.daemon.launch import start_in_background
@@ -125,8 +133,8 @@ def _first_time(volume: str, file: Path | None, command: str | None, without: bo
     paths = VolumePaths(volume)
     if paths.remains:
         raise volume_not_found(paths)
-    click.echo(f"There is no volume {volume} yet: making one.")
-    passphrase = new_passphrase_for(volume, file, command, without)
+    first = f"There is no volume {volume} yet: making one."
+    passphrase = new_passphrase_for(volume, file, command, without, first)
     make_volume(paths, passphrase)
     sys.stdout.flush()
     return passphrase

@@ -84,21 +84,35 @@ def _warn_if_exposed(source: object) -> None:
         )
 
 
-def new_passphrase_for(volume: str, file: Path | None, command: str | None, without: bool) -> Known | None:
+def new_passphrase_for(
+    volume: str, file: Path | None, command: str | None, without: bool, first: str = ""
+) -> Known | None:
     """The passphrase for a volume to be made; None for a volume without one.
 
-    Without a terminal and nothing given, that is the way taken, and it is said.
+    Without a terminal and nothing given, that is the way taken, and it is said. `first`: a line that is said
+    before a person is asked, else once nothing can go wrong with the passphrase any more.
     """
-    from storjfs.volume import passphrase_source
+    from storjfs.volume import FromPrompt, passphrase_source
+
+    def say_first() -> None:
+        if first:
+            click.echo(first)
 
     if without:
         if file is not None or command is not None:
             raise click.UsageError("Give either a passphrase or --no-passphrase, not both.")
+        say_first()
         return None
     source = passphrase_source(volume, file=file, command=command)
-    if source is not None:
-        _warn_if_exposed(source)
+    if isinstance(source, FromPrompt):
+        say_first()
         return Known(source.read(new=True))
+    if source is not None:
+        known = Known(source.read(new=True))
+        _warn_if_exposed(source)
+        say_first()
+        return known
+    say_first()
     click.echo(
         "No passphrase was given and there is no terminal to ask at: going on as with --no-passphrase."
     )

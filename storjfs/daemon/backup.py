@@ -54,7 +54,7 @@ def back_up(paths: VolumePaths, passphrase: PassphraseSource | None, target: Pat
         for source, key in databases:
             if source.exists():
                 copy_database(source, part / source.name, key)
-        for file in (paths.operator_file, paths.settings_file, paths.key_file):
+        for file in (paths.operator_file, paths.embedded_file, paths.settings_file, paths.key_file):
             if file.exists():
                 write_atomically(part / file.name, file.read_bytes())
         for file in part.iterdir():

@@ -48,6 +48,7 @@ from storjfs.volume import (
     unlock_volume,
 )
 
+from .missing_farm import may_be_missing, require_farm
 from .newest import set_aside_newer
 from .request import MountRequest
 from .wiring import FARM_PATIENCE, Drive, embedded_farm, make_renter, open_drive
@@ -297,7 +298,8 @@ async def fsck_unmounted(
 ) -> dict[str, Any]:
     """Check a volume that nobody uses, and mend it; `delete_unknown` as of `fsck_mounted`.
 
-    Raises VolumeLocked, StoreError, VolumeDamaged where the metadata are gone, and what unlocking raises.
+    Raises VolumeLocked, StoreError, VolumeDamaged where the metadata are gone, FarmMissing where the farmers
+    are to be asked, and what unlocking raises.
     """
     keys = unlock_volume(paths, passphrase)
     with lock_volume(paths):
@@ -306,6 +308,8 @@ async def fsck_unmounted(
         found = await _books(paths, keys, tell)
         at_farmers = Findings()
         if farmers and "database-damaged" not in found.codes:
+            if may_be_missing(paths):
+                await trio.to_thread.run_sync(require_farm, paths, keys)
             at_farmers = orphans_spared(found, await _ask_farmers(paths, keys, tell))
         result = Examination.only(found)
         if repair and (found or at_farmers):

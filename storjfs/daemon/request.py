@@ -11,7 +11,8 @@ class MountRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Everything the mount process needs. Travels over a pipe, never as arguments or in the environment.
 
     passphrase: None for a volume kept without one. options: as given after -o. cache_size: bytes, None for
-    the volume's setting. nonempty: mount over existing files.
+    the volume's setting. nonempty: mount over existing files. new_farmers: go on with new ones where all
+    embedded farmers are gone.
     """
 
     volume: str
@@ -22,6 +23,7 @@ class MountRequest(msgspec.Struct, frozen=True, kw_only=True):
     foreground: bool = False
     verbose: bool = False
     nonempty: bool = False
+    new_farmers: bool = False
 
 
 class Telling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

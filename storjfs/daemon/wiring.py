@@ -21,7 +21,6 @@ from storjfs.keys import VolumeKeys
 from storjfs.protocol.ids import PublicKey
 from storjfs.protocol.signing import SigningKey
 from storjfs.protocol.terms import Address
-from storjfs.renter.audits import HELD_STATES
 from storjfs.renter.errors import ShardCorrupt
 from storjfs.renter.placement import stripes
 from storjfs.renter.renter import Renter
@@ -42,6 +41,7 @@ from storjfs.volume.files import make_private
 from . import facts
 from .farm_child import FarmChild
 from .full_disk import FullDisk
+from .missing_farm import may_be_missing, needed_sql, note_embedded, require_farm
 from .newest import Newest, set_aside_newer
 from .request import MountRequest
 from .rooms import free_on, rooms
@@ -358,6 +358,8 @@ class Drive:
         self._embedded = frozenset(addresses)
         self._wanted = self._embedded - leaving
         self.farm_folders = folders
+        noted = note_embedded(self.paths, self._embedded, self.renter.book)
+        self.renter.do_without(noted - self._embedded)
         self.renter.leave(leaving)
         self.renter.update_addresses(addresses)
         self.segments.farmers_changed()
@@ -384,13 +386,7 @@ class Drive:
 
     async def _needed(self, contracts: Sequence[int]) -> bool:
         """Whether a segment could not be read without the shards under these contracts. Looks at all."""
-        marks = ", ".join("?" * len(contracts))
-        rows = await self.store.scan(
-            "SELECT 1 FROM segment s WHERE s.state = 2 AND s.k > (SELECT COUNT(DISTINCT h.idx) FROM shard h "
-            f"WHERE h.seg = s.seg AND h.state IN {HELD_STATES} AND h.contract NOT IN ({marks})) LIMIT 1",
-            tuple(contracts),
-        )
-        return bool(rows)
+        return bool(await self.store.scan(needed_sql(len(contracts)), tuple(contracts)))
 
     def _faulty(self, contract: int, shard_id: bytes, error: StorjfsError) -> None:
         log.warning("contract %d, shard %s: %s", contract, shard_id.hex()[:16], error)
@@ -403,17 +399,21 @@ async def open_drive(
 ) -> AsyncIterator[Drive]:
     """A running drive; the caller owns the volume's lock. Raises what keeps it from running.
 
-    The farm child starts first: its start, unlocking and opening the ledger take place at the same time.
+    The farm child starts first: its start, unlocking and opening the ledger take place at the same time. But
+    not before it is clear that no farmers are gone, in whose place it would make new ones.
     """
     settings = read_settings(paths)
-    has_metadata(paths)
+    mounted_before = has_metadata(paths)
     full_disk = FullDisk(paths, settings.disk_reserve)
     await trio.to_thread.run_sync(full_disk.make_way)
+    source = None if request.passphrase is None else Passphrase(request.passphrase)
+    if mounted_before and not request.new_farmers and may_be_missing(paths):
+        keys = await trio.to_thread.run_sync(unlock_volume, paths, source)
+        await trio.to_thread.run_sync(require_farm, paths, keys)
     async with trio.open_nursery() as nursery:
         farm = embedded_farm(paths, settings)
         if farm is not None:
             nursery.start_soon(farm.run)
-        source = None if request.passphrase is None else Passphrase(request.passphrase)
         keys = await trio.to_thread.run_sync(unlock_volume, paths, source)
         ledger = await trio.to_thread.run_sync(open_ledger, paths, settings, keys)
         cache_size = request.cache_size or settings.cache_size

@@ -55,10 +55,15 @@ def farmer_folder(folder: Path, index: int) -> Path:
     return folder / f"farmer-{index:02}"
 
 
+def farmer_folders(folder: Path) -> list[Path]:
+    """Where embedded farmers live, in the order of their numbers."""
+    return sorted(path for path in folder.glob("farmer-[0-9][0-9]") if path.is_dir())
+
+
 def leaving_folders(folder: Path, count: int) -> list[Path]:
     """Where farmers live that are no longer among the first `count`."""
     wanted = {farmer_folder(folder, index) for index in range(count)}
-    return sorted(path for path in folder.glob("farmer-[0-9][0-9]") if path.is_dir() and path not in wanted)
+    return [path for path in farmer_folders(folder) if path not in wanted]
 
 
 def _still_needed(farmer: Farmer) -> bool:

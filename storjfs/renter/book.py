@@ -96,6 +96,8 @@ class ContractBook:
         self.leaving: frozenset[NodeId] = frozenset()
         """Farmers taken off the settings: what they hold moves elsewhere, and they get nothing new. In memory
         only, so that one that is named again is as before."""
+        self.absent: frozenset[NodeId] = frozenset()
+        """Farmers that cannot take anything until they are back, as is known for certain; in memory only."""
         for row in store.read(sql):
             self._highest = max(self._highest, row[0])
             try:
@@ -120,12 +122,16 @@ class ContractBook:
 
     def takes(self, entry: Entry) -> bool:
         """Whether new shards should be put under a contract."""
-        return entry.accepts and entry.node_id not in self.leaving
+        return entry.accepts and entry.node_id not in self.leaving and entry.node_id not in self.absent
 
     def current(self, farmer: NodeId) -> Entry | None:
         """The contract with this farmer that is not over, the newest if there should be several."""
-        found = [entry for entry in self if entry.node_id == farmer and entry.state not in OVER]
+        found = self.with_farmer(farmer)
         return found[-1] if found else None
+
+    def with_farmer(self, farmer: bytes) -> list[Entry]:
+        """All contracts with this farmer that are not over."""
+        return [entry for entry in self if entry.node_id == farmer and entry.state not in OVER]
 
     def by_id(self, contract_id: ContractId) -> Entry | None:
         """The contract with this id."""

@@ -225,6 +225,10 @@ class Renter:
         """These farmers are no longer wanted: what they hold moves to others, then their contracts end."""
         self.book.leaving = frozenset(NodeId(one) for one in farmers)
 
+    def do_without(self, farmers: Collection[bytes]) -> None:
+        """These farmers are not in their place: what they hold counts as there, they get nothing new."""
+        self.book.absent = frozenset(NodeId(one) for one in farmers)
+
     async def farmer_removed(self, node_id: bytes) -> None:
         """It is known to be gone for good: its shards are lost now, without waiting for `offline_grace`."""
         farmer = NodeId(node_id)

@@ -230,7 +230,8 @@ def _key_file_missing(paths: VolumePaths) -> KeyFileMissing:
         f"the key file of the volume {paths.name} is missing: {paths.key_file}; the rest of it is there "
         f"({', '.join(str(path) for path in paths.remains)})",
         hint=f"Nothing was changed. Restore the key file from a backup, or make it again from the recovery "
-        f"phrase: `storjfs init{which} --phrase-file FILE`. To begin anew, move the rest away first.",
+        f"phrase: `storjfs init{which} --phrase-file FILE`. To begin anew, move away first: "
+        f"{' and '.join(map(str, paths.to_begin_anew))}.",
     )
 
 

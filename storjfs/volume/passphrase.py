@@ -15,6 +15,7 @@ from typing import Protocol
 from storjfs.volume.errors import PassphraseUnreadable
 
 VARIABLE = "STORJFS_PASSPHRASE"
+_NOTHING_DONE = "Nothing was made or changed. Give one that can be read, then try again."
 
 
 class PassphraseSource(Protocol):
@@ -36,7 +37,7 @@ class FromFile:
             data = self.path.read_bytes()
         except OSError as error:
             raise PassphraseUnreadable(
-                f"the passphrase file {self.path} cannot be read: {error.strerror}"
+                f"the passphrase file {self.path} cannot be read: {error.strerror}", hint=_NOTHING_DONE
             ) from None
         return _usable(data, f"the passphrase file {self.path}", new=new)
 
@@ -71,7 +72,7 @@ class FromCommand:
             done = subprocess.run(words, stdout=subprocess.PIPE, check=False)
         except OSError as error:
             raise PassphraseUnreadable(
-                f"the passphrase command cannot be run: {words[0]}: {error.strerror}"
+                f"the passphrase command cannot be run: {words[0]}: {error.strerror}", hint=_NOTHING_DONE
             ) from None
         if done.returncode != 0:
             raise PassphraseUnreadable(

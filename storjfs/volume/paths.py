@@ -108,6 +108,11 @@ class VolumePaths:
         return self.data_dir / "ledger.db.operator"
 
     @property
+    def embedded_file(self) -> Path:
+        """Which farmers are embedded ones: their node ids."""
+        return self.data_dir / "embedded"
+
+    @property
     def farm_dir(self) -> Path:
         """The embedded farmers, one folder each."""
         return self.data_dir / "farm"
@@ -134,6 +139,11 @@ class VolumePaths:
         if self.settings_file.exists() and (used or not self.data_dir.exists()):
             used.append(self.settings_file)
         return used
+
+    @property
+    def to_begin_anew(self) -> list[Path]:
+        """The folders in the way of a new volume of this name, where there are `remains` of another."""
+        return [folder for folder in (self.data_dir, self.config_dir) if folder.exists()]
 
     @property
     def directories(self) -> tuple[Path, ...]:

@@ -286,7 +286,7 @@ play_balance = "{play_balance}"
 
 # Who keeps the data: farmers embedded in the mount on this machine, or the addresses of others
 # (host:port, or host:port/node id). Embedded ones that are left out here are used until what they hold has
-# moved to the others, and named again are as before.
+# moved to the others, of which there must be as many as a segment has shards; named again they are as before.
 [farmers]
 {farmers}
 """

@@ -13,7 +13,7 @@ import pytest
 from storjfs.settlement import Ledger
 from tests.cli.home import Home, home_in, wait_until_gone
 
-DATABASES = ("meta.db", "pay.db", "ledger.db", "ledger.db.operator")
+DATABASES = ("meta.db", "pay.db", "ledger.db", "ledger.db.operator", "embedded")
 WRITER = """
 import sys
 for number in range(10**9):

@@ -310,6 +310,40 @@ def test_a_passphrase_and_none_is_a_contradiction(home: Home, tmp_path: Path) ->
     assert not home.data().exists()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("mount", "AT", "--passphrase-file", "/no/such/file"),
+        ("mount", "AT", "--passphrase-command", "/no/such/program"),
+        ("init", "--passphrase-file", "/no/such/file"),
+        ("init", "--phrase-file", "/no/such/file"),
+    ],
+)
+def test_a_file_that_is_not_there_is_one_error_and_nothing_is_made(
+    home: Home, words: tuple[str, ...]
+) -> None:
+    before = sorted(home.folder.rglob("*"))
+    done = home.run(*(str(home.at) if word == "AT" else word for word in words))
+    assert (done.returncode, done.stdout) == (3, "")
+    said, what_to_do = done.stderr.splitlines()
+    assert "/no/such/" in said
+    assert "No such file" in said
+    assert "Nothing was made" in what_to_do
+    assert sorted(home.folder.rglob("*")) == before
+
+
+def test_to_begin_anew_without_the_key_file_what_is_named_is_moved_away(home: Home, tmp_path: Path) -> None:
+    home.do("init")
+    (home.data() / "key").unlink()
+    (home.data() / "journal" / ("0" * 32)).write_bytes(b"a segment")
+    done = home.run("init")
+    assert done.returncode == 12
+    named = done.stderr.partition("move away first: ")[2].strip().removesuffix(".").split(" and ")
+    for number, folder in enumerate(named):
+        Path(folder).rename(tmp_path / f"away{number}")
+    home.do("init")
+
+
 def test_a_kit_that_cannot_be_written_is_said_before_a_volume_is_made(home: Home, tmp_path: Path) -> None:
     done = home.run("init", "--kit", str(tmp_path / "no" / "kit"))
     assert done.returncode == 1

@@ -128,6 +128,23 @@ def test_without_a_farmer_nothing_is_installed(tmp_path: Path) -> None:
         farm_service.install_unit(tmp_path, "x", system=False)
 
 
+@pytest.mark.parametrize("name", ["a b", "", "-x", "../farm", "farm@", "a/b", "x" * 250])
+def test_a_name_that_no_unit_can_have_is_refused_and_nothing_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    at = tmp_path / "new"
+    words = ["--at", str(at), "--share", "1GB", "service", "--install", "--user", f"--name={name}"]
+    with pytest.raises(SettingsError, match="cannot be the name of a systemd unit"):
+        CliRunner().invoke(farm, words, catch_exceptions=False)
+    assert not at.exists()
+    assert not (tmp_path / "config").exists()
+
+
+def test_a_name_may_have_the_ending_of_a_unit() -> None:
+    assert farm_service.unit_name("storjfs-farm-disk2.service") == "storjfs-farm-disk2"
+
+
 def test_settings_before_the_word_make_the_farmer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setattr(farm_service, "BOOTED", tmp_path / "no-systemd")

@@ -1,12 +1,16 @@
 """Embedded farmers that are no longer named, or were given up and are back: nothing is lost."""
 
+import contextlib
 import dataclasses
 import os
 import shutil
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from storjfs.daemon.integrity import fsck_unmounted
+from storjfs.daemon.missing_farm import FarmMissing
 from storjfs.daemon.wiring import Drive
 from storjfs.protocol.contracts import State
 from storjfs.volume import EmbeddedFarm, VolumePaths, read_settings, write_settings
@@ -115,18 +119,66 @@ async def test_farmers_that_were_given_up_bring_their_shards_back(paths: VolumeP
         assert await read(drive, ino) == content
 
 
-async def test_a_farm_folder_that_is_not_there_costs_nothing_once_it_is_back(paths: VolumePaths) -> None:
+async def test_farmers_that_are_all_away_are_not_replaced_and_cost_nothing_once_they_are_back(
+    paths: VolumePaths,
+) -> None:
     content = os.urandom(MIB)
     async with running(paths) as drive:
         ino = await write_stored(drive, b"file", content)
         await whole(drive)
     away = paths.data_dir / "unplugged"
     paths.farm_dir.rename(away)
-    async with running(paths) as drive:
+    for name in ("farm", "farm/farmer-00"):
+        for opened in (running(paths), integrity_of(paths)):
+            with pytest.RaisesGroup(FarmMissing, allow_unwrapped=True, flatten_subgroups=True):
+                async with opened:
+                    pass
+            assert not list(paths.farm_dir.glob("*/*")), "a refused start makes no farmer"
+        (paths.data_dir / name).mkdir()
+    async with running(paths, new_farmers=True) as drive:
         assert State.BREACHED not in states(drive)
         assert drive.segments.report().lost == 0
+        await until(lambda: states(drive).count(State.ACTIVE) == 12, drive.store, seconds=PATIENCE)
+        await write_stored(drive, b"new", content)
+    async with running(paths):
+        """Decided once, it is not asked again."""
     shutil.rmtree(paths.farm_dir)
     away.rename(paths.farm_dir)
     shutil.rmtree(paths.cache_dir)
     async with running(paths) as drive:
         assert await read(drive, ino) == content
+
+
+@contextlib.asynccontextmanager
+async def integrity_of(paths: VolumePaths) -> AsyncIterator[object]:
+    """fsck, which starts embedded farmers too."""
+
+    async def nobody(progress: object) -> None:
+        """Nobody watches."""
+
+    yield await fsck_unmounted(paths, None, nobody, repair=True, farmers=True)
+
+
+async def test_some_farmers_that_are_gone_are_no_reason_to_refuse(paths: VolumePaths) -> None:
+    content = os.urandom(MIB)
+    async with running(paths) as drive:
+        ino = await write_stored(drive, b"file", content)
+        await whole(drive)
+    for folder in sorted(paths.farm_dir.iterdir())[:5]:
+        folder.rename(paths.data_dir / folder.name)
+    async with running(paths) as drive:
+        assert State.BREACHED not in states(drive)
+    for folder in sorted(paths.farm_dir.iterdir())[:5]:
+        shutil.rmtree(folder)
+        (paths.data_dir / folder.name).rename(folder)
+    shutil.rmtree(paths.cache_dir)
+    async with running(paths) as drive:
+        assert await read(drive, ino) == content
+
+
+async def test_a_volume_whose_data_need_no_farmers_mounts_without_them(paths: VolumePaths) -> None:
+    async with running(paths):
+        pass
+    shutil.rmtree(paths.farm_dir)
+    async with running(paths) as drive:
+        await write_stored(drive, b"file", b"x" * MIB)

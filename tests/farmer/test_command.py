@@ -10,7 +10,7 @@ from storjfs.farmer.settings import FarmerSettings
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.terms import Address
 from storjfs.settlement import Ledger
-from tests.farmer.process import PATIENCE, Running
+from tests.farmer.process import PATIENCE, Running, run
 from tests.farmer.renter import MIB, renting
 
 
@@ -76,3 +76,11 @@ async def test_more_than_the_disk_has_is_said_to_be_so(tmp_path: Path) -> None:
         assert running.interrupt() == 0
         _, told = running.process.communicate()
     assert b"this disk has room for" in told
+
+
+def test_a_farmer_that_does_not_run_is_not_reloaded(tmp_path: Path) -> None:
+    none = run("reload", "--at", str(tmp_path))
+    assert (none.returncode, "there is no farmer in" in none.stderr) == (8, True)
+    FarmerSettings(capacity=MIB, ledger=tmp_path / "ledger.db").write(tmp_path)
+    stopped = run("reload", "--at", str(tmp_path))
+    assert (stopped.returncode, "does not run" in stopped.stderr) == (8, True)
