@@ -17,11 +17,9 @@ from storjfs.errors import StorjfsError
 from storjfs.fuse import MountOptions
 from storjfs.integrity import (
     KINDS,
-    SUMS,
     Collector,
     Examination,
     FarmerCheck,
-    Finding,
     Findings,
     LiveMender,
     LocalFiles,
@@ -29,7 +27,6 @@ from storjfs.integrity import (
     Scrub,
     View,
     check,
-    difference,
     mend,
 )
 from storjfs.keys import VolumeKeys
@@ -48,6 +45,7 @@ from storjfs.volume import (
     unlock_volume,
 )
 
+from .fsck_report import CLEAN, LEFT, MENDED, SCHEMA, confirmed, not_mended, orphans_spared, report, to_mend
 from .missing_farm import may_be_missing, require_farm
 from .newest import set_aside_newer
 from .request import MountRequest
@@ -55,28 +53,10 @@ from .wiring import FARM_PATIENCE, Drive, embedded_farm, make_renter, open_drive
 
 log = logging.getLogger(__name__)
 
-SCHEMA: Final = 1
 LOOK: Final = 0.2
 BATCH: Final = 1000
 ROUNDS: Final = 8
 """Times that a mount is looked through and mended, should something break it anew meanwhile."""
-
-MISSES_DATA: Final = frozenset(
-    {
-        "contract-invalid",
-        "extent-missing",
-        "extent-no-segment",
-        "segment-lost",
-        "shard-no-contract",
-        "shard-row-missing",
-        "value-impossible",
-    }
-)
-"""Findings after which a shard that is not known may be one that was lost from the books."""
-
-CLEAN: Final = 0
-MENDED: Final = 1
-LEFT: Final = 4
 
 T = TypeVar("T")
 Tell = Callable[[Mapping[str, Any]], Awaitable[None]]
@@ -134,28 +114,6 @@ async def _books(paths: VolumePaths, keys: VolumeKeys, tell: Tell) -> Findings:
         return await _watched(view, partial(check, view, journal=paths.journal_dir, keys=keys), tell)
 
 
-def report(
-    paths: VolumePaths, result: Examination, *, mounted: bool, repair: bool, farmers: bool
-) -> dict[str, Any]:
-    """The result as documented in docs/reference/fsck.md."""
-    left = result.left.problems()
-    # What a mount could not mend, or left because of what else is wrong.
-    later = [code for code in left if KINDS[code].stage is not None and not code.startswith("farmer-")]
-    waiting = mounted and any(repair or not KINDS[code].live for code in later)
-    return {
-        "schema": SCHEMA,
-        "volume": paths.name,
-        "mounted": mounted,
-        "repair": repair,
-        "farmers": farmers,
-        "exit_code": LEFT if left else MENDED if result.mended else CLEAN,
-        "found": result.found.report(),
-        "mended": result.mended,
-        "left": left,
-        "unmount_to_repair": waiting,
-    }
-
-
 # --- fsck of a mount ---
 
 
@@ -173,7 +131,7 @@ async def fsck_mounted(
         comparison = FarmerCheck(drive.store.read, drive.renter.client)
         serving = [(entry.number, bytes(entry.node_id)) for entry in drive.renter.book if entry.serves]
         at_farmers = orphans_spared(found, await comparison.run(serving, tell))
-        mended = await _mend_live(drive, _to_mend(at_farmers, delete_unknown)) if may else {}
+        mended = await _mend_live(drive, to_mend(at_farmers, delete_unknown)) if may else {}
         books, result.found, left = result.left, Findings(), Findings()
         for several in (found, at_farmers):
             result.found.merge(several)
@@ -210,47 +168,6 @@ async def _mend_books(drive: Drive, found: Findings, tell: Tell) -> Examination:
         stuck.update(finding.code for finding in confirmed(before, result.left))
     result.note_mended()
     return result
-
-
-def confirmed(first: Findings, second: Findings) -> Findings:
-    """What both found: the same kind of the same thing, sums wrong by the same amount."""
-    seen = {_thing(finding) for finding in first}
-    both = Findings()
-    both.extend(finding for finding in second if _thing(finding) in seen)
-    return both
-
-
-def _thing(finding: Finding) -> tuple[Any, ...]:
-    by = difference(finding) if finding.code in SUMS else 0
-    return (finding.code, finding.ino, finding.seg, finding.row[:1], by)
-
-
-def not_mended(found: Findings, mended: Mapping[str, int]) -> Findings:
-    """What is left of the findings about farmers, which are not looked for again."""
-    left = found.without(code for code, count in mended.items() if count >= found.counts[code])
-    for code, count in mended.items():
-        if code in left.counts:
-            left.counts[code] -= count
-    return left
-
-
-def orphans_spared(books: Findings, at_farmers: Findings) -> Findings:
-    """While data is missing from the books, no shard that they do not know is one that nothing needs."""
-    count = at_farmers.counts.get("farmer-orphan", 0)
-    if not count or not books.codes & MISSES_DATA:
-        return at_farmers
-    spared = at_farmers.without({"farmer-orphan"})
-    text = f"{count} shards that are not known may be of data that is missing from the metadata"
-    spared.add(Finding("farmer-orphans-kept", text))
-    return spared
-
-
-def _to_mend(at_farmers: Findings, delete_unknown: bool) -> Findings:
-    """What of the findings may be mended: unknown shards go only where a person asked for just that.
-
-    Nothing here can tell waste from what was written after the copy of meta.db that is in use.
-    """
-    return at_farmers if delete_unknown else at_farmers.without({"farmer-orphan"})
 
 
 async def _mend_live(drive: Drive, found: Findings) -> dict[str, int]:
@@ -333,7 +250,7 @@ async def _mend(
     key = keys.metadata_key
     mended: dict[str, int] = {}
     with Mender(paths.meta_db, key, 0) as mender:
-        for code, several in _to_mend(at_farmers, delete_unknown).kept.items():
+        for code, several in to_mend(at_farmers, delete_unknown).kept.items():
             if KINDS[code].stage is not None and (count := mender.mend(code, several)):
                 mended[code] = count
     first = await _books(paths, keys, tell)

@@ -17,6 +17,7 @@ from storjfs.segments.catalogue import Catalogue
 from storjfs.segments.deletion import Deleter
 from storjfs.segments.fetch import OUTAGE, Fetcher
 from storjfs.segments.journal import Journal
+from storjfs.segments.pieces import Pieces
 from storjfs.segments.problems import Problems
 from storjfs.segments.reader import Reader
 from storjfs.segments.rebuild import Rebuilder
@@ -88,8 +89,9 @@ class Segments:
             faulty=self._faulty,
             back=self.farmers_changed,
         )
+        self._pieces = Pieces(catalogue, self._cache, self._fetcher, read_threads)
         self._reader = Reader(
-            catalogue, self._sealer, self._cache, self._fetcher, read_threads, damaged=self._problems.damaged
+            catalogue, self._sealer, self._cache, self._pieces, read_threads, damaged=self._problems.damaged
         )
         self._uploader = Uploader(
             store,
@@ -147,7 +149,7 @@ class Segments:
         self.room = self._journal.room
         self.read_now = self._reader.read_now
         self.read = self._reader.read
-        self.prefetch = self._reader.prefetch
+        self.prefetch = self._pieces.prefetch
         self.live = catalogue.live
         take_up(
             store,
@@ -163,7 +165,7 @@ class Segments:
     append: Callable[[int, int, Buffer], list[Run]]
     """append(ino, off, data): see Journal.append."""
     prefetch: Callable[[Sequence[Part]], None]
-    """prefetch(parts): see Reader.prefetch."""
+    """prefetch(parts): see Pieces.prefetch."""
     live: Callable[[int, int], None]
     """live(seg, delta): `delta` more or fewer plaintext bytes of the segment are pointed to by extents."""
 
@@ -178,7 +180,7 @@ class Segments:
         try:
             async with trio.open_nursery() as self._nursery:
                 await self._nursery.start(self._sealer.run)
-                await self._nursery.start(self._reader.run)
+                await self._nursery.start(self._pieces.run)
                 await self._nursery.start(self._uploader.run)
                 await self._nursery.start(self._deleter.run)
                 await self._nursery.start(self._repair.run)

@@ -238,7 +238,7 @@ async def test_a_segment_that_somebody_works_with_is_the_only_one_of_its_number(
         fetched = runs[1]
         segments.prefetch([Part(*fetched, 0, fetched.length)])
         assert is_kept(fetched.seg)
-        await until(lambda: not segments._reader._flying)
+        await until(lambda: not segments._pieces._flying)
 
         async with segments._repair._turn, trio.open_nursery() as nursery:
             nursery.start_soon(segments.rebuild, runs[2].seg)

@@ -47,13 +47,13 @@ async def test_prefetch_brings_data_and_keeps_to_its_budget(volume: Volume) -> N
     async with volume.running() as segments:
         runs = list(volume.written)
         segments.prefetch([Part(run.seg, run.pos, run.length, 0, run.length) for run in runs[:6]])
-        assert segments._reader._prefetch_bytes <= 32 * MIB
-        await until(lambda: not segments._reader._flying)
+        assert segments._pieces._prefetch_bytes <= 32 * MIB
+        await until(lambda: not segments._pieces._flying)
         asked = volume.farm.gets()
         for run in runs[:6]:
             assert segments.read_now(run.seg, run.pos, run.length, 0, run.length) == volume.written[run]
         assert volume.farm.gets() == asked
-        assert segments._reader._prefetch_bytes == 0
+        assert segments._pieces._prefetch_bytes == 0
 
 
 async def test_descriptors_are_bounded(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ async def test_a_read_fails_after_the_stated_time_and_the_next_at_once(volume: V
         # The next outage is another one.
         volume.drop_cache()
         volume.segments._cache.discard(volume.segments._catalogue.get(run.seg))
-        volume.segments._reader._kept.clear()
+        volume.segments._pieces._kept.clear()
         volume.farm.go(online=False)
         assert 40 <= await seconds(lambda: failing(volume, run)) <= 40 + SLACK
 
@@ -117,7 +117,7 @@ async def test_a_read_that_waits_can_be_cancelled_and_leaves_nothing(volume: Vol
             await volume.read(run)
         assert scope.cancelled_caught
         await trio.testing.wait_all_tasks_blocked()
-        assert not segments._reader._flying
+        assert not segments._pieces._flying
         volume.farm.go(online=True)
         await volume.check_all()
 
