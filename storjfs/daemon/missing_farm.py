@@ -19,8 +19,8 @@ from storjfs.protocol.signing import SigningKey
 from storjfs.renter.audits import HELD_STATES
 from storjfs.renter.book import STATE_NUMBERS, ContractBook
 from storjfs.store import open_meta
+from storjfs.store.durable import write_atomically
 from storjfs.volume import VolumeDamaged, VolumePaths
-from storjfs.volume.files import write_atomically
 
 log = logging.getLogger(__name__)
 
