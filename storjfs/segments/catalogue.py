@@ -411,7 +411,8 @@ class Catalogue(CommittedRows):
         """Contract and length of those of these that are in doomed, committed or not."""
         waiting = [row for one in ids if (row := self._doomed_changes.get(one)) is not None]
         asked = tuple(one for one in ids if one not in self._doomed_changes)
-        sql = f"SELECT contract, CAST(length AS INTEGER) FROM doomed WHERE shard_id IN ({', '.join('?' * len(asked))})"
+        marks = ", ".join("?" * len(asked))
+        sql = f"SELECT contract, CAST(length AS INTEGER) FROM doomed WHERE shard_id IN ({marks})"
         return waiting + self._store.read(sql, asked)
 
     # --- tallies ---
