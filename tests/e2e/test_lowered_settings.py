@@ -4,7 +4,7 @@ import random
 import re
 import shutil
 
-from .drive import Drive
+from .drive import Drive, await_that
 
 CONTENT = random.Random(1).randbytes(1 << 20)
 
@@ -67,6 +67,10 @@ def test_a_code_for_more_farmers_than_there_are_is_said_at_mount_and_of_what_wai
     assert "3/10 needs 10 farmers, 7 at the least, and there are 6" in said
     (drive.at / "file").write_bytes(content)
     assert drive.status()["health"] == "degraded"
+    # As long as nothing is sent, a segment follows the code of the day.
+    await_that(
+        lambda: sum(row["shards"] for row in drive.status()["contracts"]) >= 6, "six have a shard each"
+    )
     drive.run("umount", "--no-flush", str(drive.at))
     change(drive, code='"auto"')
     drive.mount()
