@@ -171,6 +171,12 @@ def _tell_about_farmers(settings: VolumeSettings) -> None:
         )
     else:
         click.echo(f"Its farmers: {', '.join(str(farmer.address) for farmer in settings.farmers)}.")
+        if len(settings.farmers) == 1:
+            click.echo(
+                "warning: one farmer is no redundancy: what it loses is lost. Name more in the settings;\n"
+                "from two on one may fail, from five on any two.",
+                err=True,
+            )
 
 
 def _tell_phrase(phrase: str) -> None:

@@ -178,6 +178,12 @@ def umount(directory: Path | None, volume: str | None, lazy: bool, no_flush: boo
         return
     if not lazy:  # else it ends when the last program closes its files
         _await_end(pid)
+    if left.get("refused"):
+        raise ReportedError(
+            f"unmounted, but {left['refused']}",
+            "all that was synced is safe",
+            ExitCode.WRITES_REFUSED,
+        )
     if left["waiting"] and not no_flush:
         raise ReportedError(
             f"unmounted, but {wording.size(left['waiting'])} are not with the farmers yet",

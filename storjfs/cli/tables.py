@@ -53,9 +53,10 @@ def _summary(report: dict[str, Any]) -> Table:
     """Volume, mount, data, segments, money: a line each."""
     table = Table.grid(padding=(0, 2))
     volume, mount, data, segments = report["volume"], report["mount"], report["data"], report["segments"]
-    kept = (
-        f"any {volume['k']} of {volume['n']} shards give a segment back" if volume["n"] else "no farmers yet"
-    )
+    k, n = volume["k"], volume["n"]
+    kept = f"any {k} of {n} shards give a segment back" if n else "no farmers yet"
+    if 0 < k == n:
+        kept = "no redundancy: every shard of a segment is needed, what one farmer loses is lost"
     table.add_row("volume", f"{volume['name']}, {kept}")
     if volume["all_on_this_machine"]:
         table.add_row("", "all farmers are on this machine: privacy yes, protection against disk loss no")

@@ -24,6 +24,7 @@ class ExitCode(enum.IntEnum):
     DAMAGED = 12
     HEALTH_UNKNOWN = 13
     DISK_FULL = 14
+    WRITES_REFUSED = 15
     INTERRUPTED = 130
 
 
@@ -48,7 +49,7 @@ OF_ERROR: dict[str, ExitCode] = {
     "WouldOverwrite": ExitCode.EXISTS,
     "BackupExists": ExitCode.EXISTS,
     "MountpointBusy": ExitCode.BUSY,
-    "NotFlushed": ExitCode.NOT_FLUSHED,
+    "WritesRefused": ExitCode.WRITES_REFUSED,
     "DiskFull": ExitCode.DISK_FULL,
     "SettlementFull": ExitCode.DISK_FULL,
     "StoreError": ExitCode.DAMAGED,

@@ -68,6 +68,9 @@ def gather(
     unwritten: bool = False,
     free: int | None = None,
     unreadable: int = 0,
+    usable: int | None = None,
+    waiting_code: tuple[int, int] | None = None,
+    bare: int = 0,
 ) -> Facts:
     """`addresses`: by node id in hex. `running`: whether the renter has been through its first round, so that
     a farmer without a connection is one that does not answer."""
@@ -101,6 +104,9 @@ def gather(
         unwritten=unwritten,
         free=free,
         segments_unreadable=unreadable,
+        usable=usable,
+        waiting_code=waiting_code,
+        segments_bare=bare,
     )
 
 

@@ -49,8 +49,8 @@ STEP = 0.1
 ANSWER_PATIENCE = 10.0
 
 
-class NotFlushed(StorjfsError):
-    """The farmers could not be reached in time; the data stays in the journal."""
+class WritesRefused(StorjfsError):
+    """The kernel still held what programs had written, and it could not be taken: it is gone."""
 
 
 class Life:
@@ -69,7 +69,10 @@ class Life:
         self._serving = trio.CancelScope()
         self._last_flush = trio.CancelScope()
         self._drive: Drive
+        self._adapter: Adapter
         self._watch: Watch | None = None
+        self._refused = ""
+        """What an unmount asked for has to say of writes; kept until one succeeds."""
 
     async def run(self) -> None:
         """Until the mount has ended. Raises what prevented it."""
@@ -115,11 +118,11 @@ class Life:
         try:
             with self._serving:
                 only_root = os.geteuid() == 0 and not self._options.allow_other
-                adapter = Adapter(
+                self._adapter = Adapter(
                     self._drive.filesystem, only_root=only_root, sync_network=self._options.sync_network
                 )
                 await serve(
-                    adapter, self._mountpoint, self._options, self._paths.name, task_status=task_status
+                    self._adapter, self._mountpoint, self._options, self._paths.name, task_status=task_status
                 )
         finally:
             self._unmounted.set()
@@ -156,20 +159,14 @@ class Life:
             return
         self._serving.cancel()
 
-    async def _flush(self, tell: Tell, patience: float) -> int:
+    async def _flush(self, tell: Tell, patience: float, *, sync: bool = True) -> int:
         """Send everything to the farmers; returns the bytes of it that are still only here.
 
-        Gives up when nothing has moved for `patience` seconds. What the kernel holds goes first; what
-        programs write meanwhile does not count.
+        Gives up when nothing has moved for `patience` seconds. What the kernel holds goes first (`sync`,
+        which raises WritesRefused); what programs write meanwhile does not count.
         """
-        if not self._unmounted.is_set():
-            try:
-                await trio.to_thread.run_sync(sync_mount, self._mountpoint, abandon_on_cancel=True)
-            except OSError as error:
-                raise NotFlushed(
-                    f"not all that programs wrote could be taken: {error.strerror}",
-                    hint="those programs were told at fsync or close; storjfs status says what is wrong",
-                ) from error
+        if sync and not self._unmounted.is_set():
+            await take_in(self._mountpoint, lambda: self._adapter.refused)
         done = False
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_flush, tell, patience, nursery.cancel_scope)
@@ -235,7 +232,12 @@ class Life:
     async def _umount_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
         flush = bool(asked.get("flush", True))
         if flush:
-            await self._flush(tell, FARMERS_PATIENCE)
+            try:
+                await self._flush(tell, FARMERS_PATIENCE)
+            except WritesRefused as refused:
+                # It is gone from the kernel too, so a mount that stays would bring nothing back.
+                self._refused = str(refused)
+                await self._flush(tell, FARMERS_PATIENCE, sync=False)
         if self._state == "mounted":
             await tell({"step": f"unmounting {self._mountpoint}"})
             lazy = bool(asked.get("lazy", False))
@@ -245,10 +247,9 @@ class Life:
         if not flush:
             # Only now: a mount that could not be taken off goes on, and sends the rest when it ends.
             self._last_flush.cancel()
-        if lazy:
-            return {"waiting": self._drive.waiting()}
-        await self._flushed.wait()
-        return {"waiting": self._drive.waiting()}
+        if not lazy:
+            await self._flushed.wait()
+        return {"waiting": self._drive.waiting(), "refused": self._refused}
 
     async def _audit_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
         return await self._drive.audit_now()
@@ -311,6 +312,25 @@ async def own(paths: VolumePaths, note: Callable[[str], None]) -> VolumeLock:
             said = True
             note("An earlier mount of this volume has not ended yet; waiting for it.")
         await trio.sleep(STEP)
+
+
+async def take_in(mountpoint: Path, refused: Callable[[], int]) -> None:
+    """Have the kernel send what it holds of the mount. Raises WritesRefused where not all is taken.
+
+    The kernel tells of a refused write until somebody has asked, however long ago its program was told; so
+    `refused` says how many there were, and only those of now count.
+    """
+    before = refused()
+    try:
+        await trio.to_thread.run_sync(sync_mount, mountpoint, abandon_on_cancel=True)
+    except OSError as error:
+        if refused() == before:
+            log.info("the kernel tells of a write that was refused earlier: %s", error)
+            return
+        raise WritesRefused(
+            f"not all that programs wrote last could be taken ({error.strerror}); the rest of it is lost",
+            hint="all that was synced is safe; storjfs status says what is wrong",
+        ) from error
 
 
 def sync_mount(mountpoint: Path) -> None:

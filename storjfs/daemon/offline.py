@@ -19,6 +19,7 @@ from storjfs.volume import (
 )
 
 from . import facts, status
+from .redundancy import BARE
 from .wiring import make_renter, own_account
 
 # Counters that the catalogue of segments keeps in meta.db.
@@ -81,6 +82,7 @@ async def _read(paths: VolumePaths, settings: VolumeSettings, keys: VolumeKeys) 
             addresses={one.node_id.hex(): [str(at) for at in one.addresses] for one in renter.book},
             waiting_segments=store.read("SELECT COUNT(*) FROM segment WHERE state IN (0, 1)")[0][0],
             running=False,
+            bare=store.read(BARE)[0][0],
         ),
         None,
     )

@@ -10,6 +10,8 @@ from typing import Any
 
 from storjfs.volume import wording
 
+from .redundancy import of_bare, of_code, of_waiting, stored_with
+
 SCHEMA = 1
 MONEY_UNIT = "nanocredit"
 MOST_LOST_FILES = 100
@@ -78,6 +80,12 @@ class Facts:
     """Stored segments of which fewer than k shards lie with farmers that answer now, but k are held."""
     unwritten: bool = False
     """Whether something that programs wrote is in memory only, and cannot be written to the disk."""
+    usable: int | None = None
+    """Farmers that new segments can be with, by settings and contracts; None without a running mount."""
+    waiting_code: tuple[int, int] | None = None
+    """Of the segment that waits and needs the most farmers."""
+    segments_bare: int = 0
+    """Stored segments of which every shard is needed."""
     free: int | None = None
     """What df shows as available; None without a running mount."""
 
@@ -96,10 +104,17 @@ def health_of(facts: Facts) -> str:
         bool(facts.disk_problems)
         or facts.segments_degraded
         or (facts.waiting and nobody_serves(facts))
+        or too_few_named(facts)
         or any(row.condition != "good" and row.shards and not row.over for row in facts.contracts)
     ):
         return "degraded"
     return "healthy"
+
+
+def too_few_named(facts: Facts) -> bool:
+    """Whether data cannot be stored because its code needs more farmers than there are."""
+    codes = [(facts.k, facts.n), *([facts.waiting_code] if facts.waiting_code else [])]
+    return facts.usable is not None and any(facts.usable < stored_with(*code) for code in codes)
 
 
 def nobody_serves(facts: Facts) -> bool:
@@ -119,11 +134,6 @@ def few_answer(facts: Facts) -> bool:
     serving = [row for row in facts.contracts if not row.over]
     answering = [row for row in serving if row.condition not in ("offline", "contained")]
     return len(answering) < stored_with(facts.k, facts.n) <= len(serving)
-
-
-def stored_with(k: int, n: int) -> int:
-    """Farmers that must have taken a shard for a segment to survive the loss of this machine."""
-    return k + -(-(n - k) // 2)
 
 
 def problems_of(facts: Facts) -> list[str]:
@@ -163,6 +173,10 @@ def problems_of(facts: Facts) -> list[str]:
         )
     if facts.waiting and nobody_serves(facts):
         said.append("There is no contract with any farmer; new data is on this machine only.")
+    if facts.usable is not None and facts.k < facts.n:
+        said += filter(None, [of_code((facts.k, facts.n), facts.usable)])
+    if facts.usable is not None and facts.waiting_code is not None:
+        said += filter(None, [of_waiting(facts.waiting_code, facts.usable)])
     said += [
         f"Farmer {row.farmer[:8]} {_CONDITIONS[row.condition]}."
         for row in facts.contracts
@@ -172,6 +186,8 @@ def problems_of(facts: Facts) -> list[str]:
     if said or facts.waiting:
         said += facts.segment_problems
     said += facts.renter_problems
+    if facts.segments_bare:
+        said.append(of_bare(facts.segments_bare))
     return said
 
 

@@ -43,9 +43,10 @@ from .farm_child import FarmChild
 from .full_disk import FullDisk
 from .missing_farm import may_be_missing, needed_sql, note_embedded, require_farm
 from .newest import Newest, set_aside_newer
+from .redundancy import BARE, WAITING, of_code, of_leaving, stored_with, widest_with
 from .request import MountRequest
 from .rooms import free_on, rooms
-from .status import Facts, stored_with
+from .status import Facts
 
 log = logging.getLogger(__name__)
 
@@ -174,8 +175,7 @@ class Drive:
         _, room = self.renter.space(rooms(self.farm_folders, kept))
         if not total:
             k, n = self.renter.code()
-            planned = self.settings.farmers
-            count = planned.count if isinstance(planned, EmbeddedFarm) else len(planned)
+            planned, count = self.settings.farmers, self._named()
             total = free = room = k * stripes([self.settings.capacity] * count, n)
             if isinstance(planned, EmbeddedFarm):
                 left = max(free_on(self.paths.data_dir)[1] - self.settings.disk_reserve, 0)
@@ -202,10 +202,34 @@ class Drive:
         return sorted(node_id.hex() for node_id in absent)
 
     async def warning(self) -> str:
-        """One line for who mounts, where too few farmers answer to store anything; else empty.
+        """Lines for who mounts: where too few farmers answer to store anything, or the settings leave too
+        little redundancy; else empty.
 
-        Takes some seconds only where that is so.
+        Takes some seconds only where farmers do not answer.
         """
+        code = of_code(self.renter.code(), self._usable())
+        said = (code or await self._silence(), await self._what_stays())
+        return "\n".join(f"But {one[0].lower()}{one[1:]}" for one in said if one)
+
+    def _named(self) -> int:
+        """Farmers that the settings name."""
+        planned = self.settings.farmers
+        return planned.count if isinstance(planned, EmbeddedFarm) else len(planned)
+
+    def _usable(self) -> int:
+        """Farmers for new segments: those with contracts, or, where more are named, as many as are named."""
+        taking = {entry.node_id for entry in self.renter.book if self.renter.book.takes(entry)}
+        return max(len(taking), self._named())
+
+    async def _what_stays(self) -> str:
+        """A sentence where farmers that were taken off the settings hold what cannot move to others."""
+        leaving = [e for e in self.renter.book if e.serves and e.node_id in self.renter.book.leaving]
+        if not leaving:
+            return ""
+        rows = await self.store.scan(widest_with(len(leaving)), tuple(one.number for one in leaving))
+        return of_leaving(len(leaving), rows[0], self._usable()) if rows else ""
+
+    async def _silence(self) -> str:
         serving = [entry.node_id for entry in self.renter.book if entry.serves]
         k, n = self.renter.code()
         if sum(map(self.renter.farmers.connected, serving)) >= stored_with(k, n):
@@ -215,7 +239,7 @@ class Drive:
             return ""
         who = f"only {answering} of {len(serving)} farmers answer" if answering else "no farmer answers"
         read = "not all that is not cached here can be read, and " if answering < k else ""
-        return f"But {who}: {read}new data stays on this machine until more do."
+        return f"{who}: {read}new data stays on this machine until more do."
 
     def waiting(self) -> int:
         """Bytes that are not with enough farmers yet."""
@@ -262,6 +286,8 @@ class Drive:
             look = partial(facts.look_at_trouble, self.paths.meta_db, self.keys, hurt, report.damaged)
             trouble = await trio.to_thread.run_sync(look)
         known = facts.without(silent, self.renter.report(balance))
+        if stays := await self._what_stays():
+            known.problems.insert(0, stays)
         absent = facts.away(known) if self._started else []
         unreadable = 0
         if absent:
@@ -285,6 +311,9 @@ class Drive:
             unwritten=self._full_disk.at_risk,
             free=capacity.available_blocks * capacity.block_size,
             unreadable=unreadable,
+            usable=self._usable(),
+            waiting_code=next(iter(self.store.read(WAITING)), None),
+            bare=(await self.store.scan(BARE))[0][0],
         )
 
     def _waiting_segments(self) -> int:

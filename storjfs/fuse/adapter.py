@@ -60,6 +60,8 @@ class Adapter(pyfuse3.Operations):
         self._listed: dict[int, int] = {}
         self._opened: dict[int, int] = {}
         self._set_id: set[int] = set()
+        self.refused = 0
+        """Writes that failed, so far."""
 
     @answered
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
@@ -198,8 +200,10 @@ class Adapter(pyfuse3.Operations):
         """
         try:
             written = await self._filesystem.write(fh, off, buf)
-        except FilesystemError as error:
-            log.warning("%d bytes of inode %s at %d: %s", len(buf), self._opened.get(fh), off, error)
+        except Exception as error:
+            self.refused += 1
+            if isinstance(error, FilesystemError):
+                log.warning("%d bytes of inode %s at %d: %s", len(buf), self._opened.get(fh), off, error)
             raise
         if self._set_id and self._opened[fh] in self._set_id:
             await self._drop_set_id(self._opened[fh])

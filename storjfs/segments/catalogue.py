@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from storjfs.coding.frames import preferred_algorithm
+from storjfs.coding.geometry import sealed_length, shard_length
 from storjfs.keys import VolumeKeys
 from storjfs.renter.repair_policy import Health, health
 from storjfs.segments.committed import CommittedRows
@@ -261,22 +262,22 @@ class Catalogue(CommittedRows):
         segment.k, segment.n = k, n
         self.changed(segment)
 
-    def stored(self, segment: Segment, *, small: bool) -> None:
+    def stored(self, segment: Segment) -> None:
         """closed -> stored; from here on the segment counts in the tallies."""
         segment.state = State.STORED
         self.unsent.pop(segment.seg, None)
         self.stored_bytes += segment.size
         self.garbage += segment.plain - segment.live
-        self.small += small
+        self.small += segment.small
         self._count(self.health_of(segment), 1)
         self.changed(segment)
 
-    def doom(self, segment: Segment, *, small: bool) -> None:
+    def doom(self, segment: Segment) -> None:
         """stored or closed -> doomed: nothing points to it any more."""
         if segment.state is State.STORED:
             self.stored_bytes -= segment.size
             self.garbage -= segment.plain - segment.live
-            self.small -= small
+            self.small -= segment.small
             self._count(self.health_of(segment), -1)
         self.unsent.pop(segment.seg, None)
         segment.state = State.DOOMED
@@ -363,11 +364,20 @@ class Catalogue(CommittedRows):
         if segment.state is State.STORED:
             self.hurt(segment)
 
-    def never_placed(self, segment: Segment, idx: int, length: int) -> None:
+    def _never_placed(self, segment: Segment, idx: int, length: int) -> None:
         """No farmer could be found for `idx`: a lost row stands for it, so that repair finds it later."""
         shard = self.add_shard(segment, idx, NOBODY, length)
         shard.state = ShardState.LOST
         self._changed_shard(segment, shard)
+
+    def note_missing(self, segment: Segment) -> None:
+        """Have a row for each index, so that a segment that lacks shards is found again, however long the
+        policy lets it wait: a cut-off upload leaves an index without one."""
+        covered = {shard.idx for shard in self.shards(segment)}
+        size = sealed_length(shard_length(segment.size, segment.k))
+        for idx in range(segment.n):
+            if idx not in covered:
+                self._never_placed(segment, idx, size)
 
     def remove_shard(self, segment: Segment, shard: Shard) -> None:
         """Take a row out; its farmer is asked to delete the shard."""
@@ -411,8 +421,8 @@ class Catalogue(CommittedRows):
         """Contract and length of those of these that are in doomed, committed or not."""
         waiting = [row for one in ids if (row := self._doomed_changes.get(one)) is not None]
         asked = tuple(one for one in ids if one not in self._doomed_changes)
-        marks = ", ".join("?" * len(asked))
-        sql = f"SELECT contract, CAST(length AS INTEGER) FROM doomed WHERE shard_id IN ({marks})"
+        places = ", ".join("?" * len(asked))
+        sql = f"SELECT contract, CAST(length AS INTEGER) FROM doomed WHERE shard_id IN ({places})"
         return waiting + self._store.read(sql, asked)
 
     # --- tallies ---

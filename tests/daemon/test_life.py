@@ -1,15 +1,26 @@
 """How a mount ends, where ending it does not go as asked."""
 
+import contextlib
+import errno
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
 from storjfs.daemon import life
-from storjfs.daemon.life import Life
-from storjfs.daemon.mountpoint import MountpointBusy, MountpointError
+from storjfs.daemon.life import Life, WritesRefused, take_in
+from storjfs.daemon.mountpoint import MountpointBusy, MountpointError, detach
 from storjfs.daemon.request import MountRequest, Teller
-from storjfs.errors import StorjfsError
+from storjfs.errors import FilesystemError, StorjfsError
+from storjfs.filesystem import Capacity, Filesystem
+from storjfs.fuse import Adapter, parse_options, serve
+from storjfs.segments import Run
+from storjfs.store import MetaStore
+from tests.filesystem.memory_segments import MemorySegments
 
 
 async def nobody(progress: object) -> None:
@@ -45,5 +56,72 @@ async def test_a_mount_that_was_taken_off_as_asked_does_not_wait_for_the_farmers
     mount._state = "mounted"
     mount._flushed.set()
     with trio.fail_after(5):
-        assert await mount._umount_asked({"flush": False}, nobody) == {"waiting": 7}
+        assert await mount._umount_asked({"flush": False}, nobody) == {"waiting": 7, "refused": ""}
     assert mount._last_flush.cancel_called
+
+
+DIRTY = """
+import mmap, os, sys
+file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o600)
+os.write(file, bytes(4096))
+os.fsync(file)
+pages = mmap.mmap(file, 4096)
+pages[:1] = b"x"
+os.write(1, b".")
+sys.stdin.read()
+"""
+"""Leaves a page with the kernel until its standard input ends."""
+
+
+class Refusing(MemorySegments):
+    """Refuses what was accepted already, too, where it is full."""
+
+    def append(self, ino: int, off: int, data: bytes) -> Sequence[Run]:
+        if self.full:
+            raise FilesystemError(self.full)
+        return super().append(ino, off, data)
+
+
+async def test_only_what_the_kernel_held_till_now_counts_as_refused(tmp_path: Path) -> None:
+    at = tmp_path / "mount"
+    at.mkdir()
+    store = MetaStore.open(tmp_path / "meta.db", None)
+    segments = Refusing(store)
+    space = Capacity(total=1 << 40, free=1 << 39)
+    filesystem = Filesystem(store, segments, lambda: space)
+    adapter = Adapter(filesystem)
+
+    async def take() -> None:
+        with trio.fail_after(60):
+            await take_in(at, lambda: adapter.refused)
+
+    @contextlib.asynccontextmanager
+    async def dirty(name: str) -> AsyncIterator[None]:
+        command = [sys.executable, "-c", DIRTY, str(at / name)]
+        process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        async with process.stdout, process.stdin:
+            assert await process.stdout.receive_some() == b"."
+            yield
+        await process.wait()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(store.run)
+        await nursery.start(filesystem.run)
+        await nursery.start(partial(serve, adapter, at, parse_options([]), "test"))
+        async with dirty("taken"):
+            await take()
+        async with dirty("lost"):
+            segments.full = errno.ENOSPC
+            with pytest.raises(WritesRefused, match="the rest of it is lost"):
+                await take()
+            await take()
+        write = f"import os; os.write(os.open({str(at / 'lost')!r}, os.O_WRONLY), b'told at close')"
+        await trio.run_process([sys.executable, "-c", write], check=False)
+        await take()
+        segments.full = 0
+        assert adapter.refused
+        await trio.to_thread.run_sync(lambda: detach(at, lazy=False))
+        await store.sync()
+        nursery.cancel_scope.cancel()

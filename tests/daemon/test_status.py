@@ -171,3 +171,26 @@ def test_segments_that_too_few_answering_farmers_hold_are_counted_and_at_risk() 
     (said,) = [problem for problem in made["problems"] if "cannot be read now" in problem]
     assert "6" in said
     assert "cdcdcdcd" in said
+
+
+def test_a_code_that_needs_more_farmers_than_there_are_degrades_and_says_what_to_do() -> None:
+    few = facts(k=3, n=10, usable=6)
+    made = report(few, None)
+    assert made["health"] == "degraded"
+    assert "3/10 needs 10 farmers, 7 at the least, and there are 6" in made["problems"][0]
+    assert "stays on this machine" in made["problems"][0]
+    assert 'code = "auto"' in made["problems"][0]
+    some = report(facts(usable=4), None)
+    assert (some["health"], "spare shards" in some["problems"][0]) == ("healthy", True)
+    prepared = report(facts(usable=6, waiting_code=(3, 10)), None)
+    assert (prepared["health"], "prepared with the code 3/10" in prepared["problems"][0]) == (
+        "degraded",
+        True,
+    )
+    assert report(facts(usable=7, waiting_code=(3, 10)), None)["problems"] == []
+
+
+def test_segments_without_redundancy_are_said_but_are_what_was_asked_for() -> None:
+    made = report(facts(k=1, n=1, usable=1, segments_bare=3), None)
+    assert made["health"] == "healthy"
+    assert "every shard is needed: 3" in made["problems"][0]

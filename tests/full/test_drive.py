@@ -138,9 +138,6 @@ def unmount(drive: Drive) -> None:
     """With what farmers have room for, who share the disk with the rest; the rest waits here."""
     pid = drive.pid()
     done = drive.run("umount", str(drive.at), check=False, timeout=4 * PATIENCE)
-    if "not all that programs wrote could be taken" in done.stderr:
-        # Of writes that were refused: said once, and the mount stays until it is asked again.
-        done = drive.run("umount", str(drive.at), check=False, timeout=4 * PATIENCE)
     assert done.returncode in (0, 11), done.stderr + drive.log()
     await_that(lambda: not alive(pid), "the mount process ends")
 
