@@ -185,7 +185,7 @@ async def test_a_failing_statement_leaves_nothing_of_its_group(tmp_path: Path, n
 async def test_the_log_starts_anew_under_load(
     tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storjfs.store.meta.WAL_PAGES", 200)
+    monkeypatch.setattr("storjfs.store.log.WAL_PAGES", 200)
     store = MetaStore.open(tmp_path / "meta.db", KEY)
     await nursery.start(store.run)
     largest = 0
@@ -199,7 +199,7 @@ async def test_the_log_starts_anew_under_load(
 async def test_the_log_starts_anew_also_while_no_other_connection_can_be_had(
     tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storjfs.store.meta.WAL_PAGES", 200)
+    monkeypatch.setattr("storjfs.store.log.WAL_PAGES", 200)
     store = MetaStore.open(tmp_path / "meta.db", KEY)
     refused = []
 
