@@ -8,7 +8,7 @@ import pytest
 
 from storjfs.daemon import integrity
 from storjfs.volume import VolumePaths
-from tests.integrity.test_drive import Told
+from tests.integrity.drives import Told
 from tests.real_drives import make_volume, read, running, write
 
 
