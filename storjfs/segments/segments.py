@@ -16,6 +16,7 @@ from storjfs.segments.cache import Cache
 from storjfs.segments.catalogue import Catalogue
 from storjfs.segments.deletion import Deleter
 from storjfs.segments.fetch import OUTAGE, Fetcher
+from storjfs.segments.flushing import Flushes
 from storjfs.segments.journal import Journal
 from storjfs.segments.pieces import Pieces
 from storjfs.segments.problems import Problems
@@ -69,14 +70,12 @@ class Segments:
         self._placement = placement
         self._tell_faulty = faulty
         self._problems = Problems()
-        self._awaited: list[dict[int, Segment]] = []
-        """For each flush under way the segments that it waits for."""
-        self._changed = trio.Event()
         self._nursery: trio.Nursery | None = None
         upload_threads = trio.CapacityLimiter(UPLOAD_THREADS)
         read_threads = trio.CapacityLimiter(READ_THREADS)
 
         self._catalogue = catalogue = Catalogue(store, keys)
+        self._flushes = Flushes(store, catalogue)
         self._sealer = Sealer()
         self.space = DiskSpace(journal_dir, disk_reserve)
         self._cache = Cache(journal_dir, cache_dir, limit, self.space)
@@ -210,7 +209,7 @@ class Segments:
         self._catalogue.when_committed(lambda: self._let_go(segment))
         if self._urgent():
             self._store.request_commit()
-        self._note_change()
+        self._flushes.note_change()
 
     def _let_go(self, segment: Segment) -> None:
         if self._nursery is not None and segment.state is State.STORED:
@@ -227,7 +226,7 @@ class Segments:
         self._problems.gone(segment)
         self._reader.unreadable.pop(segment.seg, None)
         self._journal.drained()
-        self._note_change()
+        self._flushes.note_change()
 
     def _kept(self, segment: Segment) -> None:
         self._problems.alarm(
@@ -237,16 +236,12 @@ class Segments:
             "unmount and run storjfs fsck --repair",
         )
 
-    def _note_change(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
-
     def _urgent(self) -> bool:
-        return bool(self._awaited) or self._journal.writers_wait or self._crowded
+        return self._flushes.under_way or self._journal.writers_wait or self._crowded
 
     def _upload_failed(self, segment: Segment, reason: str) -> None:
         self._problems.say("upload", segment.seg, f"segment {segment.seg} is not stored yet: {reason}")
-        self._note_change()
+        self._flushes.note_change()
 
     def _faulty(self, shard: Shard, error: StorjfsError) -> None:
         self._tell_faulty(shard.contract, shard.shard_id, error)
@@ -259,37 +254,14 @@ class Segments:
         `progress(done, all)` in bytes, whenever something changed. Waits as long as farmers are missing;
         then the report tells why. Cancelled, it leaves the uploads going on. Raises StoreError.
         """
-        self._journal.close_open()
-        waiting = dict(self._catalogue.unsent)
-        total = sum(segment.size for segment in waiting.values())
-        self._awaited.append(waiting)
-        try:
-            self._uploader.hurry()
-            await self._store.sync()
-            while True:
-                for seg in waiting.keys() - self._catalogue.unsent.keys():
-                    del waiting[seg]
-                left = sum(segment.size for segment in waiting.values())
-                total = max(total, left)
-                if progress is not None:
-                    progress(total - left, total)
-                if not waiting:
-                    break
-                if all(segment.state is State.OPEN for segment in waiting.values()):
-                    self._journal.close_open()  # `moved` put it there, and nothing more will come
-                await self._changed.wait()
-            await self._store.sync()
-        finally:
-            self._awaited = [one for one in self._awaited if one is not waiting]
+        await self._flushes.flush(self._journal, self._uploader, progress)
 
     def moved(self, sources: Collection[int], runs: Sequence[Run]) -> None:
         """Bytes of the segments `sources` were appended anew as `runs`.
 
         A flush that waits for the former waits for the latter as well: it has promised these bytes.
         """
-        for waiting in self._awaited:
-            if not waiting.keys().isdisjoint(sources):
-                waiting.update((run.seg, self._catalogue.get(run.seg)) for run in runs)
+        self._flushes.moved(sources, runs)
 
     def victims(self, limit: int = 16) -> list[int]:
         """Segments that the compactor should rewrite, the most wasteful first; bounded work per call.

@@ -12,7 +12,8 @@ import apsw
 import trio
 
 from storjfs.store.batch import Values, run_rows
-from storjfs.store.database import BUSY_TIMEOUT_MS, DiskFull, StoreError, found_full, sync_failed
+from storjfs.store.database import DiskFull, StoreError, found_full
+from storjfs.store.log import Log
 from storjfs.store.reading import MetaReader, open_meta
 
 _LOG = logging.getLogger(__name__)
@@ -22,8 +23,6 @@ Statement = tuple[str, Sequence[Values]]
 MAX_AGE = 5.0  # seconds from the first change of a group until it closes by itself
 MAX_CHANGES = 6_000  # changes after which a group closes by itself: freezing them holds the loop
 MODEST = MAX_CHANGES // 2  # how far background work fills a group while another is on its way
-WAL_PAGES = 6_000  # pages of log (24 MiB) after which it is copied into the database
-FINISH_PAGES = 400  # what of a checkpoint may be left to the writer thread
 
 
 class Participant(Protocol):
@@ -99,12 +98,8 @@ class MetaStore(MetaReader):
         self._again = False
         self._landed = trio.Event()
         self._jobs: queue.SimpleQueue[_Job | Callable[[], None] | None] = queue.SimpleQueue()
-        self._checkpoints: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        self._checkpointing = False
-        self._distrusted: apsw.Error | None = None
-        self._wal_pages = 0
         self._token: trio.lowlevel.TrioToken | None = None
-        self._writer.set_wal_hook(self._note_wal)
+        self._log = Log(path, self._writer, lambda: self._connect(cache_kib=256), self._jobs.put)
 
     @classmethod
     def open(cls, path: Path, key: bytes | None) -> "MetaStore":
@@ -191,16 +186,9 @@ class MetaStore(MetaReader):
         token = trio.lowlevel.current_trio_token()
 
         def shrink() -> None:
-            self._writer.set_busy_timeout(0)
             try:
-                if self._distrusted is None:
-                    self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-            except apsw.BusyError:
-                pass
-            except apsw.Error as error:
-                self._checkpoint_failed(error)
+                self._log.shrink()
             finally:
-                self._writer.set_busy_timeout(BUSY_TIMEOUT_MS)
                 with contextlib.suppress(trio.RunFinishedError):
                     token.run_sync_soon(done.set)
 
@@ -267,7 +255,7 @@ class MetaStore(MetaReader):
         self._token = trio.lowlevel.current_trio_token()
         threads = [
             threading.Thread(target=self._commit_jobs, name="storjfs commit"),
-            threading.Thread(target=self._checkpoint_log, name="storjfs checkpoint"),
+            threading.Thread(target=self._log.run, name="storjfs checkpoint"),
         ]
         for thread in threads:
             thread.start()
@@ -284,11 +272,11 @@ class MetaStore(MetaReader):
                         await trio.sleep(MAX_AGE)
         finally:
             self._jobs.put(None)
-            self._checkpoints.put(False)
+            self._log.stop()
             with trio.CancelScope(shield=True):
                 for thread in threads:
                     await trio.to_thread.run_sync(thread.join)
-            if self._distrusted is not None or (self.failure is not None and self.failure.permanent):
+            if self._log.distrusted is not None or (self.failure is not None and self.failure.permanent):
                 for connection in (self._reader, self._writer):
                     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             self._close_readers()
@@ -307,9 +295,7 @@ class MetaStore(MetaReader):
                 self._token.run_sync_soon(self._finished, job, error)
             except trio.RunFinishedError:
                 return
-            if self._wal_pages > WAL_PAGES and not self._checkpointing:
-                self._checkpointing = True
-                self._checkpoints.put(True)
+            self._log.committed()
 
     def _commit(self, job: _Job) -> StoreError | None:
         tried = relieved = False
@@ -318,32 +304,21 @@ class MetaStore(MetaReader):
             if not isinstance(error, DiskFull):
                 if relieved and error is None:
                     # While there is room for what the database grows by: the next commits need none then.
-                    self._reuse_log()
+                    self._log.reuse()
                 return error
             if not tried:
                 tried = True
-                if self._reuse_log():
+                if self._log.reuse():
                     continue
             if not self.relieve(error.errno):
                 return error
             relieved = True
 
-    def _reuse_log(self) -> bool:
-        """Copy all of the log, whose blocks the next commit then writes anew; whether that can help."""
-        if not self._wal_pages or self._distrusted is not None:
-            return False
-        try:
-            total, copied = self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        except apsw.Error as error:
-            self._checkpoint_failed(error)
-            return False
-        return 0 < total == copied
-
     def _attempt(self, job: _Job) -> StoreError | None:
         cursor = self._writer.cursor()
         try:
-            if self._distrusted is not None:
-                raise self._distrusted
+            if self._log.distrusted is not None:
+                raise self._log.distrusted
             for wait in job.prepare:
                 wait()
             if job.statements:
@@ -361,55 +336,6 @@ class MetaStore(MetaReader):
         finally:
             cursor.close()
         return None
-
-    def _note_wal(self, connection: apsw.Connection, database: str, pages: int) -> int:
-        self._wal_pages = pages
-        return apsw.SQLITE_OK
-
-    # --- the checkpoint thread ---
-
-    def _checkpoint_log(self) -> None:
-        """Copy the log into the database beside the commits; leave the last pages to the commit thread.
-
-        Only between two commits can a checkpoint reach the log's end, and only then does the log start anew.
-
-        Of a checkpoint in several passes only the last syncs the database. If that sync fails, the kernel may
-        have dropped pages of the earlier passes, which no later one would copy again: from then on nothing is
-        committed and the log stays as it is, so that the next start copies all of it.
-
-        Where no connection can be had, as with no descriptor left, the commit thread copies all of the log,
-        and the next checkpoint tries again.
-        """
-        connection: apsw.Connection | None = None
-        try:
-            while self._checkpoints.get():
-                try:
-                    connection = connection or self._connect(cache_kib=256)
-                    for _ in range(4):
-                        total, copied = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-                        if total - copied < FINISH_PAGES:
-                            break
-                except (apsw.Error, StoreError) as error:
-                    self._checkpoint_failed(error)
-                self._jobs.put(self._finish_checkpoint)
-        finally:
-            if connection is not None:
-                connection.close()
-
-    def _finish_checkpoint(self) -> None:
-        if self._distrusted is None:
-            try:
-                self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-            except apsw.Error as error:
-                self._checkpoint_failed(error)
-        self._checkpointing = False
-
-    def _checkpoint_failed(self, error: apsw.Error | StoreError) -> None:
-        """A failed sync is the end, which whoever waits for the next commit learns. Anything else, as a full
-        disk, leaves the log as it was, and the next checkpoint begins where this one did."""
-        _LOG.warning("the log of %s could not be copied: %s", self._path, error)
-        if isinstance(error, apsw.Error) and sync_failed(error):
-            self._distrusted = error
 
 
 def _commit_error(error: Exception, full: int) -> StoreError:

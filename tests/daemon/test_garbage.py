@@ -3,7 +3,8 @@
 import gc
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -38,6 +39,15 @@ async def be_busy(seconds: float) -> None:
         await trio.sleep(garbage.STEP / 2)
 
 
+@asynccontextmanager
+async def collecting() -> AsyncIterator[None]:
+    """Garbage is looked for in this block."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(garbage.collect_garbage)
+        yield
+        nursery.cancel_scope.cancel()
+
+
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
     yield
@@ -46,23 +56,20 @@ def _as_before() -> Iterator[None]:
 
 
 async def test_in_a_pause_what_is_new_is_looked_through_soon(autojump_clock: trio.testing.MockClock) -> None:
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(garbage.collect_garbage)
+    async with collecting():
         await trio.testing.wait_all_tasks_blocked()
         assert not gc.isenabled()
         made, one = knots()
         del made
         await trio.sleep(2 * garbage.STEP)
         assert one() is None
-        nursery.cancel_scope.cancel()
 
 
 async def test_what_was_made_during_work_is_looked_through_in_a_pause(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(garbage, "EVERYTHING", 5.0)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(garbage.collect_garbage)
+    async with collecting():
         await be_busy(1)
         made, one = knots()
         del made
@@ -70,7 +77,6 @@ async def test_what_was_made_during_work_is_looked_through_in_a_pause(
         assert one() is not None, "there was work to do"
         await trio.sleep(2 * garbage.STEP)
         assert one() is None
-        nursery.cancel_scope.cancel()
 
 
 async def test_requests_that_come_slowly_leave_no_pause(
@@ -80,8 +86,7 @@ async def test_requests_that_come_slowly_leave_no_pause(
     waits = 0
     monkeypatch.setattr(garbage, "EVERYTHING", 5.0)
     monkeypatch.setattr(garbage, "_waits", lambda: waits)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(garbage.collect_garbage)
+    async with collecting():
         await trio.testing.wait_all_tasks_blocked()
         await be_busy(1)
         made, one = knots()
@@ -92,18 +97,15 @@ async def test_requests_that_come_slowly_leave_no_pause(
         assert one() is not None
         await trio.sleep(3 * garbage.STEP)
         assert one() is None
-        nursery.cancel_scope.cancel()
 
 
 async def test_but_it_does_not_wait_for_a_pause_for_ever(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(garbage, "PATIENCE", 5.0)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(garbage.collect_garbage)
+    async with collecting():
         await be_busy(1)
         made, one = knots()
         del made
         await be_busy(10)
         assert one() is None
-        nursery.cancel_scope.cancel()

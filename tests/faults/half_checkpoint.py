@@ -35,9 +35,8 @@ async def meta(folder: Path, mark: Marks, control: Control) -> None:
         mark(f"durable {committed}")
 
     async def checkpoint() -> None:
-        store._checkpointing = True
-        store._checkpoints.put(True)
-        while store._checkpointing:  # noqa: ASYNC110 - the thread tells nobody
+        store._log.ask()
+        while store._log.copying:  # noqa: ASYNC110 - the thread tells nobody
             await trio.sleep(0.001)
 
     async with trio.open_nursery() as nursery:

@@ -146,9 +146,7 @@ class Volume:
                 self.compacted += await self.fs.compact()
             case "checkpoint":
                 # As after a commit that leaves a long log.
-                if not self.store._checkpointing:
-                    self.store._checkpointing = True
-                    self.store._checkpoints.put(True)
+                self.store._log.ask()
             case "evict":
                 await self.segments._cache.evict(1)
             case "pause":
@@ -276,8 +274,8 @@ async def opened(folder: Path, farm: Farm) -> AsyncIterator[Volume]:
     make_private(folder)
     with (
         mock.patch("storjfs.segments.journal.segment_capacity", return_value=SEGMENT),
-        mock.patch("storjfs.store.meta.WAL_PAGES", LOG_PAGES),
-        mock.patch("storjfs.store.meta.FINISH_PAGES", 5),
+        mock.patch("storjfs.store.log.WAL_PAGES", LOG_PAGES),
+        mock.patch("storjfs.store.log.FINISH_PAGES", 5),
     ):
         async with trio.open_nursery() as below:
             store = MetaStore.open(folder / "meta.db", KEYS.metadata_key)

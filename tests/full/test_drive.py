@@ -134,6 +134,13 @@ def finish(drive: Drive, kept: Kept) -> None:
     unmount(drive)
 
 
+def goes_on(disk: SmallDisk, drive: Drive, kept: Kept) -> None:
+    """Once there is room again it is written to by itself, and all is well."""
+    disk.hog.remove()
+    await_that(lambda: can_write(kept), "writing is possible again")
+    finish(drive, kept)
+
+
 def unmount(drive: Drive) -> None:
     """With what farmers have room for, who share the disk with the rest; the rest waits here."""
     pid = drive.pid()
@@ -189,9 +196,7 @@ def test_what_is_deleted_while_nothing_is_free_makes_room(disk: SmallDisk, drive
     sync_folder(drive.at)
     await_that(lambda: disk.free > 20 * MIB, "space is free")
     kept.check()
-    disk.hog.remove()
-    await_that(lambda: can_write(kept), "writing is possible again")
-    finish(drive, kept)
+    goes_on(disk, drive, kept)
 
 
 @pytest.mark.parametrize("how", ["kill", "umount"])
@@ -214,9 +219,7 @@ def test_it_mounts_while_nothing_is_free(disk: SmallDisk, drive: Drive, how: str
     kept.unlink(15)
     sync_folder(drive.at)
     kept.check()
-    disk.hog.remove()
-    await_that(lambda: can_write(kept), "writing is possible again")
-    finish(drive, kept)
+    goes_on(disk, drive, kept)
 
 
 def test_killed_on_a_full_disk_without_anything_set_aside_it_says_what_to_do(
@@ -241,9 +244,7 @@ def test_killed_on_a_full_disk_without_anything_set_aside_it_says_what_to_do(
     kept.check()
     kept.unlink(3)
     sync_folder(drive.at)
-    disk.hog.remove()
-    await_that(lambda: can_write(kept), "writing is possible again")
-    finish(drive, kept)
+    goes_on(disk, drive, kept)
 
 
 def test_deleting_every_other_file_on_a_full_disk_makes_room(disk: SmallDisk, drive: Drive) -> None:
@@ -269,6 +270,4 @@ def test_deleting_every_other_file_on_a_full_disk_makes_room(disk: SmallDisk, dr
     await_that(lambda: drive.status()["data"]["stored"] < 0.8 * before, "farmers have less to keep")
     for path in names[1::2]:
         assert path.read_bytes() == random.Random(path.name).randbytes(64 << 10)
-    disk.hog.remove()
-    await_that(lambda: can_write(kept), "writing is possible again")
-    finish(drive, kept)
+    goes_on(disk, drive, kept)

@@ -42,14 +42,24 @@ class Counters:
         self.groups.append(group)
 
 
+@pytest.fixture
+def store(tmp_path: Path) -> MetaStore:
+    return MetaStore.open(tmp_path / "meta.db", KEY)
+
+
+@pytest.fixture
+def counters(store: MetaStore) -> Counters:
+    return Counters(store)
+
+
 def value(store: MetaStore, key: str) -> int | None:
     rows = store.read("SELECT value FROM counters WHERE key = ?", (key,))
     return rows[0][0] if rows else None
 
 
-async def test_sync_makes_changes_durable(tmp_path: Path, nursery: trio.Nursery) -> None:
-    store = MetaStore.open(tmp_path / "meta.db", KEY)
-    counters = Counters(store)
+async def test_sync_makes_changes_durable(
+    tmp_path: Path, store: MetaStore, counters: Counters, nursery: trio.Nursery
+) -> None:
     await nursery.start(store.run)
     counters.set("a", 1)
     assert value(store, "a") is None
@@ -61,17 +71,17 @@ async def test_sync_makes_changes_durable(tmp_path: Path, nursery: trio.Nursery)
     other.close()
 
 
-async def test_sync_without_changes_commits_nothing(tmp_path: Path, nursery: trio.Nursery) -> None:
-    store = MetaStore.open(tmp_path / "meta.db", KEY)
-    counters = Counters(store)
+async def test_sync_without_changes_commits_nothing(
+    store: MetaStore, counters: Counters, nursery: trio.Nursery
+) -> None:
     await nursery.start(store.run)
     await store.sync()
     assert counters.groups == []
 
 
-async def test_concurrent_syncs_share_commits(tmp_path: Path, nursery: trio.Nursery) -> None:
-    store = MetaStore.open(tmp_path / "meta.db", KEY)
-    counters = Counters(store)
+async def test_concurrent_syncs_share_commits(
+    store: MetaStore, counters: Counters, nursery: trio.Nursery
+) -> None:
     await nursery.start(store.run)
 
     async def change(n: int) -> None:
@@ -86,10 +96,8 @@ async def test_concurrent_syncs_share_commits(tmp_path: Path, nursery: trio.Nurs
 
 
 async def test_changes_made_during_a_commit_belong_to_the_next_group(
-    tmp_path: Path, nursery: trio.Nursery
+    store: MetaStore, counters: Counters, nursery: trio.Nursery
 ) -> None:
-    store = MetaStore.open(tmp_path / "meta.db", KEY)
-    counters = Counters(store)
     gate = threading.Event()
     counters.wait = lambda: None if gate.wait(10) else pytest.fail("the gate stayed shut")
     await nursery.start(store.run)
@@ -104,10 +112,8 @@ async def test_changes_made_during_a_commit_belong_to_the_next_group(
 
 
 async def test_a_group_closes_by_itself(
-    tmp_path: Path, nursery: trio.Nursery, mock_clock: trio.testing.MockClock
+    store: MetaStore, counters: Counters, nursery: trio.Nursery, mock_clock: trio.testing.MockClock
 ) -> None:
-    store = MetaStore.open(tmp_path / "meta.db", KEY)
-    counters = Counters(store)
     await nursery.start(store.run)
     done = trio.Event()
     counters.committed = lambda group: done.set()  # type: ignore[method-assign]
@@ -122,10 +128,9 @@ async def test_a_group_closes_by_itself(
     assert store.group == 2
 
 
-async def test_a_full_disk_loses_nothing_and_is_retried(tmp_path: Path, nursery: trio.Nursery) -> None:
-    store = MetaStore.open(tmp_path / "meta.db", KEY)
-    counters = Counters(store)
-
+async def test_a_full_disk_loses_nothing_and_is_retried(
+    store: MetaStore, counters: Counters, nursery: trio.Nursery
+) -> None:
     def full() -> None:
         raise OSError(errno.ENOSPC, "full")
 
@@ -152,10 +157,9 @@ async def test_a_full_disk_loses_nothing_and_is_retried(tmp_path: Path, nursery:
     assert counters.groups == [2]
 
 
-async def test_a_failed_fsync_ends_all_writing(tmp_path: Path, nursery: trio.Nursery) -> None:
-    store = MetaStore.open(tmp_path / "meta.db", KEY)
-    counters = Counters(store)
-
+async def test_a_failed_fsync_ends_all_writing(
+    store: MetaStore, counters: Counters, nursery: trio.Nursery
+) -> None:
     def broken() -> None:
         raise OSError(errno.EIO, "broken")
 
@@ -172,8 +176,9 @@ async def test_a_failed_fsync_ends_all_writing(tmp_path: Path, nursery: trio.Nur
     assert value(store, "a") is None
 
 
-async def test_a_failing_statement_leaves_nothing_of_its_group(tmp_path: Path, nursery: trio.Nursery) -> None:
-    store = MetaStore.open(tmp_path / "meta.db", KEY)
+async def test_a_failing_statement_leaves_nothing_of_its_group(
+    store: MetaStore, nursery: trio.Nursery
+) -> None:
     await nursery.start(store.run)
     store.write(INSERT, [("a", 1)])
     store.write("INSERT INTO counters VALUES (?, ?)", [("a", 1)])
@@ -183,10 +188,9 @@ async def test_a_failing_statement_leaves_nothing_of_its_group(tmp_path: Path, n
 
 
 async def test_the_log_starts_anew_under_load(
-    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, store: MetaStore, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storjfs.store.meta.WAL_PAGES", 200)
-    store = MetaStore.open(tmp_path / "meta.db", KEY)
+    monkeypatch.setattr("storjfs.store.log.WAL_PAGES", 200)
     await nursery.start(store.run)
     largest = 0
     for n in range(300):
@@ -197,10 +201,9 @@ async def test_the_log_starts_anew_under_load(
 
 
 async def test_the_log_starts_anew_also_while_no_other_connection_can_be_had(
-    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, store: MetaStore, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storjfs.store.meta.WAL_PAGES", 200)
-    store = MetaStore.open(tmp_path / "meta.db", KEY)
+    monkeypatch.setattr("storjfs.store.log.WAL_PAGES", 200)
     refused = []
 
     def no_descriptors(cache_kib: int) -> apsw.Connection:
@@ -218,9 +221,9 @@ async def test_the_log_starts_anew_also_while_no_other_connection_can_be_had(
     assert len(refused) > 1, "it is tried again each time"
 
 
-async def test_cancelling_ends_the_commit_under_way(tmp_path: Path) -> None:
-    store = MetaStore.open(tmp_path / "meta.db", KEY)
-    counters = Counters(store)
+async def test_cancelling_ends_the_commit_under_way(
+    tmp_path: Path, store: MetaStore, counters: Counters
+) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(store.run)
         counters.set("a", 1)
