@@ -41,6 +41,8 @@ _SLICE: Final = 0.003
 _PARTS: Final = (b"node-id", b"nodes", b"nodes6")
 """What is kept of libtorrent's state: lists of byte strings."""
 _START: Final = 10.0
+_OTHERS: Final = 0.5
+"""Seconds for the other addresses, where one cannot be listened on."""
 _RESOLVE: Final = 10.0
 
 
@@ -85,6 +87,8 @@ class Node:
         self._sessions: list[Any] = []
         self._first: tuple[Endpoint, ...] = ()
         self._started = False
+        self._waiting = trio.CancelScope()
+        self._failure = ""
         self.ports: tuple[int, ...] = ()
         """The UDP ports listened on."""
         self.ready = trio.Event()
@@ -105,12 +109,12 @@ class Node:
             async with trio.open_nursery() as nursery:
                 listening = trio.Event()
                 nursery.start_soon(self._pump, readable, listening.set)
-                with trio.move_on_after(_START):
+                with trio.move_on_after(_START) as self._waiting:
                     await listening.wait()
                 if not self.ports:
                     where = ", ".join(map(str, self._settings.listen))
                     raise DhtUnavailable(
-                        f"the DHT cannot listen on {where} (UDP and TCP)",
+                        f"the DHT cannot listen on {where} (UDP and TCP): {self._failure or 'no answer'}",
                         hint="Choose another port: dht_listen in farmer.toml",
                     )
                 task_status.started()
@@ -122,8 +126,8 @@ class Node:
             os.close(writable)
 
     async def known(self) -> list[Endpoint]:
-        """Nodes to begin a search with: those in its table and those it was told of."""
-        return [*self._first, *_nodes_of(await self.state())]
+        """Nodes to begin a search with: those it was told of, and those of its table or else its last one."""
+        return [*self._first, *(_nodes_of(await self.state()) or _nodes_of(self._before))]
 
     async def state(self) -> bytes:
         """What to give the next one: its id and neighbours, LARGEST_STATE at most; empty after its end."""
@@ -178,7 +182,9 @@ class Node:
             if alert.socket_type == lt.socket_type_t.utp:
                 self.ports = (*self.ports, alert.port)
         elif isinstance(alert, lt.listen_failed_alert):
-            log.warning("the DHT: %s", alert.message())
+            self._failure = str(alert.error.message())
+            log.info("the DHT: %s", alert.message())
+            self._waiting.deadline = min(self._waiting.deadline, trio.current_time() + _OTHERS)
         elif isinstance(alert, lt.dht_bootstrap_alert):
             if not self.ready.is_set():
                 self.ready.set()
