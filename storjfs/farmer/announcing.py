@@ -115,7 +115,6 @@ class Announcer:
         async with trio.open_nursery() as nursery:
             await nursery.start(dht.run)
             try:
-                await dht.node.ready.wait()
                 while True:
                     worked = await self._announce(dht)
                     await self._save(dht)
