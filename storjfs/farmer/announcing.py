@@ -103,11 +103,11 @@ class Announcer:
             try:
                 await self._take_part()
             except (StorjfsError, OSError) as error:
-                self._failed(str(error))
+                self._failed(_words(error))
             except ExceptionGroup as group:
                 if group.split((StorjfsError, OSError))[1] is not None:
                     raise
-                self._failed(str(_first(group)))
+                self._failed(_words(_first(group)))
             await trio.sleep(RETRY)
 
     async def _take_part(self) -> None:
@@ -210,3 +210,8 @@ def _first(error: Exception) -> Exception:
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+def _words(error: Exception) -> str:
+    hint = error.hint if isinstance(error, StorjfsError) else ""
+    return f"{error}. {hint}" if hint else str(error)
