@@ -46,14 +46,17 @@ class Dht:
     """
 
     def __init__(self, settings: DhtSettings, state: bytes = b"") -> None:
-        """`state`: what `state()` said in a run before. Raises DhtUnavailable where libtorrent is missing."""
+        """`state`: what `state()` said in a run before."""
         self.settings = settings
         self.private = settings.private
         self.node = Node(settings, state)
         self._client = Client((one.host for one in settings.listen), private=self.private)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Take part until cancelled; started once it can be asked. Raises DhtUnavailable, OSError."""
+        """Take part until cancelled; started once it can be asked.
+
+        Raises DhtUnavailable where libtorrent is missing or there is no port, and OSError.
+        """
         async with trio.open_nursery() as nursery:
             await nursery.start(self._client.run)
             await nursery.start(self.node.run)

@@ -80,8 +80,8 @@ class Node:
     """One node. `run` is its life; what it learned comes out of `state` and goes into the next one."""
 
     def __init__(self, settings: DhtSettings, state: bytes = b"") -> None:
-        """`state`: of a run before; one that cannot be read counts for nothing. Raises DhtUnavailable."""
-        self._lt: Any = require_libtorrent()
+        """`state`: of a run before; one that cannot be read counts for nothing."""
+        self._lt: Any = None
         self._settings = settings
         self._before = state
         self._sessions: list[Any] = []
@@ -98,14 +98,12 @@ class Node:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Take part until cancelled; started once it listens. Raises DhtUnavailable."""
+        # Loading it takes a tenth of a second, starting it some milliseconds.
+        self._lt = await trio.to_thread.run_sync(require_libtorrent)
         self._first = await _resolve(self._settings.bootstrap)
         readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            session = self._lt.session(self._parameters())
-            self._sessions.append(session)
-            # The descriptor gets a byte when a report comes and none was waiting.
-            session.set_alert_fd(writable)
-            del session
+            await trio.to_thread.run_sync(self._start, writable)
             async with trio.open_nursery() as nursery:
                 listening = trio.Event()
                 nursery.start_soon(self._pump, readable, listening.set)
@@ -124,6 +122,11 @@ class Node:
                 await trio.to_thread.run_sync(self._sessions.clear)
             os.close(readable)
             os.close(writable)
+
+    def _start(self, descriptor: int) -> None:
+        """Begin to listen; `descriptor` gets a byte when a report comes and none was waiting."""
+        self._sessions.append(self._lt.session(self._parameters()))
+        self._sessions[0].set_alert_fd(descriptor)
 
     async def known(self) -> list[Endpoint]:
         """Nodes to begin a search with: those it was told of, and those of its table or else its last one."""
