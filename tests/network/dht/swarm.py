@@ -13,6 +13,7 @@ from storjfs.network.dht.krpc import Endpoint
 from storjfs.protocol.terms import Address
 
 NODES = 12
+PATIENCE = 60.0
 FIRST_KNOWN = 8
 """Of the older nodes, how many a new one begins with."""
 
@@ -41,8 +42,9 @@ class Swarm:
     async def join(self, settings: DhtSettings | None = None) -> Dht:
         """One more node, that has found its neighbours."""
         dht = Dht(settings or self.settings())
-        await self._nursery.start(dht.run)
-        await dht.node.ready.wait()
+        with trio.fail_after(PATIENCE):
+            await self._nursery.start(dht.run)
+            await dht.node.ready.wait()
         self.dhts.append(dht)
         return dht
 

@@ -179,8 +179,8 @@ async def test_who_names_many_farmers_does_not_crowd_out_those_that_others_name(
     target = info_hash("test")
 
     def flood(method: bytes, arguments: dict[bytes, Value]) -> dict[bytes, Value]:
-        host = f"127.250.{random.randrange(256)}.{random.randrange(1, 255)}"
-        return {b"values": [pack((host, port)) for port in range(1000, 1100)], b"token": b"t"}
+        hosts = [f"127.250.{random.randrange(256)}.{random.randrange(1, 255)}" for _ in range(100)]
+        return {b"values": [pack((host, 1000)) for host in hosts], b"token": b"t"}
 
     async with swarm() as nodes, trio.open_nursery() as nursery:
         for number in range(5):
