@@ -132,7 +132,7 @@ class Client:
         arguments: Mapping[bytes, int | bytes],
         heard: Callable[[Endpoint, Answer], None] = lambda endpoint, answer: None,
     ) -> list[tuple[Endpoint, Answer]]:
-        """Ask the nodes ever nearer to `target`; the nearest that answered, of each IP version 16.
+        """Ask the nodes ever nearer to `target`; those that should keep something there (`Search.nearest`).
 
         `start`: nodes to begin with. `heard` gets each answer when it comes. Ends by itself: after
         LONGEST_SEARCH seconds at most, with what has been found until then.
@@ -146,7 +146,7 @@ class Client:
                 async with trio.open_nursery() as nursery:
                     for search in searches:
                         nursery.start_soon(self._pursue, search, own_id, method, arguments, heard)
-        return [found for search in searches for found in search.nearest(16)]
+        return [found for search in searches for found in search.nearest()]
 
     async def _pursue(
         self,

@@ -21,8 +21,6 @@ from storjfs.protocol.terms import Address
 
 log = logging.getLogger(__name__)
 
-COPIES: Final = 8
-"""Nodes that are asked to keep something, of each IP version."""
 MOST_FOUND: Final = 200
 PER_GROUP: Final = 2
 """Addresses that are believed of one /24 (IPv6: /48)."""
@@ -149,7 +147,7 @@ class Dht:
     async def _tell(
         self, near: list[tuple[Endpoint, Answer]], method: bytes, arguments: dict[bytes, int | bytes]
     ) -> int:
-        """Tell the nearest that gave a token; how many accepted."""
+        """Tell those of `near` that gave a token; how many accepted."""
         accepted = 0
         own_id = random.randbytes(ID_BYTES)
 
@@ -165,14 +163,9 @@ class Dht:
                 log.debug("%s", error)
 
         async with trio.open_nursery() as nursery:
-            for version in self._client.versions:
-                of_version = [
-                    (endpoint, answer.token)
-                    for endpoint, answer in near
-                    if answer.token is not None and (":" in endpoint[0]) == (version == 6)
-                ]
-                for endpoint, token in of_version[:COPIES]:
-                    nursery.start_soon(one, endpoint, token)
+            for endpoint, answer in near:
+                if answer.token is not None:
+                    nursery.start_soon(one, endpoint, answer.token)
         return accepted
 
 

@@ -10,10 +10,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from storjfs.network.dht.krpc import Answer, Endpoint, Found
+from storjfs.network.dht.node_ids import follows_from
 from storjfs.network.dht.reachable import group_of, on_the_internet
 
 WIDTH: Final = 16
 """The search is over when so many of the nearest nodes that answer have all been asked."""
+UNCHOSEN: Final = 8
+"""And so many of those whose id follows from their address: who chooses ids is not among them."""
+COPIES: Final = 8
+"""Of each of the two, how many are asked to keep something."""
 MOST_ASKED: Final = 256
 MOST_KNOWN: Final = 2048
 _FAR: Final = 1 << 160
@@ -31,6 +36,8 @@ class _Candidate:
     endpoint: Endpoint
     distance: int
     """From the target; _FAR where the id is not known yet."""
+    unchosen: bool = False
+    """Whether the id follows from the address (BEP 42)."""
     state: _State = _State.NEW
     answer: Answer | None = None
 
@@ -58,7 +65,7 @@ class Search:
         """Whom to ask now; None: wait for those who are asked, or `finished`."""
         if self._asked >= MOST_ASKED:
             return None
-        near = [one for one in self._nearest() if one.state is not _State.FAILED][:WIDTH]
+        near = self._near()
         for candidate in [*(one for one in near if one.state is _State.NEW), *self._strangers()]:
             candidate.state = _State.ASKED
             self._asked += 1
@@ -70,6 +77,7 @@ class Search:
         candidate = self._known[endpoint]
         candidate.state, candidate.answer = _State.ANSWERED, answer
         candidate.distance = self._distance(answer.id)
+        candidate.unchosen = not self._private and follows_from(endpoint[0], answer.id)
         for found in answer.nodes:
             self._found(found)
 
@@ -82,14 +90,21 @@ class Search:
         """Nobody is left to ask, and nobody is being asked."""
         if any(one.state is _State.ASKED for one in self._known.values()):
             return False
-        near = [one for one in self._nearest() if one.state is not _State.FAILED][:WIDTH]
-        asked = all(one.state is not _State.NEW for one in near) and not self._strangers()
+        asked = all(one.state is not _State.NEW for one in self._near()) and not self._strangers()
         return asked or self._asked >= MOST_ASKED
 
-    def nearest(self, count: int) -> list[tuple[Endpoint, Answer]]:
-        """The nearest that answered, with their answers."""
-        found = [(one.endpoint, one.answer) for one in self._nearest() if one.answer is not None]
-        return found[:count]
+    def nearest(self) -> list[tuple[Endpoint, Answer]]:
+        """Who may be asked to keep something at the target: of those that gave a token the nearest.
+
+        COPIES of them, and as many more as make COPIES with unchosen ids.
+        """
+        willing = [one for one in self._nearest() if one.answer is not None and one.answer.token is not None]
+        chosen = _first(willing, COPIES, COPIES)
+        return [(one.endpoint, one.answer) for one in chosen if one.answer is not None]
+
+    def _near(self) -> list[_Candidate]:
+        """Those near the target that must all have been asked in the end."""
+        return _first([one for one in self._nearest() if one.state is not _State.FAILED], WIDTH, UNCHOSEN)
 
     def _nearest(self) -> list[_Candidate]:
         known = (one for one in self._known.values() if one.distance < _FAR)
@@ -100,9 +115,10 @@ class Search:
         return [one for one in self._known.values() if one.distance == _FAR and one.state is _State.NEW]
 
     def _found(self, found: Found) -> None:
-        self._learn(found.endpoint, self._distance(found.id))
+        unchosen = not self._private and follows_from(found.endpoint[0], found.id)
+        self._learn(found.endpoint, self._distance(found.id), unchosen)
 
-    def _learn(self, endpoint: Endpoint, distance: int) -> None:
+    def _learn(self, endpoint: Endpoint, distance: int, unchosen: bool = False) -> None:
         host, port = endpoint
         if endpoint in self._known or len(self._known) >= MOST_KNOWN or not port:
             return
@@ -113,7 +129,14 @@ class Search:
             if group in self._groups or not on_the_internet(host):
                 return
             self._groups.add(group)
-        self._known[endpoint] = _Candidate(endpoint, distance)
+        self._known[endpoint] = _Candidate(endpoint, distance, unchosen)
 
     def _distance(self, id_: bytes) -> int:
         return int.from_bytes(id_, "big") ^ self._target
+
+
+def _first(candidates: list[_Candidate], count: int, unchosen: int) -> list[_Candidate]:
+    """The first `count`, and as many after them with unchosen ids as make `unchosen` of these."""
+    kept = candidates[:count]
+    lacking = unchosen - sum(one.unchosen for one in kept)
+    return [*kept, *[one for one in candidates[count:] if one.unchosen][: max(lacking, 0)]]
