@@ -27,6 +27,7 @@ from storjfs.farmer.live import Live, facts
 from storjfs.farmer.pulse import ClockWatch, Pulse, is_synchronised
 from storjfs.farmer.report import brief, newest_moment
 from storjfs.farmer.settings import FILE, FarmerSettings
+from storjfs.protocol.messages import CANCEL_CAPABILITY
 from storjfs.volume import wording
 from storjfs.volume.errors import SettingsError
 
@@ -72,6 +73,7 @@ class FarmProcess:
                 dht_settings(farmer.settings),
                 farmer.settings.network,
                 lambda: farmer.addresses,
+                capabilities=(CANCEL_CAPABILITY,),
             )
 
     async def run(self) -> None:

@@ -60,7 +60,7 @@ async def test_a_renter_who_knows_nobody_finds_a_farmer_and_its_key(tmp_path: Pa
                 assert stream.peer == node_id
             record = await renter.record(node_id, "test")
             assert record is not None
-            assert record.addresses == (address,)
+            assert (record.addresses, record.capabilities) == ((address,), ("cancel",))
             seen = await trio.to_thread.run_sync(status, folder)
             assert seen["live"]["dht"]["network"] == "test"
             assert seen["live"]["dht"]["nodes"] >= 8

@@ -84,7 +84,7 @@ class Dht:
             target, await self.node.known(), b"get_peers", {b"info_hash": target}, heard
         )
         random.shuffle(named)
-        for address in _in_turn(named, private=self.private, most=most, per_group=per_group):
+        for address in in_turn(named, private=self.private, most=most, per_group=per_group):
             yield address
 
     async def announce(self, network: str, port: int) -> int:
@@ -169,7 +169,7 @@ class Dht:
         return accepted
 
 
-def _in_turn(named: Iterable[list[Endpoint]], *, private: bool, most: int, per_group: int) -> list[Address]:
+def in_turn(named: Iterable[list[Endpoint]], *, private: bool, most: int, per_group: int) -> list[Address]:
     """Of what each node named one in turn, each once, as many as are wanted and of one group allowed."""
     found: dict[Address, None] = {}
     groups: dict[str, int] = {}

@@ -130,7 +130,14 @@ class Node:
 
     async def known(self) -> list[Endpoint]:
         """Nodes to begin a search with: those it was told of, and those of its table or else its last one."""
-        return [*self._first, *(_nodes_of(await self.state()) or _nodes_of(self._before))]
+        found = [*self._first, *(_nodes_of(await self.state()) or _nodes_of(self._before))]
+        if not found and self._sessions:
+            # No name was found at the start: perhaps there was no network yet.
+            self._first = await _resolve(self._settings.bootstrap)
+            for endpoint in self._first:
+                self._sessions[0].add_dht_node(endpoint)
+            found = list(self._first)
+        return found
 
     async def state(self) -> bytes:
         """What to give the next one: its id and neighbours, LARGEST_STATE at most; empty after its end."""
@@ -183,7 +190,7 @@ class Node:
         lt = self._lt
         if isinstance(alert, lt.listen_succeeded_alert):
             if alert.socket_type == lt.socket_type_t.utp:
-                self.ports = (*self.ports, alert.port)
+                self.ports = tuple(dict.fromkeys((*self.ports, alert.port)))
         elif isinstance(alert, lt.listen_failed_alert):
             self._failure = str(alert.error.message())
             log.info("the DHT: %s", alert.message())

@@ -2,7 +2,9 @@
 
 import os
 import random
+import socket
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import trio
@@ -10,6 +12,7 @@ import trio
 from storjfs.network.dht import Dht, DhtSettings, DhtUnavailable, FarmerRecord, Item, Outdated, make_record
 from storjfs.network.dht.bencode import Value
 from storjfs.network.dht.client import Refused
+from storjfs.network.dht.dht import in_turn
 from storjfs.network.dht.items import put_arguments
 from storjfs.network.dht.krpc import pack
 from storjfs.network.dht.node import LARGEST_STATE
@@ -227,6 +230,61 @@ async def test_a_spoiled_state_counts_for_nothing(state: bytes) -> None:
         await nursery.start(dht.run)
         assert await found(dht) == {f"{nodes.addresses[1].host}:7001"}
         nursery.cancel_scope.cancel()
+
+
+class Named(DhtSettings):
+    """A private network whose first nodes have names."""
+
+    @property
+    def private(self) -> bool:
+        return True
+
+
+class NameServer(trio.abc.HostnameResolver):
+    """Knows no name until it is told to."""
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        self.works = False
+
+    async def getaddrinfo(self, host: Any, port: Any, *_: Any, **__: Any) -> Any:
+        if not self.works:
+            raise socket.gaierror("no network yet")
+        return [(socket.AF_INET, socket.SOCK_DGRAM, 17, "", (self.host, port))]
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
+        raise NotImplementedError
+
+
+async def test_started_without_a_network_it_works_once_there_is_one() -> None:
+    async with swarm() as nodes, trio.open_nursery() as nursery:
+        await nodes.dhts[1].announce("test", 7001)
+        names = NameServer(nodes.addresses[0].host)
+        before = trio.socket.set_custom_hostname_resolver(names)
+        try:
+            first = (Address("node.example.org", nodes.addresses[0].port),)
+            dht = Dht(Named(listen=nodes.settings().listen, bootstrap=first))
+            await nursery.start(dht.run)
+            assert await found(dht) == set()
+            names.works = True
+            assert await found(dht) == {f"{nodes.addresses[1].host}:7001"}
+            assert await dht.announce("test", 7002) >= 8
+        finally:
+            trio.socket.set_custom_hostname_resolver(before)
+        nursery.cancel_scope.cancel()
+
+
+def test_of_what_nodes_name_private_addresses_and_crowds_are_left_out() -> None:
+    named = [
+        [("93.184.216.1", 1), ("93.184.216.2", 1), ("93.184.216.3", 1), ("10.0.0.1", 1), ("127.0.0.1", 1)],
+        [("93.184.216.1", 1), ("1.1.1.1", 0), ("1.1.1.1", 53), ("2002:a00:1::1", 5)],
+    ]
+    got = in_turn(named, private=False, most=10, per_group=2)
+    assert got.count(Address("1.1.1.1", 53)) == 1
+    assert sum(address.host.startswith("93.184.216.") for address in got) == 2
+    assert len(got) == 3
+    assert len(in_turn(named, private=True, most=4, per_group=9)) == 4
+    assert in_turn([], private=False, most=10, per_group=2) == []
 
 
 async def test_alone_it_finds_nothing_and_says_so() -> None:
