@@ -102,12 +102,11 @@ class Announcer:
         while True:
             try:
                 await self._take_part()
-            except (StorjfsError, OSError) as error:
-                self._failed(_words(error))
-            except ExceptionGroup as group:
-                if group.split((StorjfsError, OSError))[1] is not None:
-                    raise
-                self._failed(_words(_first(group)))
+            except Exception as error:  # whatever it is, the farmer has contracts to serve
+                cause = _first(error)
+                if not isinstance(cause, StorjfsError | OSError):
+                    log.exception("announcing in the DHT failed")
+                self._failed(_words(cause))
             await trio.sleep(RETRY)
 
     async def _take_part(self) -> None:

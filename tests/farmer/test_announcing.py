@@ -5,10 +5,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 import trio
 
 from storjfs.farmer.announcing import RECORD, STATE, Announcer
 from storjfs.network.dht import Dht, DhtSettings, FarmerRecord, make_record
+from storjfs.network.dht.node import Node
 from storjfs.network.dht.records import read_record, record_salt
 from storjfs.protocol.signing import SigningKey
 from storjfs.protocol.terms import Address
@@ -158,6 +160,18 @@ async def test_where_nobody_answers_it_says_so(tmp_path: Path) -> None:
         async with one.running(alone) as announcer:
             assert announcer.facts.announced is None
             assert "no node of the DHT answers" in announcer.facts.problem
+
+
+async def test_a_fault_of_the_library_does_not_end_the_farmer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faulty(node: Node) -> None:
+        raise RuntimeError("a fault")
+
+    async with swarm(1) as nodes:
+        monkeypatch.setattr(Node, "_parameters", faulty)
+        async with Scene(nodes, tmp_path).running() as announcer:
+            assert announcer.facts.problem == "a fault"
 
 
 async def test_a_port_that_is_taken_does_not_end_the_farmer(tmp_path: Path) -> None:

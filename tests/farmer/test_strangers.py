@@ -73,6 +73,23 @@ async def test_a_renter_who_knows_nobody_finds_a_farmer_and_its_key(tmp_path: Pa
         assert kept.dht
 
 
+async def test_a_reload_with_another_address_is_published_at_once(tmp_path: Path) -> None:
+    async with swarm() as nodes:
+        folder = prepare(tmp_path, nodes)
+        with Running("--at", str(folder), "--dht") as farmer:
+            node_id, address = await trio.to_thread.run_sync(farmer.where)
+            before = await until(folder, lambda facts: facts.announced is not None)
+            settings = FarmerSettings.read(folder)
+            assert settings is not None
+            other = Address("127.0.0.9", 7420)
+            settings.changed(announce=(other, address)).write(folder)
+            assert (await trio.to_thread.run_sync(run, "reload", "--at", str(folder))).returncode == 0
+            await until(folder, lambda facts: facts.announced != before.announced)
+            record = await nodes.dhts[-1].record(node_id, "test")
+            assert record is not None
+            assert record.addresses == (other, address)
+
+
 def test_a_farmer_is_not_announced_unless_it_is_told_to(tmp_path: Path) -> None:
     words = ("--share", "64MiB", "--at", str(tmp_path / "farm"), "--ledger", str(tmp_path / "l.db"))
     with Running(*words, "--new-ledger") as farmer:
