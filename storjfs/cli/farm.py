@@ -63,6 +63,9 @@ at_option = click.option(
 @click.option("--prices", type=click.Choice(list(TABLE)), help="A row of the table of prices; home at first.")
 @click.option("--price", metavar="CREDITS", help="Per GiB and month.")
 @click.option("--egress-price", metavar="CREDITS", help="Per GiB sent to renters.")
+@click.option(
+    "--dht/--no-dht", default=None, help="Let strangers find this farmer, through BitTorrent's DHT."
+)
 @click.option("--group", metavar="NAME", help="What it fails together with: one name per disk.")
 @click.option(
     "--ledger",
@@ -84,6 +87,7 @@ def farm(
     prices: str | None,
     price: str | None,
     egress_price: str | None,
+    dht: bool | None,
     group: str | None,
     ledger: Path | None,
     new_ledger: bool,
@@ -106,9 +110,14 @@ def farm(
         "connections_per_renter": connections_per_renter,
         "price": parse_credits(price) if price is not None else row and row.storage,
         "egress_price": parse_credits(egress_price) if egress_price is not None else row and row.egress,
+        "dht": dht,
         "group": group,
         "ledger": ledger.absolute() if ledger is not None else None,
     }
+    if dht:
+        from storjfs.network.dht import require_libtorrent
+
+        require_libtorrent()
     if context.invoked_subcommand is None:
         settings = _settings(folder, unlimited=limit == NO_LIMIT, **given)
         if not new_ledger:

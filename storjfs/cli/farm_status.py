@@ -16,7 +16,7 @@ from rich.text import Text
 from storjfs.daemon.exit_codes import ReportedError
 from storjfs.daemon.farm import ask_facts
 from storjfs.farmer.figures import ContractFigures, Day, Report
-from storjfs.farmer.live import LineFacts
+from storjfs.farmer.live import LineFacts, MeetingFacts
 from storjfs.farmer.report import read_report
 from storjfs.farmer.schedule import show_rate
 from storjfs.volume import wording
@@ -115,6 +115,7 @@ def _summary(report: Report) -> Table:
             f"{report.reachable}; {wording.count(live.connections, 'connection')} of {renters}, "
             f"last from another machine: {contact}",
         )
+        table.add_row("strangers", _meeting(live.dht, report.at))
         table.add_row("sending", _line(live.sent))
         table.add_row("receiving", _line(live.received))
     elif report.running:
@@ -143,6 +144,16 @@ def _summary(report: Report) -> Table:
         f"{wording.money(money.month_estimate)}",
     )
     return table
+
+
+def _meeting(dht: MeetingFacts | None, now: float) -> str:
+    """Whether they find this farmer."""
+    if dht is None:
+        return "do not find this farmer: it is not announced (dht)"
+    if dht.problem:
+        return f"do not find this farmer: {dht.problem}"
+    kept = wording.count(dht.nodes, "node")
+    return f"find this farmer: announced in {dht.network} {wording.ago(dht.announced, now)}, kept by {kept}"
 
 
 def _line(line: LineFacts) -> str:

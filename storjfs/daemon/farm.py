@@ -21,11 +21,13 @@ import msgspec
 import trio
 
 from storjfs.errors import StorjfsError
+from storjfs.farmer.announcing import Announcer, dht_settings
 from storjfs.farmer.farmer import LAST_WORDS, Farmer
 from storjfs.farmer.live import Live, facts
 from storjfs.farmer.pulse import ClockWatch, Pulse, is_synchronised
 from storjfs.farmer.report import brief, newest_moment
 from storjfs.farmer.settings import FILE, FarmerSettings
+from storjfs.protocol.messages import CANCEL_CAPABILITY
 from storjfs.volume import wording
 from storjfs.volume.errors import SettingsError
 
@@ -63,6 +65,16 @@ class FarmProcess:
         self._clock = ClockWatch(newest_moment(farmer.records))
         self._refused = ""
         self._at_next_start: tuple[str, ...] = ()
+        self._announcer: Announcer | None = None
+        if farmer.settings.dht:
+            self._announcer = Announcer(
+                farmer.folder,
+                farmer.identity.signing,
+                dht_settings(farmer.settings),
+                farmer.settings.network,
+                lambda: farmer.addresses,
+                capabilities=(CANCEL_CAPABILITY,),
+            )
 
     async def run(self) -> None:
         """Serve until a signal ends it. Raises what keeps it from starting."""
@@ -88,6 +100,8 @@ class FarmProcess:
         self._say(f"identity  {farmer.node_id.hex()}")
         for address in farmer.addresses:
             self._say(f"address   {address}/{farmer.node_id.hex()}")
+        if self._announcer is not None:
+            nursery.start_soon(self._announcer.run)
         nursery.start_soon(self._watch)
         nursery.start_soon(self._tell)
         self._notifier.ready(self._line())
@@ -135,6 +149,8 @@ class FarmProcess:
             raise
         self._refused = ""
         self._at_next_start = tuple(waiting)
+        if self._announcer is not None and "announce" in changed:
+            self._announcer.again()
         lines = [_changed(name, before, settings) for name in changed]
         lines += [f"{_changed(name, before, settings)}, from the next start on" for name in waiting]
         lines += self._shrunk()
@@ -179,6 +195,7 @@ class FarmProcess:
             synchronised=is_synchronised(),
             refused_settings=self._refused,
             at_next_start=self._at_next_start,
+            dht=self._announcer.facts if self._announcer is not None else None,
         )
         return msgspec.to_builtins(found)
 

@@ -53,6 +53,18 @@ class Selling(msgspec.Struct, frozen=True):
     keep_free: int
 
 
+class MeetingFacts(msgspec.Struct, frozen=True):
+    """Whether strangers find this farmer."""
+
+    network: str
+    announced: float | None
+    """When it announced itself last, and it worked; seconds since 1970."""
+    nodes: int
+    """Of the DHT, that keep its record."""
+    problem: str
+    """Why it is not, or no more; empty if it is, or is about to be."""
+
+
 class Live(msgspec.Struct, frozen=True):
     """Times in seconds since 1970."""
 
@@ -86,6 +98,8 @@ class Live(msgspec.Struct, frozen=True):
     """Why the last farmer.toml was refused; empty if it was not."""
     at_next_start: tuple[str, ...]
     """Settings in farmer.toml that hold from the next start only."""
+    dht: MeetingFacts | None = None
+    """None: it does not announce itself there."""
 
 
 def selling_of(settings: FarmerSettings) -> Selling:
@@ -110,6 +124,7 @@ def facts(
     synchronised: bool | None,
     refused_settings: str,
     at_next_start: tuple[str, ...],
+    dht: MeetingFacts | None = None,
 ) -> Live:
     """All of it, as it is now."""
     traffic, payments = farmer.traffic, farmer.payments
@@ -135,6 +150,7 @@ def facts(
         selling=selling_of(farmer.settings),
         refused_settings=refused_settings,
         at_next_start=at_next_start,
+        dht=dht,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final, Self
 
 from storjfs.farmer.prices import DEFAULT
 from storjfs.farmer.schedule import ALWAYS, Limit, Schedule
+from storjfs.protocol.networks import NETWORK, network_bytes
 from storjfs.protocol.terms import Address
 from storjfs.store.durable import write_atomically
 from storjfs.volume.document import read_document
@@ -27,7 +28,16 @@ DAY = 86400
 DEFAULT_PORT = 7420
 KEEP_FREE: Final = 64 << 20
 MOST_CONNECTIONS = 100_000
-AT_START = ("listen", "ledger", "connections", "connections_per_renter")
+AT_START = (
+    "listen",
+    "ledger",
+    "connections",
+    "connections_per_renter",
+    "dht",
+    "dht_listen",
+    "dht_bootstrap",
+    "network",
+)
 """Settings that a running farmer does not change: they hold from its next start."""
 
 
@@ -67,6 +77,14 @@ class FarmerSettings:
     connections: int = 512
     """Connections at a time; whoever comes beyond is closed at once."""
     connections_per_renter: int = 16
+    dht: bool = False
+    """Whether strangers may find this farmer: through the DHT of BitTorrent."""
+    dht_listen: tuple[Address, ...] = ()
+    """Where its node of the DHT listens; none: DEFAULT_LISTEN."""
+    dht_bootstrap: tuple[Address, ...] = ()
+    """Nodes to begin with; none: those of the public DHT."""
+    network: str = NETWORK
+    """Farmers and renters of one name find each other."""
 
     def __post_init__(self) -> None:
         if self.capacity < 1 << 20:
@@ -76,6 +94,10 @@ class FarmerSettings:
                 f"a farmer has 1 to {MOST_CONNECTIONS} connections, and for each renter 1 to that many",
                 hint="The usual ones are 512, and 16 for each renter.",
             )
+        try:
+            network_bytes(self.network)
+        except ValueError as error:
+            raise SettingsError(str(error), hint=f"The usual one is {NETWORK}.") from None
         if self.listen is not None and self.listen.host in ("0.0.0.0", "::") and not self.announce:
             raise SettingsError(
                 "a farmer that listens on all its addresses must say under which one renters reach it",
@@ -167,6 +189,16 @@ def _count(value: Any) -> int:
     return value
 
 
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise SettingsError(f"{value!r} in {FILE} must be true or false", hint="Write it without quotes.")
+    return value
+
+
+def _show_addresses(value: tuple[Address, ...]) -> str:
+    return "[" + ", ".join(map(_quoted, value)) + "]"
+
+
 _READ: dict[str, Callable[[Any], Any]] = {
     "capacity": parse_size,
     "keep_free": parse_size,
@@ -180,6 +212,10 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "schedule": lambda value: Schedule.parse(_text(value)),
     "connections": _count,
     "connections_per_renter": _count,
+    "dht": _truth,
+    "dht_listen": _addresses,
+    "dht_bootstrap": _addresses,
+    "network": _text,
     **dict.fromkeys(
         ("term_min", "term_max", "period_min", "period_max", "grace_max", "claim_every", "scrub_every"),
         parse_duration,
@@ -190,7 +226,7 @@ _SHOW: dict[str, Callable[[Any], str]] = {
     "keep_free": lambda value: _quoted(show_size(value)),
     "ledger": _quoted,
     "listen": _quoted,
-    "announce": lambda value: "[" + ", ".join(map(_quoted, value)) + "]",
+    "announce": _show_addresses,
     "price": lambda value: _quoted(show_credits(value)),
     "egress_price": lambda value: _quoted(show_credits(value)),
     "group": _quoted,
@@ -198,6 +234,10 @@ _SHOW: dict[str, Callable[[Any], str]] = {
     "schedule": _quoted,
     "connections": str,
     "connections_per_renter": str,
+    "dht": lambda value: str(value).lower(),
+    "dht_listen": _show_addresses,
+    "dht_bootstrap": _show_addresses,
+    "network": _quoted,
     **dict.fromkeys(
         ("term_min", "term_max", "period_min", "period_max", "grace_max", "claim_every", "scrub_every"),
         lambda value: _quoted(show_duration(value)),
@@ -223,4 +263,8 @@ _COMMENTS = {
     "schedule": 'When the limit holds, as in "Mon-Fri 08:00-23:00; Sat,Sun 10:00-24:00"; left out: always.',
     "connections": "Connections at a time, in all and for each renter.",
     "connections_per_renter": "",
+    "dht": "Whether strangers find this farmer, through the DHT of BitTorrent (needs storjfs[dht]).",
+    "dht_listen": "Addresses and ports of its node there, TCP and UDP; none: port 7421 of all addresses.",
+    "dht_bootstrap": "Nodes to begin with; none: those of the public DHT.",
+    "network": "The name under which farmers and renters find each other.",
 }

@@ -7,6 +7,7 @@ The formats stand in docs/formats/keys.md.
 from storjfs.keys.derivation import AES_256_GCM, CHACHA20_POLY1305, GENERATION, VolumeKeys
 from storjfs.keys.kit import PHRASE_IS_NOT_ENOUGH, recovery_kit
 from storjfs.keys.phrase import ENTROPY_BYTES, PhraseError, entropy_to_phrase, new_entropy, phrase_to_entropy
+from storjfs.keys.recovery import KnownFarmer, RecoveryRecordUnusable, open_farmers, seal_farmers
 from storjfs.keys.sealing import (
     INTERACTIVE,
     MODERATE,
@@ -30,16 +31,20 @@ __all__ = [
     "PHRASE_IS_NOT_ENOUGH",
     "Hardness",
     "KeyFileDamaged",
+    "KnownFarmer",
     "PassphraseNeeded",
     "PhraseError",
+    "RecoveryRecordUnusable",
     "VolumeKeys",
     "WrongPassphrase",
     "entropy_to_phrase",
     "needs_passphrase",
     "new_entropy",
+    "open_farmers",
     "open_sealed",
     "phrase_to_entropy",
     "plain_entropy",
     "recovery_kit",
     "seal_entropy",
+    "seal_farmers",
 ]

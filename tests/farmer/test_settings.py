@@ -27,6 +27,10 @@ FULL = FarmerSettings(
     schedule=Schedule.parse("Mon-Fri 08:00-23:00; Sat,Sun 22:00-06:00"),
     connections=100,
     connections_per_renter=7,
+    dht=True,
+    dht_listen=(Address("0.0.0.0", 7421), Address("::", 7421)),
+    dht_bootstrap=(Address("192.0.2.1", 6881),),
+    network="ours",
 )
 
 
@@ -72,6 +76,9 @@ def test_no_file_no_settings(tmp_path: Path) -> None:
         ("connections = true", "whole number"),
         ("connections = 0", "connections"),
         ("connections_per_renter = 513", "connections"),
+        ('dht = "yes"', "true or false"),
+        ("dht_listen = 7421", "list"),
+        ('network = ""', "1 to 128"),
     ],
 )
 def test_mistakes_are_named(line: str, said: str) -> None:

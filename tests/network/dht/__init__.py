@@ -1,0 +1,1 @@
+"""The DHT, made of real nodes on the loopback."""
