@@ -40,6 +40,8 @@ SWEEPS: Final = 5
 """Groups within which an empty segment is doomed, dropped and gone."""
 SOME_GARBAGE: Final = 64 << 20
 """Bytes of garbage with farmers from which on its share counts."""
+STRAGGLERS: Final = 3.0
+"""Seconds for which a flush waits for more than it promises, so that the drive is whole after it as a rule."""
 UPLOAD_THREADS: Final = 2
 READ_THREADS: Final = 4
 
@@ -149,6 +151,7 @@ class Segments:
 
         catalogue.barrier = self._sealer.barrier
         catalogue.emptied = self._deleter.emptied
+        catalogue.arrived = self._note_change
         catalogue.condemned = self._deleter.wake
         catalogue.hurt = self._repair.hurt
         self.append = self._journal.append
@@ -328,10 +331,12 @@ class Segments:
         """Return when everything appended until now survives the loss of this machine, and that is committed.
 
         `progress(done, all)` in bytes, whenever something changed. Waits as long as farmers are missing;
-        then the report tells why. Cancelled, it leaves the uploads going on. Raises StoreError.
+        then the report tells why. The shards beyond what that takes get STRAGGLERS seconds more. Cancelled,
+        it leaves the uploads going on. Raises StoreError.
         """
         self._journal.close_open()
         waiting = dict(self._catalogue.unsent)
+        flushed: list[Segment] = []
         total = sum(segment.size for segment in waiting.values())
         self._awaited.append(waiting)
         try:
@@ -339,7 +344,7 @@ class Segments:
             await self._store.sync()
             while True:
                 for seg in waiting.keys() - self._catalogue.unsent.keys():
-                    del waiting[seg]
+                    flushed.append(waiting.pop(seg))
                 left = sum(segment.size for segment in waiting.values())
                 total = max(total, left)
                 if progress is not None:
@@ -349,6 +354,9 @@ class Segments:
                 if all(segment.state is State.OPEN for segment in waiting.values()):
                     self._journal.close_open()  # `moved` put it there, and nothing more will come
                 await self._changed.wait()
+            with trio.move_on_after(STRAGGLERS):
+                while any(segment.busy for segment in flushed):
+                    await self._changed.wait()
             await self._store.sync()
         finally:
             self._awaited = [one for one in self._awaited if one is not waiting]
