@@ -41,7 +41,7 @@ SWEEPS: Final = 5
 SOME_GARBAGE: Final = 64 << 20
 """Bytes of garbage with farmers from which on its share counts."""
 STRAGGLERS: Final = 3.0
-"""Seconds for which a flush waits for more than it promises, so that the drive is whole after it as a rule."""
+"""Seconds for which a flush waits for more than it promises: as a rule the drive is whole after it."""
 UPLOAD_THREADS: Final = 2
 READ_THREADS: Final = 4
 
@@ -343,8 +343,7 @@ class Segments:
             self._uploader.hurry()
             await self._store.sync()
             while True:
-                for seg in waiting.keys() - self._catalogue.unsent.keys():
-                    flushed.append(waiting.pop(seg))
+                flushed += [waiting.pop(seg) for seg in waiting.keys() - self._catalogue.unsent.keys()]
                 left = sum(segment.size for segment in waiting.values())
                 total = max(total, left)
                 if progress is not None:

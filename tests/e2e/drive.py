@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class Drive:
 
     def __init__(self, home: Path) -> None:
         self.home = home
+        self.within: Callable[[list[str]], list[str]] = list
+        """What to run instead of a command, for instance to have it on another host."""
         self.at = home / "cloud"
         self.at.mkdir(parents=True)
         runtime = home / "run"
@@ -58,7 +60,7 @@ class Drive:
     ) -> subprocess.CompletedProcess[str]:
         """One `storjfs` command; with `check`, what it printed is in the error."""
         done = subprocess.run(
-            [sys.executable, "-m", "storjfs", *words],
+            self.within([sys.executable, "-m", "storjfs", *words]),
             env=self.env,
             capture_output=True,
             text=True,
