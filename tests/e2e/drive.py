@@ -185,10 +185,12 @@ def alive(pid: int) -> bool:
         return False
 
 
-def await_that(condition: Any, what: str, patience: float = PATIENCE) -> None:
-    """Poll until `condition()` holds; fail saying `what` did not come about."""
+def await_that(
+    condition: Any, what: str, patience: float = PATIENCE, told: Callable[[], object] = str
+) -> None:
+    """Poll until `condition()` holds; fail saying `what` did not come about, and what `told()` says."""
     deadline = time.monotonic() + patience
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {patience:.0f} s in vain until {what}")
+            raise AssertionError(f"waited {patience:.0f} s in vain until {what}\n{told()}")
         time.sleep(0.05)
