@@ -25,7 +25,7 @@ from storjfs.protocol.failures import BadSignature, ProtocolViolation
 from storjfs.protocol.ids import PublicKeyField, SignatureField, Unsigned
 from storjfs.protocol.signing import SigningKey
 from storjfs.protocol.terms import Address
-from storjfs.volume.files import write_atomically
+from storjfs.store.durable import write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -70,6 +70,8 @@ class Catalogue(CommittedRows):
         self.barrier: Callable[[], Callable[[], None] | None] = lambda: None
         self.emptied: Callable[[Segment], None] = lambda segment: None
         """Called for a closed segment that has no live bytes."""
+        self.arrived: Callable[[], None] = lambda: None
+        """Called when a segment has enough receipts, though more of its shards may be on their way."""
         self.condemned: Callable[[], None] = lambda: None
         """Called when it is committed that more shards are to be deleted."""
         self.hurt: Callable[[Segment], None] = lambda segment: None
@@ -271,6 +273,7 @@ class Catalogue(CommittedRows):
         self.small += segment.small
         self._count(self.health_of(segment), 1)
         self.changed(segment)
+        self.arrived()
 
     def doom(self, segment: Segment) -> None:
         """stored or closed -> doomed: nothing points to it any more."""

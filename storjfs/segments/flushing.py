@@ -1,6 +1,7 @@
 """Waiting until what was appended is with enough farmers."""
 
 from collections.abc import Callable, Collection, Sequence
+from typing import Final
 
 import trio
 
@@ -10,6 +11,9 @@ from storjfs.segments.records import Segment
 from storjfs.segments.uploader import Uploader
 from storjfs.segments.values import Run, State
 from storjfs.store import MetaStore
+
+STRAGGLERS: Final = 3.0
+"""Seconds for which a flush waits for more than it promises: as a rule the drive is whole after it."""
 
 
 class Flushes:
@@ -45,14 +49,14 @@ class Flushes:
         """See Segments.flush."""
         journal.close_open()
         waiting = dict(self._catalogue.unsent)
+        flushed: list[Segment] = []
         total = sum(segment.size for segment in waiting.values())
         self._awaited.append(waiting)
         try:
             uploader.hurry()
             await self._store.sync()
             while True:
-                for seg in waiting.keys() - self._catalogue.unsent.keys():
-                    del waiting[seg]
+                flushed += [waiting.pop(seg) for seg in waiting.keys() - self._catalogue.unsent.keys()]
                 left = sum(segment.size for segment in waiting.values())
                 total = max(total, left)
                 if progress is not None:
@@ -62,6 +66,9 @@ class Flushes:
                 if all(segment.state is State.OPEN for segment in waiting.values()):
                     journal.close_open()  # `moved` put it there, and nothing more will come
                 await self._changed.wait()
+            with trio.move_on_after(STRAGGLERS):
+                while any(segment.busy for segment in flushed):
+                    await self._changed.wait()
             await self._store.sync()
         finally:
             self._awaited = [one for one in self._awaited if one is not waiting]

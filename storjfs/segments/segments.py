@@ -142,6 +142,7 @@ class Segments:
 
         catalogue.barrier = self._sealer.barrier
         catalogue.emptied = self._deleter.emptied
+        catalogue.arrived = self._flushes.note_change
         catalogue.condemned = self._deleter.wake
         catalogue.hurt = self._repair.hurt
         self.append = self._journal.append
@@ -252,7 +253,8 @@ class Segments:
         """Return when everything appended until now survives the loss of this machine, and that is committed.
 
         `progress(done, all)` in bytes, whenever something changed. Waits as long as farmers are missing;
-        then the report tells why. Cancelled, it leaves the uploads going on. Raises StoreError.
+        then the report tells why. The shards beyond what that takes get a few seconds more. Cancelled,
+        it leaves the uploads going on. Raises StoreError.
         """
         await self._flushes.flush(self._journal, self._uploader, progress)
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class Drive:
 
     def __init__(self, home: Path) -> None:
         self.home = home
+        self.within: Callable[[list[str]], list[str]] = list
+        """What to run instead of a command, for instance to have it on another host."""
         self.at = home / "cloud"
         self.at.mkdir(parents=True)
         runtime = home / "run"
@@ -58,7 +60,7 @@ class Drive:
     ) -> subprocess.CompletedProcess[str]:
         """One `storjfs` command; with `check`, what it printed is in the error."""
         done = subprocess.run(
-            [sys.executable, "-m", "storjfs", *words],
+            self.within([sys.executable, "-m", "storjfs", *words]),
             env=self.env,
             capture_output=True,
             text=True,
@@ -183,10 +185,12 @@ def alive(pid: int) -> bool:
         return False
 
 
-def await_that(condition: Any, what: str, patience: float = PATIENCE) -> None:
-    """Poll until `condition()` holds; fail saying `what` did not come about."""
+def await_that(
+    condition: Any, what: str, patience: float = PATIENCE, told: Callable[[], object] = str
+) -> None:
+    """Poll until `condition()` holds; fail saying `what` did not come about, and what `told()` says."""
     deadline = time.monotonic() + patience
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {patience:.0f} s in vain until {what}")
+            raise AssertionError(f"waited {patience:.0f} s in vain until {what}\n{told()}")
         time.sleep(0.05)

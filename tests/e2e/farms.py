@@ -15,55 +15,59 @@ CODE = '"1/2"'
 
 
 class Farms:
-    """`COUNT` farmers beside a drive that is not made yet; `stop` in any case in the end."""
+    """`count` farmers beside a drive that is not made yet; `kill` in any case in the end."""
 
-    def __init__(self, drive: Drive) -> None:
+    def __init__(self, drive: Drive, count: int = COUNT, code: str = CODE) -> None:
         self._drive = drive
-        self._ports = _free_ports(COUNT)
-        self._running: list[subprocess.Popen[bytes]] = []
+        self._code = code
+        self.ports = _free_ports(count)
+        self._running: dict[int, subprocess.Popen[bytes]] = {}
 
     def make_volume(self) -> None:
         """Start, and make the drive's volume with them."""
         self.start()
         self._drive.init(
-            *(word for port in self._ports for word in ("--farmer", f"127.0.0.1:{port}")), code=CODE
+            *(word for port in self.ports for word in ("--farmer", f"127.0.0.1:{port}")), code=self._code
         )
 
     def start(self) -> None:
         """Have them (again), at the same addresses; they listen when this returns."""
-        for number, port in enumerate(self._ports):
-            log = self._folder(number).with_suffix(".log")
+        for number, port in enumerate(self.ports):
+            if number in self._running:
+                continue
+            log = self.folder(number).with_suffix(".log")
             command = [
-                *(sys.executable, "-m", "storjfs", "farm", "--at", str(self._folder(number))),
+                *(sys.executable, "-m", "storjfs", "farm", "--at", str(self.folder(number))),
                 *("--share", "20GB", "--listen", f"127.0.0.1:{port}"),
                 *("--ledger", str(self._drive.paths().ledger_db), "--new-ledger"),
             ]
             with log.open("ab") as output:
-                self._running.append(
-                    subprocess.Popen(command, env=self._drive.env, stdout=output, stderr=output)
+                self._running[number] = subprocess.Popen(
+                    command, env=self._drive.env, stdout=output, stderr=output
                 )
-        for port in self._ports:
-            await_that(lambda port=port: _listens(port), f"a farmer listens on port {port}")
+        for port in self.ports:
+            await_that(lambda port=port: listens(port), f"a farmer listens on port {port}")
 
-    def _folder(self, number: int) -> Path:
+    def folder(self, number: int) -> Path:
+        """Where a farmer keeps all that is its own."""
         return self._drive.home / f"farmer{number}"
 
-    def kill(self) -> None:
-        """As a power cut would end them."""
-        for one in self._running:
+    def kill(self, *numbers: int) -> None:
+        """These, or all, as a power cut would end them."""
+        ended = [self._running.pop(number) for number in numbers or list(self._running)]
+        for one in ended:
             one.kill()
-        for one in self._running:
+        for one in ended:
             one.wait()
-        self._running = []
 
     def freeze(self) -> None:
         """They accept connections and never answer."""
-        for one in self._running:
+        for one in self._running.values():
             os.kill(one.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
         """They go on."""
-        for one in self._running:
+        for one in self._running.values():
             os.kill(one.pid, signal.SIGCONT)
 
     def leave(self, how: str) -> None:
@@ -84,7 +88,8 @@ def _free_ports(count: int) -> list[int]:
             one.close()
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Whether something accepts connections there."""
     try:
         socket.create_connection(("127.0.0.1", port), 1).close()
     except OSError:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,16 @@ class Manager:
 class Running:
     """A farmer in a process of its own, whose output is read line by line."""
 
-    def __init__(self, *words: str, stdin: int = subprocess.DEVNULL, **environment: str) -> None:
+    def __init__(
+        self,
+        *words: str,
+        stdin: int = subprocess.DEVNULL,
+        within: Callable[[list[str]], list[str]] = list,
+        **environment: str,
+    ) -> None:
+        """`within` says what to run instead of a command, for instance to have it on another host."""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "storjfs", "farm", *words],
+            within([sys.executable, "-m", "storjfs", "farm", *words]),
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

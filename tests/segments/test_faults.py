@@ -31,11 +31,14 @@ async def stored(volume: Volume, *sizes: int) -> None:
 
 
 async def all_full(volume: Volume) -> None:
+    """Return when every segment has all its shards, and that is committed."""
+
     def full() -> bool:
         report = volume.segments.report()
         return report.full > 0 == report.degraded + report.at_risk + report.lost + report.waiting_bytes
 
     await until(full)
+    await volume.store.sync()
 
 
 def some_segment(volume: Volume) -> Segment:
@@ -226,6 +229,20 @@ async def test_enough_receipts_suffice_and_the_rest_follows(volume: Volume) -> N
         volume.farm.farmers[5].online = True
         segments.farmers_changed()
         await all_full(volume)
+
+
+async def test_flush_does_not_wait_for_a_farmer_that_hangs(volume: Volume) -> None:
+    del volume.farm.farmers[6]
+    volume.farm.farmers[5].put_delay = 10_000
+    async with volume.running() as segments:
+        volume.append_random(5000)
+        with trio.fail_after(10):
+            await segments.flush()
+        assert volume.farm.shard_count() == 4
+    volume.farm.farmers[5].put_delay = 0
+    async with volume.running():
+        await all_full(volume)
+    assert volume.farm.shard_count() == 5
 
 
 async def test_flush_waits_while_there_are_too_few_farmers(volume: Volume) -> None:
