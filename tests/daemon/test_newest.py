@@ -3,10 +3,13 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from storjfs.daemon import integrity
+from storjfs.daemon import integrity, newest
+from storjfs.store import StoreError
+from storjfs.store.batch import Values
 from storjfs.volume import VolumePaths
 from tests.integrity.drives import Told
 from tests.real_drives import make_volume, read, running, write
@@ -83,3 +86,33 @@ async def test_nothing_is_said_of_what_was_set_aside_where_nothing_was(paths: Vo
     assert "older" in said
     assert str(paths.journal_kept_dir) not in said
     assert "audits of shards that were deleted since" in said
+
+
+@pytest.mark.parametrize("damage", ["DELETE FROM counters", "UPDATE counters SET value = 'senseless'"])
+async def test_a_damaged_number_of_the_next_segment_ends_no_mount(paths: VolumePaths, damage: str) -> None:
+    async with running(paths) as drive:
+        ino = await write(drive, b"file", b"content" * 10_000)
+        await drive.store.sync()
+        drive.store.write(f"{damage} WHERE key = ?", [("next_seg",)])
+        await drive.store.sync()
+        assert await read(drive, ino) == b"content" * 10_000
+        await write(drive, b"another", b"content")
+        await drive.store.sync()
+
+
+async def test_a_disk_that_does_not_say_how_far_it_has_come_ends_no_mount(
+    paths: VolumePaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(paths) as drive:
+        before = paths.newest_file.read_text()
+        query = drive.store.read
+
+        def fail(sql: str, args: Values = ()) -> list[Any]:
+            if sql == newest._NEXT:
+                raise StoreError("the disk fails", permanent=False)
+            return query(sql, args)
+
+        monkeypatch.setattr(drive.store, "read", fail)
+        await write(drive, b"file", os.urandom(100_000))
+        await drive.store.sync()
+        assert paths.newest_file.read_text() == before
