@@ -10,12 +10,12 @@ import errno
 import logging
 import os
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from storjfs.store import DiskFull, MetaStore, Statement, StoreError
+from storjfs.store.durable import copy_atomically, sync_folder
 from storjfs.volume import VolumePaths
 from storjfs.volume.files import make_private
 
@@ -105,7 +105,9 @@ def _set_aside(paths: VolumePaths, read: Read) -> str:
         if not rows:
             file.rename(kept / file.name)
         elif rows[0][0] in (0, 1) and file.stat().st_size > rows[0][1]:
-            shutil.copyfile(file, kept / file.name)
+            copy_atomically(file, kept / file.name)
+    # Before anything is cut or removed.
+    sync_folder(kept)
     where = "What was sent of them is with the farmers."
     if any(kept.iterdir()):
         where = f"What was not sent of them is in {kept}, the rest with the farmers."

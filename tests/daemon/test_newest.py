@@ -64,6 +64,38 @@ async def test_an_open_segment_that_grew_since_is_kept_whole(paths: VolumePaths)
         assert (paths.journal_kept_dir / unsent.name).stat().st_size == size > 200_000
 
 
+def test_what_is_set_aside_is_on_disk_before_anything_is_cut(
+    paths: VolumePaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths.journal_dir.mkdir(exist_ok=True)
+    grown, unknown = (paths.journal_dir / os.urandom(16).hex() for _ in range(2))
+    for file in (grown, unknown):
+        file.write_bytes(b"newer")
+    paths.newest_file.write_text("99")
+    synced = list[str]()
+    fsync = os.fsync
+
+    def note(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", note)
+
+    def read(sql: str, args: Values) -> list[Any]:
+        if sql == newest._NEXT:
+            return [(1,)]
+        return [(0, 2)] if args == (bytes.fromhex(grown.name),) else []
+
+    assert newest.set_aside_newer(paths, read)
+    kept = paths.journal_kept_dir
+    assert {one.name: one.read_bytes() for one in kept.iterdir()} == {
+        grown.name: b"newer",
+        unknown.name: b"newer",
+    }
+    assert f"{kept / grown.name}.part" in synced
+    assert synced[-1] == str(kept)
+
+
 async def test_after_a_crash_nothing_is_set_aside(paths: VolumePaths) -> None:
     async with running(paths) as drive:
         await write(drive, b"file", os.urandom(100_000))
