@@ -245,6 +245,14 @@ class Drive:
         """Bytes that are not with enough farmers yet."""
         return self.segments.waiting_bytes()
 
+    @property
+    def unwritable(self) -> str:
+        """Why nothing can be written any more until the next mount, and what is lost; empty while it can."""
+        failure = self.store.failure
+        if failure is None or not failure.permanent:
+            return ""
+        return f"{failure}; what was written last and not synced is lost"
+
     async def flush(self) -> None:
         """Return when all data is with enough farmers; waits for them as long as they are away."""
         await self.segments.flush()

@@ -47,6 +47,8 @@ async def test_a_mount_that_was_taken_off_as_asked_does_not_wait_for_the_farmers
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Drive:
+        unwritable = ""
+
         def waiting(self) -> int:
             return 7
 
