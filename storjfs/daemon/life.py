@@ -185,8 +185,9 @@ class Life:
                 self._refused = str(refused)
                 await self._flush(tell, patience, sync=False)
         except Exception:
-            # Only the next mount can write again.
-            if not self._drive.unwritable:
+            # Only the next mount can write again; and what is unmounted already cannot stay.
+            failure = self._drive.failure
+            if failure is None or not (failure.permanent or self._unmounted.is_set()):
                 raise
 
     async def _watch_flush(self, tell: Tell, patience: float, scope: trio.CancelScope) -> None:
@@ -258,7 +259,11 @@ class Life:
             self._last_flush.cancel()
         if not lazy:
             await self._flushed.wait()
-        return {"waiting": self._drive.waiting(), "refused": self._drive.unwritable or self._refused}
+        lost, failure = self._refused, self._drive.failure
+        # A full disk may have room again before a lazy unmount has come to its end.
+        if failure is not None and (failure.permanent or not lazy):
+            lost = f"{failure}; what was written last and not synced is lost"
+        return {"waiting": self._drive.waiting(), "refused": lost}
 
     async def _audit_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
         return await self._drive.audit_now()

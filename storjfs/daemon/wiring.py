@@ -27,7 +27,7 @@ from storjfs.renter.renter import Renter
 from storjfs.renter.settings import KnownFarmer, RenterSettings, known_farmers
 from storjfs.segments.segments import Segments
 from storjfs.settlement import Ledger
-from storjfs.store import MetaStore
+from storjfs.store import MetaStore, StoreError
 from storjfs.volume import (
     EmbeddedFarm,
     VolumePaths,
@@ -246,12 +246,9 @@ class Drive:
         return self.segments.waiting_bytes()
 
     @property
-    def unwritable(self) -> str:
-        """Why nothing can be written any more until the next mount, and what is lost; empty while it can."""
-        failure = self.store.failure
-        if failure is None or not failure.permanent:
-            return ""
-        return f"{failure}; what was written last and not synced is lost"
+    def failure(self) -> StoreError | None:
+        """Why what was written last cannot be made durable; None while it can."""
+        return self.store.failure
 
     async def flush(self) -> None:
         """Return when all data is with enough farmers; waits for them as long as they are away."""
