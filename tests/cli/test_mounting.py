@@ -160,6 +160,7 @@ def test_a_mount_that_can_no_longer_be_written_is_unmounted_and_says_what_is_los
     assert done.returncode == 15, done.stderr
     assert "no longer be written" in done.stderr
     assert "not synced is lost" in done.stderr
+    assert "of it go to the farmers at the next mount" in done.stderr
     wait_until_gone(pid)
     home.do("mount", str(home.at))
     assert (home.at / "file").read_bytes()[:6] == b"synced"
