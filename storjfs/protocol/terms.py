@@ -10,7 +10,7 @@ from typing import Annotated, Self
 from msgspec import Meta, Struct
 
 from storjfs.protocol.encoding import decode, encode
-from storjfs.protocol.failures import ProtocolViolation
+from storjfs.protocol.failures import ProtocolViolation, plain
 from storjfs.protocol.ids import (
     NO_CONTRACT,
     NO_PREDECESSOR,
@@ -47,7 +47,8 @@ class Address(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     port: Annotated[int, Meta(ge=1, le=65535)]
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        host = plain(self.host)
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
