@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 import trio
@@ -93,6 +94,10 @@ class Peer:
         self._control: ControlConnection | None = None
         self._nursery: trio.Nursery | None = None
         self._cancels = False
+        self.reached = ""
+        """The numeric address at which it answered last; empty: never, or not over TCP."""
+        self.failing = False
+        """Whether the last attempt to connect failed."""
         self._data = DataPool(self._dial_data, data_connections)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -211,12 +216,14 @@ class Peer:
             try:
                 answer = await self._greet(frames, purpose)
                 self._backoff.reset()
+                self.failing, self.reached = False, _host_of(stream) or self.reached
                 if purpose is Purpose.CONTROL and self._greeted is not None:
                     self._greeted(answer)
             except BaseException:
                 await trio.aclose_forcefully(stream)
                 raise
         except (PeerUnreachable, ProtocolViolation, RequestFailed) as error:
+            self.failing = True
             absent = isinstance(error, PeerUnreachable) and not isinstance(error, WrongPeer)
             self._backoff.failed(trio.current_time(), LONGEST_ABSENCE if absent else LONGEST_BACKOFF)
             raise
@@ -240,3 +247,11 @@ class Peer:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise PeerUnreachable(f"the connection broke: {error}") from error
         raise PeerUnreachable("no answer to the hello")
+
+
+def _host_of(stream: trio.abc.Stream) -> str:
+    transport = getattr(stream, "transport", None)
+    if isinstance(transport, trio.SocketStream):
+        with suppress(OSError):
+            return str(transport.socket.getpeername()[0])
+    return ""

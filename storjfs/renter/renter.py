@@ -32,6 +32,7 @@ from storjfs.renter.placement import stripes
 from storjfs.renter.read_back import ReadBack
 from storjfs.renter.report import ContractReport, RenterReport, contract_report
 from storjfs.renter.settings import KnownFarmer, RenterSettings
+from storjfs.renter.speed import Way
 from storjfs.settlement import Settlement
 from storjfs.store import MetaStore
 
@@ -194,6 +195,14 @@ class Renter:
         """See ShardClient.usual_latency."""
         return self.client.usual_latency(contract)
 
+    def lagging(self, contract: int, way: Way) -> bool:
+        """See ShardClient.lagging."""
+        return self.client.lagging(contract, way)
+
+    def late(self, contract: int, way: Way, length: int, seconds: float) -> None:
+        """See ShardClient.late."""
+        self.client.late(contract, way, length, seconds)
+
     async def put(self, contract: int, shard_id: bytes, sealed: Buffer, root: bytes | None = None) -> Receipt:
         """See ShardClient.put."""
         return await self.client.put(contract, shard_id, sealed, root)
@@ -279,7 +288,10 @@ class Renter:
             problems.append(f"audits wait: {self.records.problem}")
         rows = [self._row(entry) for entry in self.book]
         rows.sort(key=lambda row: (row.state in OVER, row.contract))
-        return RenterReport(rows, problems, balance, self._pay.promised())
+        warning = self.client.spread().warning
+        return RenterReport(
+            rows, problems, balance, self._pay.promised(), warnings=[warning] if warning else []
+        )
 
     def _row(self, entry: Entry) -> ContractReport:
         standing = self.records.standing(entry.number)

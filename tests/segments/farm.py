@@ -10,6 +10,7 @@ import trio
 from storjfs.coding.buffers import Buffer
 from storjfs.coding.merkle import shard_root
 from storjfs.renter.errors import FarmerUnavailable, ServiceRefused, ShardMissing
+from storjfs.renter.speed import Way
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,9 @@ class Farmer:
     get_delay: float = 0.0
     put_delay: float = 0.0
     usual: float = 0.01
+    lagging: bool = False
+    late: int = 0
+    """How often it was told to be."""
     stuck: trio.Event | None = None
     turn: trio.Lock | None = None
     """Gets wait for it, so one is served after the other."""
@@ -57,6 +61,13 @@ class Farm:
     def usual_latency(self, contract: int) -> float:
         return self.farmers[contract].usual
 
+    def lagging(self, contract: int, way: Way) -> bool:
+        return self.farmers[contract].lagging
+
+    def late(self, contract: int, way: Way, length: int, seconds: float) -> None:
+        self.farmers[contract].late += 1
+        self.farmers[contract].lagging = True
+
     def choose(self, count: int, size: int, exclude: Collection[int] = ()) -> list[int]:
         free = [
             number
@@ -64,6 +75,7 @@ class Farm:
             if number not in exclude and farmer.online and not farmer.full
         ]
         self.random.shuffle(free)
+        free.sort(key=lambda number: self.farmers[number].lagging)
         return free[:count]
 
     async def put(self, contract: int, shard_id: bytes, sealed: Buffer, root: bytes | None = None) -> Receipt:
