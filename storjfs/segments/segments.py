@@ -338,7 +338,8 @@ class Segments:
             self._uploader.hurry()
             await self._store.sync()
             while True:
-                for seg in waiting.keys() - self._catalogue.unsent.keys():
+                # What trails behind a segment that is stored has no more than a moment to get through.
+                for seg in waiting.keys() - self._catalogue.unsent.keys() - self._uploader.trailing.keys():
                     del waiting[seg]
                 left = sum(segment.size for segment in waiting.values())
                 total = max(total, left)
