@@ -160,7 +160,7 @@ class ShardClient:
     def usual_latency(self, contract: int) -> float:
         """Seconds within which this farmer answers about nine in ten gets: wait so long before you hedge."""
         entry = self._book.get(contract)
-        return self._farmers.latency(entry.node_id).usual() if entry else 0.0
+        return self._farmers.usual_latency(entry.node_id) if entry else 0.0
 
     def lagging(self, contract: int, way: Way) -> bool:
         """Whether its farmer is to be worked around now; see Speeds."""

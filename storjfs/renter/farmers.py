@@ -4,6 +4,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import median
 from typing import TypeVar
 
 import trio
@@ -156,6 +157,12 @@ class Farmers:
         if found is None:
             found = self._latency[farmer] = UsualLatency()
         return found
+
+    def usual_latency(self, farmer: NodeId) -> float:
+        """Seconds that its answers usually take; of one that gave none yet, what those of the others take."""
+        own = self.latency(farmer)
+        others = () if own.known else [one.usual() for one in self._latency.values() if one.known]
+        return median(others) if others else own.usual()
 
     async def find_out(self) -> None:
         """Learn who answers at addresses that were given without a node id; who does not is tried next time.

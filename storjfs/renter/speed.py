@@ -14,11 +14,11 @@ from typing import Final
 
 FAR_SLOWER: Final = 8.0
 """A farmer lags where the others are so many times faster."""
-IN_VAIN: Final = 0.75
+IN_VAIN: Final = 0.5
 """Seconds in all for which one was waited for, with no answer in between, after which it lags."""
-NEVER_SLOW: Final = 0.75
+NEVER_SLOW: Final = 0.5
 """A transfer of so few seconds is no sign of lagging, however fast the others are."""
-FIRST_REST: Final = 20.0
+FIRST_REST: Final = 15.0
 LONGEST_REST: Final = 600.0
 """Seconds until one that lags is tried again."""
 FIXED: Final = 256 << 10

@@ -10,17 +10,22 @@ from storjfs.coding.buffers import Buffer
 from storjfs.coding.geometry import PIECE
 
 KEPT: Final = 8 << 20
-"""Bytes of ranges that have arrived and are kept for a moment, until they are in the cache."""
+"""Bytes of ranges that have arrived and are kept for a moment, until they are in the cache ..."""
+KEPT_FOR: Final = 3.0
+"""... or so many seconds have passed."""
+FEW: Final = 4
+"""Pieces below which a range is not kept: of a short read nobody else wants a part."""
 
 
 class _Flight:
-    __slots__ = ("count", "data", "done", "error", "first")
+    __slots__ = ("count", "data", "done", "error", "first", "landed")
 
     def __init__(self, first: int, count: int) -> None:
         self.first, self.count = first, count
         self.data: Buffer | None = None
         self.error: Exception | None = None
         self.done = trio.Event()
+        self.landed = 0.0
 
     def part(self, first: int, count: int) -> Buffer:
         assert self.data is not None
@@ -64,18 +69,24 @@ class Flights:
             self._landed(shard_id, flight)
 
     def _covering(self, shard_id: bytes, first: int, count: int) -> _Flight | None:
+        self._forget_some()
         for one in self._flights.get(shard_id, ()):
             if one.first <= first and first + count <= one.first + one.count:
                 return one
         return None
 
     def _landed(self, shard_id: bytes, flight: _Flight) -> None:
-        if flight.data is None:
+        if flight.data is None or flight.count < FEW:
             self._drop(shard_id, flight)
             return
+        flight.landed = trio.current_time()
         self._arrived[flight] = shard_id
         self._kept += len(flight.data)
-        while self._kept > KEPT:
+        self._forget_some()
+
+    def _forget_some(self) -> None:
+        old = trio.current_time() - KEPT_FOR
+        while self._arrived and (self._kept > KEPT or next(iter(self._arrived)).landed < old):
             oldest, owner = self._arrived.popitem(last=False)
             assert oldest.data is not None
             self._kept -= len(oldest.data)

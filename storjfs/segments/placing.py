@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 LATE: Final = 3.0
-"""Times what puts usually take from which on one is late: its farmer is worked around."""
-LATE_AT_LEAST: Final = 0.75
+"""Times what puts usually take from which on one is late: its farmer is worked around, and where the segment
+cannot be stored without this shard, another one gets it."""
+LATE_AT_LEAST: Final = 0.5
 """Seconds; what is sooner is no sign."""
 STRAGGLES: Final = 4.0
 STRAGGLES_AT_LEAST: Final = 3.0
-"""The same for giving the shard to another farmer: more is lost by that."""
+"""The same for giving up a put that only makes the segment safer than it has to be."""
 LOOK_EVERY: Final = 1.0
 """Seconds between two looks, at most: another farmer may be there by then."""
 
@@ -216,7 +217,8 @@ class Attempt:
                 late = max(LATE * usual, LATE_AT_LEAST)
                 straggles = max(STRAGGLES * usual, STRAGGLES_AT_LEAST)
                 for put in list(self._puts.values()):
-                    due = put.since + (straggles if put.told else late)
+                    stored = self._segment.state is State.STORED
+                    due = put.since + (straggles if put.told and stored else late)
                     if trio.current_time() >= due:
                         self._is_late(put, straggles)
                         due = put.since + straggles
@@ -231,11 +233,12 @@ class Attempt:
         if not put.told:
             put.told = True
             of.placement.late(row.contract, Way.PUT, row.length, seconds)
-        if seconds < straggles:
+        stored = self._segment.state is State.STORED
+        if stored and seconds < straggles:
             return
         taken = holders(of.catalogue, self._segment) | self._refused
         others = of.placement.choose(1, row.length, taken)
-        if self._segment.state is State.STORED or (others and not of.placement.lagging(others[0], Way.PUT)):
+        if stored or (others and not of.placement.lagging(others[0], Way.PUT)):
             _LOG.info(
                 "shard %d of segment %d takes contract %d longer than %.1f s; %s",
                 row.idx, self._segment.seg, row.contract, seconds,

@@ -50,6 +50,8 @@ class Farm:
         self.deleted: list[bytes] = []
         self.seen: dict[bytes, bytes] = {}
         self.most_at_once = 0
+        self.sent = 0
+        """Bytes read from them."""
         self._at_once = 0
 
     def code(self) -> tuple[int, int]:
@@ -112,6 +114,7 @@ class Farm:
             raise FarmerUnavailable
         if shard_id not in farmer.shards:
             raise ShardMissing
+        self.sent += length
         return farmer.shards[shard_id][offset : offset + length]
 
     async def delete(self, contract: int, shard_ids: Sequence[bytes]) -> None:
