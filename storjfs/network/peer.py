@@ -13,6 +13,7 @@ from storjfs.network.failures import PeerUnreachable, WrongPeer
 from storjfs.network.frames import CONTROL_BUFFER, DATA_BUFFER, Buffer, FrameStream
 from storjfs.network.identity import Identity
 from storjfs.network.streams import DIAL_TIMEOUT, open_stream
+from storjfs.network.width import FIRST
 from storjfs.protocol.failures import ProtocolViolation, RequestFailed
 from storjfs.protocol.framing import MAX_HELLO, encode_request, open_answer
 from storjfs.protocol.greeting import HIGHEST, LOWEST, check_version
@@ -80,7 +81,7 @@ class Peer:
         vouchers: Callable[[], Sequence[Signed]] = tuple,
         greeted: Callable[[HelloAnswer], None] | None = None,
         role: Role = Role.RENTER,
-        data_connections: int = 3,
+        data_connections: int = FIRST,
         source: random.Random | None = None,
     ) -> None:
         """`vouchers()` gives those for each hello, `greeted` gets each answer to one; `handler` serves the

@@ -145,7 +145,10 @@ async def read_all(volume: Volume, runs: list[Run]) -> None:
         assert await volume.read(run) == volume.written[run]
 
 
-async def test_whoever_lags_is_not_asked_while_others_have_the_data(volume: Volume) -> None:
+async def test_whoever_lags_is_not_asked_while_others_have_the_data(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storjfs.segments.fetch.SHORTEST_HEDGE", 1e6)  # nobody is late on a busy machine
     runs, segment = await stored(volume, 6 * MIB)
     lagging = volume.farm.farmers[holder(segment, 1)]
     lagging.lagging, lagging.stuck = True, trio.Event()
@@ -193,7 +196,7 @@ async def test_a_damaged_copy_of_another_row_does_no_harm_to_a_decode(volume: Vo
     async with volume.running():
         await read_all(volume, first)
     volume.farm.farmers[holder(segment, 1)].lagging = True
-    (copy,) = volume.cache.iterdir()
+    copy = max(volume.cache.iterdir(), key=lambda path: path.stat().st_size)
     with copy.open("r+b") as file:
         for at in range(0, 3 * MIB, PIECE):
             file.seek(at + 100)
