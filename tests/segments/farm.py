@@ -31,6 +31,8 @@ class Farmer:
     late: int = 0
     """How often it was told to be."""
     stuck: trio.Event | None = None
+    """Gets wait for it."""
+    stuck_puts: trio.Event | None = None
     turn: trio.Lock | None = None
     """Gets wait for it, so one is served after the other."""
     gets: int = 0
@@ -87,6 +89,8 @@ class Farm:
         self.most_at_once = max(self.most_at_once, self._at_once)
         try:
             await trio.sleep(farmer.put_delay)
+            if farmer.stuck_puts is not None:
+                await farmer.stuck_puts.wait()
             if not farmer.online:
                 raise FarmerUnavailable
             if farmer.full:

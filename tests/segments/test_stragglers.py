@@ -50,7 +50,7 @@ async def test_a_segment_that_needs_a_silent_farmer_gets_others_at_once(volume: 
 async def test_where_nobody_else_is_there_the_slow_one_gets_its_shard_later(volume: Volume) -> None:
     volume.farm.farmers.pop(6)
     slow = volume.farm.farmers[3]
-    slow.put_delay = 1e9
+    slow.stuck_puts = trio.Event()
     async with volume.running() as segments:
         for _ in range(3):
             volume.append_random(3 * MIB)
@@ -59,8 +59,8 @@ async def test_where_nobody_else_is_there_the_slow_one_gets_its_shard_later(volu
             await segments.flush()
         assert segments.waiting_bytes() == 0
         assert volume.farm.shard_count() == 12
-        slow.put_delay = 0.01
-        volume.farm.farmers[3].lagging = True
+        slow.stuck_puts.set()
+        slow.stuck_puts = None
         await until(lambda: full(volume, 3), volume.store, seconds=60)
         assert len(slow.shards) == 3
 
@@ -180,7 +180,10 @@ async def test_one_that_is_waited_for_in_vain_is_told_of(volume: Volume) -> None
 
 
 @pytest.mark.parametrize("lagging", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2)])
-async def test_reading_around_farmers_moves_no_more_bytes(volume: Volume, lagging: tuple[int, ...]) -> None:
+async def test_reading_around_farmers_moves_no_more_bytes(
+    volume: Volume, lagging: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storjfs.segments.fetch.SHORTEST_HEDGE", 1e6)
     runs, segment = await stored(volume, 11 * MIB)
     for idx in lagging:
         volume.farm.farmers[holder(segment, idx)].lagging = True
