@@ -22,6 +22,7 @@ from storjfs.renter.audits import HELD_STATES, Audits, MarkLost
 from storjfs.renter.book import OVER, ContractBook, Entry
 from storjfs.renter.cashier import Cashier
 from storjfs.renter.client import Buffer, ShardClient
+from storjfs.renter.clock import EverMoreSeldom
 from storjfs.renter.farmers import Farmers
 from storjfs.renter.local_records import LocalRecords
 from storjfs.renter.market import Market
@@ -129,6 +130,7 @@ class Renter:
         self._store = store
         self._look = trio.Event()
         self._removed: set[NodeId] = set()
+        self._given_up = EverMoreSeldom()
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -387,6 +389,8 @@ class Renter:
             await self._moving.step()
             await self.market.reclaim()
             for entry in self.book.in_state(OVER):
-                await self.auditor.give_up_shards(entry)
+                # Again: a put that was under way may have ended since.
+                if self._given_up.due(entry.number, self._now()):
+                    await self.auditor.give_up_shards(entry)
         except StorjfsError as error:
             log.warning("contracts: %s", error)

@@ -33,12 +33,13 @@ from tests.renter.world import BALANCE, KEYS, WALLET, Site, World, a_world, quic
 DAY = 86400.0
 SETTLED = 0.002
 """Real seconds for which nothing must happen until the clock jumps."""
-SELDOM = 6 * 3600.0
+SELDOM = 12 * 3600.0
 QUIET = {
     "storjfs.farmer.farmer.REVIEW_EVERY": SELDOM,
     "storjfs.farmer.scrub.LOOK_EVERY": 1e9,
     "storjfs.renter.renter.ROUND": SELDOM,
     "storjfs.renter.clock.LONGEST_NAP": DAY,
+    "storjfs.renter.schedule.LONGEST_TICK": 3600.0,
     "storjfs.segments.segments.IDLE": SELDOM,
 }
 """What happens every few seconds and would be most of a month: it happens as well, only less often."""
@@ -50,8 +51,8 @@ class Plan:
 
     farmers: int = 100
     days: int = 30
-    segments: int = 10
-    life: float = 25.0
+    segments: int = 6
+    life: float = 40.0
     away: float = 5.0
     code: tuple[int, int] | None = None
     seed: int = 1
@@ -133,7 +134,7 @@ async def volume(world: World, plan: Plan) -> AsyncIterator[tuple[Renter, Segmen
         code=plan.code,
         capacity=64 << 20,
         price_max=1 << 40,
-        audit_period=int(5 * DAY),
+        audit_period=int(8 * DAY),
         term=int(180 * DAY),
         offline_grace=1.5 * DAY,
         answer_deadline=3600,
@@ -182,13 +183,14 @@ class Churn:
         self.living = list(self.world.sites.values())
         await self._write()
         self._count()
-        clock.grain = 900.0
+        clock.grain = 3600.0
         for _ in range(self.plan.days):
             await self._day()
         clock.grain = 0.0
         await self._settle()
         await self._check()
         self._measure()
+        await self.renter._round()  # compares what both sides have, as it does once an hour
         before = time.process_time()
         await self.renter._round()
         self.outcome.round_ms = 1000 * (time.process_time() - before)
@@ -325,8 +327,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.renter.churn", description=__doc__)
     parser.add_argument("--farmers", type=int, default=100)
     parser.add_argument("--days", type=int, default=30)
-    parser.add_argument("--segments", type=int, default=10)
-    parser.add_argument("--life", type=float, default=25.0, help="days that a farmer lives on average")
+    parser.add_argument("--segments", type=int, default=6)
+    parser.add_argument("--life", type=float, default=40.0, help="days that a farmer lives on average")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     logging.disable(logging.ERROR)
