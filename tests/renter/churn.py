@@ -152,6 +152,7 @@ async def volume(world: World, plan: Plan) -> AsyncIterator[tuple[Renter, Segmen
             journal_dir=folder / "journal", cache_dir=folder / "cache", limit=1 << 30, disk_reserve=0,
         )  # fmt: skip
         renter.mark_lost = segments.mark_lost
+        renter.held = segments.held
         renter.found = segments.amend.found
         renter.came = segments.farmers_changed
         renter.waits = lambda: segments.waits_for_farmers
@@ -209,7 +210,7 @@ class Churn:
 
     def _count(self) -> None:
         """From here on what moves is the cost of repair."""
-        self.outcome.stored = sum(self.renter.client.held(entry.number)[1] for entry in self.renter.book)
+        self.outcome.stored = sum(self.renter.held(entry.number)[1] for entry in self.renter.book)
         client, outcome = self.renter.client, self.outcome
         put, get = client.put, client.get
 
