@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 import trio
@@ -12,6 +13,7 @@ from storjfs.network.failures import PeerUnreachable, WrongPeer
 from storjfs.network.frames import CONTROL_BUFFER, DATA_BUFFER, Buffer, FrameStream
 from storjfs.network.identity import Identity
 from storjfs.network.streams import DIAL_TIMEOUT, open_stream
+from storjfs.network.width import FIRST
 from storjfs.protocol.failures import ProtocolViolation, RequestFailed
 from storjfs.protocol.framing import MAX_HELLO, encode_request, open_answer
 from storjfs.protocol.greeting import HIGHEST, LOWEST, check_version
@@ -79,7 +81,7 @@ class Peer:
         vouchers: Callable[[], Sequence[Signed]] = tuple,
         greeted: Callable[[HelloAnswer], None] | None = None,
         role: Role = Role.RENTER,
-        data_connections: int = 3,
+        data_connections: int = FIRST,
         source: random.Random | None = None,
     ) -> None:
         """`vouchers()` gives those for each hello, `greeted` gets each answer to one; `handler` serves the
@@ -93,6 +95,10 @@ class Peer:
         self._control: ControlConnection | None = None
         self._nursery: trio.Nursery | None = None
         self._cancels = False
+        self.reached = ""
+        """The numeric address at which it answered last; empty: never, or not over TCP."""
+        self.failing = False
+        """Whether the last attempt to connect failed."""
         self._data = DataPool(self._dial_data, data_connections)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -211,12 +217,14 @@ class Peer:
             try:
                 answer = await self._greet(frames, purpose)
                 self._backoff.reset()
+                self.failing, self.reached = False, _host_of(stream) or self.reached
                 if purpose is Purpose.CONTROL and self._greeted is not None:
                     self._greeted(answer)
             except BaseException:
                 await trio.aclose_forcefully(stream)
                 raise
         except (PeerUnreachable, ProtocolViolation, RequestFailed) as error:
+            self.failing = True
             absent = isinstance(error, PeerUnreachable) and not isinstance(error, WrongPeer)
             self._backoff.failed(trio.current_time(), LONGEST_ABSENCE if absent else LONGEST_BACKOFF)
             raise
@@ -240,3 +248,11 @@ class Peer:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise PeerUnreachable(f"the connection broke: {error}") from error
         raise PeerUnreachable("no answer to the hello")
+
+
+def _host_of(stream: trio.abc.Stream) -> str:
+    transport = getattr(stream, "transport", None)
+    if isinstance(transport, trio.SocketStream):
+        with suppress(OSError):
+            return str(transport.socket.getpeername()[0])
+    return ""

@@ -28,8 +28,9 @@ from storjfs.renter.errors import (
 )
 from storjfs.renter.farmers import Farmers
 from storjfs.renter.local_records import LocalRecords
-from storjfs.renter.placement import Candidate, choose, code_for
+from storjfs.renter.placement import Candidate, Spread, choose, code_for, spread
 from storjfs.renter.settings import RenterSettings
+from storjfs.renter.speed import Way
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,9 @@ class ShardClient:
         self._deleted: dict[bytes, None] = {}
         self.full = trio.Event()
         """Set when a farmer says that a contract has no room left."""
+        self.preferred: Collection[bytes] = ()
+        """Node ids of farmers that the user wants to be used before others."""
+        self._warned = ""
 
     # --- placement ---
 
@@ -102,23 +106,41 @@ class ShardClient:
 
         `exclude`: contracts that hold a shard of the segment already. Of their farmers none is chosen.
         """
-        holders = [self._book.get(number) for number in exclude]
-        nodes = {entry.node_id for entry in holders if entry is not None}
-        groups = [self._records.standing(number).operator for number in exclude]
+        holders = [entry for number in exclude if (entry := self._book.get(number)) is not None]
+        nodes = {entry.node_id for entry in holders}
+        groups = {group for entry in holders for group in self.candidate(entry).groups}
         candidates = [self.candidate(entry) for entry in self._book if self._book.takes(entry)]
+        self._warn(candidates)
         return choose(
             [one for one in candidates if one.node_id not in nodes],
             count,
             size,
             exclude,
             rng=self._rng,
-            taken_groups=[group for group in groups if group],
+            taken_groups=groups,
         )
+
+    def spread(self) -> Spread:
+        """How far apart the shards of a segment can be put now."""
+        return self._spread([self.candidate(entry) for entry in self._book if self._book.takes(entry)])
+
+    def _spread(self, candidates: Sequence[Candidate]) -> Spread:
+        # Embedded farmers stand on one machine by design, which status says anyway.
+        return spread(candidates, self.code()[1], local=not self._settings.farmers_planned)
+
+    def _warn(self, candidates: Sequence[Candidate]) -> None:
+        """Say in the log, once, that the farmers stand too close together."""
+        warning = self._spread(candidates).warning
+        if warning and warning != self._warned:
+            log.warning("%s", warning)
+        self._warned = warning
 
     def candidate(self, entry: Entry) -> Candidate:
         """The contract as placement sees it."""
         standing = self._records.standing(entry.number)
         now = self._now()
+        node_id, speeds = entry.node_id, self._farmers.speeds
+        place = self._farmers.place(node_id)
         return Candidate(
             contract=entry.number,
             node_id=entry.node_id,
@@ -129,13 +151,30 @@ class ShardClient:
             score=standing.score,
             passed=standing.passed,
             resting=standing.resting(now, self._settings.audit_period),
-            online=not standing.silent_since,
+            online=not standing.silent_since and not self._farmers.failing(node_id),
+            lagging=speeds.lagging(node_id, Way.PUT),
+            rate=speeds.rate(node_id, Way.PUT),
+            price=entry.terms.price,
+            preferred=node_id in self.preferred,
+            network=place.network,
+            vicinity=place.vicinity,
         )
 
     def usual_latency(self, contract: int) -> float:
         """Seconds within which this farmer answers about nine in ten gets: wait so long before you hedge."""
         entry = self._book.get(contract)
-        return self._farmers.latency(entry.node_id).usual() if entry else 0.0
+        return self._farmers.usual_latency(entry.node_id) if entry else 0.0
+
+    def lagging(self, contract: int, way: Way) -> bool:
+        """Whether its farmer is to be worked around now; see Speeds."""
+        entry = self._book.get(contract)
+        return entry is not None and self._farmers.speeds.lagging(entry.node_id, way)
+
+    def late(self, contract: int, way: Way, length: int, seconds: float) -> None:
+        """A transfer was waited for so long, and others were faster; see Speeds."""
+        entry = self._book.get(contract)
+        if entry is not None:
+            self._farmers.speeds.late(entry.node_id, way, length, seconds)
 
     # --- shards ---
 
@@ -151,6 +190,7 @@ class ShardClient:
             raise ServiceRefused("contract over", f"contract {short(entry.contract_id)} takes no new shards")
         size = len(sealed)
         self._waiting[contract] = self._waiting.get(contract, 0) + size
+        before = trio.current_time()
         try:
             signed = await self._ask(
                 entry,
@@ -158,6 +198,7 @@ class ShardClient:
                     entry.contract_id, ShardId(shard_id), sealed, PUT_TIMEOUT + size / SLOWEST
                 ),
             )
+            self._farmers.speeds.took(entry.node_id, Way.PUT, size, trio.current_time() - before)
             if root is None:
                 root = await trio.to_thread.run_sync(shard_root, sealed)
             expected = Receipt(
@@ -207,7 +248,9 @@ class ShardClient:
             # Who was not asked, or refused, has sent nothing: a farmer that is away must not earn by it.
             if asked:
                 due = self._cashier.received(entry, length, whole=whole)
-        self._farmers.latency(entry.node_id).saw(trio.current_time() - before)
+        seconds = trio.current_time() - before
+        self._farmers.latency(entry.node_id).saw(seconds)
+        self._farmers.speeds.took(entry.node_id, Way.GET, length, seconds)
         if due:
             await self._cashier.pay_egress(entry)
         return buffer
