@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TypeVar
@@ -42,6 +43,7 @@ GET_TIMEOUT = 60.0
 SLOWEST = 64 << 10
 """Bytes per second that a transfer of a large range may sink to before it is given up."""
 REMEMBERED_DELETIONS = 4096
+WARN_EVERY = 60.0
 
 _COUNTED = frozenset({ErrorCode.CORRUPT, ErrorCode.INTERNAL})
 """Refusals that may come after the farmer has counted the range as sent."""
@@ -87,6 +89,7 @@ class ShardClient:
         self.preferred: Collection[bytes] = ()
         """Node ids of farmers that the user wants to be used before others."""
         self._warned = ""
+        self._looked = -math.inf
 
     # --- placement ---
 
@@ -126,7 +129,10 @@ class ShardClient:
         return spread(candidates, self.code()[1], local=not self._settings.farmers_planned)
 
     def _warn(self, candidates: Sequence[Candidate]) -> None:
-        """Say in the log, once, that the farmers stand too close together."""
+        """Say in the log, once, that the farmers stand too close together. Looks once a minute at most."""
+        if not self._looked <= self._now() - WARN_EVERY:
+            return
+        self._looked = self._now()
         warning = self._spread(candidates).warning
         if warning and warning != self._warned:
             log.warning("%s", warning)
