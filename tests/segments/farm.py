@@ -72,7 +72,8 @@ class Farm:
         """Whoever is late on a busy machine only does not lag for the rest of the test."""
         farmer = self.farmers[contract]
         farmer.late += 1
-        farmer.lagging |= farmer.put_delay > 10 or bool(farmer.stuck or farmer.stuck_puts)
+        stuck = farmer.stuck is not None or farmer.stuck_puts is not None
+        farmer.lagging |= farmer.put_delay > 10 or stuck
 
     def choose(self, count: int, size: int, exclude: Collection[int] = ()) -> list[int]:
         free = [
