@@ -179,16 +179,21 @@ async def test_one_that_is_waited_for_in_vain_is_told_of(volume: Volume) -> None
     assert silent.lagging
 
 
+@pytest.mark.parametrize("ahead", [True, False])
 @pytest.mark.parametrize("lagging", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2)])
 async def test_reading_around_farmers_moves_no_more_bytes(
-    volume: Volume, lagging: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    volume: Volume, lagging: tuple[int, ...], ahead: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Read ahead: ranges that several want are shared. One after the other: what comes along is kept."""
     monkeypatch.setattr("storjfs.segments.fetch.SHORTEST_HEDGE", 1e6)
     runs, segment = await stored(volume, 11 * MIB)
     for idx in lagging:
         volume.farm.farmers[holder(segment, idx)].lagging = True
     async with volume.running():
-        await read_all(volume, runs)
+        if ahead:
+            await read_all(volume, runs)
+        for run in runs:
+            assert await volume.read(run) == volume.written[run]
     pieces = -(-segment.size // PIECE)
     assert volume.farm.sent <= (pieces + 3 * 16) * (PIECE + 64)
 
