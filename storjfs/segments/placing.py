@@ -34,7 +34,7 @@ LATE_AT_LEAST: Final = 0.5
 STRAGGLES: Final = 4.0
 STRAGGLES_AT_LEAST: Final = 3.0
 """The same for giving up a put that only makes the segment safer than it has to be."""
-LOOK_EVERY: Final = 1.0
+LOOK_EVERY: Final = 5.0
 """Seconds between two looks, at most: another farmer may be there by then."""
 
 
@@ -204,7 +204,8 @@ class Attempt:
     def _usual(self) -> float | None:
         """Seconds that a put takes, as those of this segment and of the last ones did; None: not known."""
         usual = self._of.usual()
-        if 2 * len(self._took) >= self._segment.n:
+        stored = self._segment.state is State.STORED
+        if self._took and (stored or 2 * len(self._took) >= self._segment.n):
             return max(median(self._took), usual or 0.0)
         return usual
 

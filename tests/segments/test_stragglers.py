@@ -65,6 +65,22 @@ async def test_where_nobody_else_is_there_the_slow_one_gets_its_shard_later(volu
         assert len(slow.shards) == 3
 
 
+async def test_a_flush_ends_also_where_only_the_rest_of_a_segment_is_sent(volume: Volume) -> None:
+    """As after a restart, when nothing is known yet of how long puts take."""
+    for number in (4, 5, 6):
+        volume.farm.farmers[number].online = False
+    async with volume.running() as segments:
+        volume.append_random(MIB)
+        segments._journal.close_open()
+        await until(lambda: volume.farm.shard_count() == 3, volume.store)
+    volume.farm.farmers[4].online = volume.farm.farmers[5].online = True
+    volume.farm.farmers[5].stuck_puts = trio.Event()
+    async with volume.running() as segments:
+        with trio.fail_after(60):
+            await segments.flush()
+        assert volume.farm.shard_count() == 4
+
+
 async def test_the_next_segment_begins_while_stragglers_of_the_last_are_waited_for(
     volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
