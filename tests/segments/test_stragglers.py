@@ -73,6 +73,8 @@ async def test_a_flush_ends_also_where_only_the_rest_of_a_segment_is_sent(volume
         volume.append_random(MIB)
         segments._journal.close_open()
         await until(lambda: volume.farm.shard_count() == 3, volume.store)
+        await until(lambda: not segments._uploader.busy, volume.store)
+        await volume.store.sync()
     volume.farm.farmers[4].online = volume.farm.farmers[5].online = True
     volume.farm.farmers[5].stuck_puts = trio.Event()
     async with volume.running() as segments:
