@@ -156,6 +156,8 @@ class Attempt:
         encoder = await self._loaded()
         sealed = await encoder.seal(row.idx, of.shard_key(row.shard_id))
         put = self._puts[row.idx] = _Put(row)
+        if self._enough.is_set():
+            self._sealed_while_trailing(row)
         self._note_change()
         receipt = None
         try:
@@ -189,13 +191,21 @@ class Attempt:
     def _trail(self) -> None:
         """The segment is stored: the next one need not wait for the rest of this one."""
         left = [row for row in self._rows if row.state is ShardState.UPLOADING]
-        if all(row.idx in self._puts for row in left):
-            self._let_memory_go()  # all of them are sealed
+        self._let_memory_go_unless_needed()
         if self._of.may_trail(self._segment, sum(row.length for row in left)):
             for row in left:
                 if row.idx in self._puts:
                     self._give_turn_back(row.idx, row.length)
             self._enough.set()
+
+    def _sealed_while_trailing(self, row: Shard) -> None:
+        self._give_turn_back(row.idx, row.length)
+        self._let_memory_go_unless_needed()
+
+    def _let_memory_go_unless_needed(self) -> None:
+        """Where all that is left is sealed already."""
+        if all(row.idx in self._puts for row in self._rows if row.state is ShardState.UPLOADING):
+            self._let_memory_go()
 
     def _note_change(self) -> None:
         self._changed.set()

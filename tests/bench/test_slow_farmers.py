@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_uploads_and_cold_reads_end_with_a_slow_and_a_silent_farmer(tmp_path: Path) -> None:
-    options = ["--at", tmp_path, "--size", "20", "--runs", "1", "--json", "--keep-caches"]
+    options: list[str | Path] = ["--at", tmp_path, "--size", "20", "--runs", "1", "--json", "--keep-caches"]
     done = subprocess.run(
         [ROOT / "scripts/bench/run", "slow-farmers", *options],
         env={**os.environ, "STORJFS_PYTHON": sys.executable},

@@ -97,9 +97,9 @@ async def test_the_next_segment_begins_while_stragglers_of_the_last_are_waited_f
         segments._uploader.hurry()
         await until(lambda: segments.waiting_bytes() == 0, volume.store)
         uploader = segments._uploader
-        assert sorted(uploader.trailing) == [1, 2, 3]
-        # Their puts take no turns, and their encoders no memory.
-        assert uploader._flying == 0
+        await until(lambda: sorted(uploader.trailing) == [1, 2, 3], volume.store)
+        # Their puts take no turns.
+        await until(lambda: uploader._flying == 0)
 
 
 async def test_no_more_trails_than_there_is_memory_for(
@@ -132,7 +132,8 @@ async def test_the_memory_of_a_segment_is_free_while_only_stragglers_are_left(
         segments._journal.close_open()
         await until(lambda: bool(segments._uploader.trailing), volume.store)
         # Three shards of data and two of parity were in memory; one sealed shard is.
-        assert segments._uploader.buffers._idle_bytes >= 5 * MIB
+        buffers = segments._uploader.buffers
+        await until(lambda: buffers._idle_bytes >= 5 * MIB)
 
 
 # --- reads ---
