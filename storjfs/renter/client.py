@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TypeVar
@@ -42,6 +43,9 @@ GET_TIMEOUT = 60.0
 SLOWEST = 64 << 10
 """Bytes per second that a transfer of a large range may sink to before it is given up."""
 REMEMBERED_DELETIONS = 4096
+WARN_EVERY = 60.0
+LOOKED_AT = 256
+"""Farmers among which a choice is made at first, drawn anew each time."""
 
 _COUNTED = frozenset({ErrorCode.CORRUPT, ErrorCode.INTERNAL})
 """Refusals that may come after the farmer has counted the range as sent."""
@@ -90,6 +94,7 @@ class ShardClient:
         self.preferred: Collection[bytes] = ()
         """Node ids of farmers that the user wants to be used before others."""
         self._warned = ""
+        self._looked = -math.inf
 
     # --- placement ---
 
@@ -109,28 +114,36 @@ class ShardClient:
         holders = [entry for number in exclude if (entry := self._book.get(number)) is not None]
         nodes = {entry.node_id for entry in holders}
         groups = {group for entry in holders for group in self.candidate(entry).groups}
-        candidates = [self.candidate(entry) for entry in self._book if self._book.takes(entry)]
-        self._warn(candidates)
-        return choose(
-            [one for one in candidates if one.node_id not in nodes],
-            count,
-            size,
-            exclude,
-            rng=self._rng,
-            taken_groups=groups,
-        )
+        entries = [entry for entry in self._book if self._book.takes(entry) and entry.node_id not in nodes]
+        self._warn()
+
+        def of(some: Sequence[Entry]) -> list[Candidate]:
+            candidates = [self.candidate(entry) for entry in some]
+            chosen = choose(candidates, count, size, exclude, rng=self._rng, taken_groups=groups)
+            by_number = {one.contract: one for one in candidates}
+            return [by_number[number] for number in chosen]
+
+        if len(entries) > LOOKED_AT:
+            # So that a choice does not take longer the more farmers there are.
+            some = {entry.number: entry for entry in self._rng.sample(entries, LOOKED_AT)}
+            some |= {entry.number: entry for entry in entries if entry.node_id in self.preferred}
+            found = of(list(some.values()))
+            if len(found) == count and all(one.well for one in found):
+                return [one.contract for one in found]
+        return [one.contract for one in of(entries)]
 
     def spread(self) -> Spread:
         """How far apart the shards of a segment can be put now."""
-        return self._spread([self.candidate(entry) for entry in self._book if self._book.takes(entry)])
-
-    def _spread(self, candidates: Sequence[Candidate]) -> Spread:
+        candidates = [self.candidate(entry) for entry in self._book if self._book.takes(entry)]
         # Embedded farmers stand on one machine by design, which status says anyway.
         return spread(candidates, self.code()[1], local=not self._settings.farmers_planned)
 
-    def _warn(self, candidates: Sequence[Candidate]) -> None:
-        """Say in the log, once, that the farmers stand too close together."""
-        warning = self._spread(candidates).warning
+    def _warn(self) -> None:
+        """Say in the log, once, that the farmers stand too close together. Looks once a minute at most."""
+        if not self._looked <= self._now() - WARN_EVERY:
+            return
+        self._looked = self._now()
+        warning = self.spread().warning
         if warning and warning != self._warned:
             log.warning("%s", warning)
         self._warned = warning

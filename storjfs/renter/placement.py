@@ -90,6 +90,11 @@ class Candidate:
         return self.passed >= VETTED_AFTER
 
     @property
+    def well(self) -> bool:
+        """Whether nothing of its own speaks against it."""
+        return self.online and self.score >= TRUSTED_SCORE and not self.lagging
+
+    @property
     def groups(self) -> tuple[str | bytes, ...]:
         """What it may share with others so that both are lost together."""
         return tuple(filter(None, (self.operator or self.node_id, self.network)))

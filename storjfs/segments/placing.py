@@ -34,7 +34,7 @@ LATE_AT_LEAST: Final = 0.5
 STRAGGLES: Final = 4.0
 STRAGGLES_AT_LEAST: Final = 3.0
 """The same for giving up a put that only makes the segment safer than it has to be."""
-LOOK_EVERY: Final = 1.0
+LOOK_EVERY: Final = 5.0
 """Seconds between two looks, at most: another farmer may be there by then."""
 
 
@@ -156,6 +156,8 @@ class Attempt:
         encoder = await self._loaded()
         sealed = await encoder.seal(row.idx, of.shard_key(row.shard_id))
         put = self._puts[row.idx] = _Put(row)
+        if self._enough.is_set():
+            self._sealed_while_trailing(row)
         self._note_change()
         receipt = None
         try:
@@ -189,13 +191,21 @@ class Attempt:
     def _trail(self) -> None:
         """The segment is stored: the next one need not wait for the rest of this one."""
         left = [row for row in self._rows if row.state is ShardState.UPLOADING]
-        if all(row.idx in self._puts for row in left):
-            self._let_memory_go()  # all of them are sealed
+        self._let_memory_go_unless_needed()
         if self._of.may_trail(self._segment, sum(row.length for row in left)):
             for row in left:
                 if row.idx in self._puts:
                     self._give_turn_back(row.idx, row.length)
             self._enough.set()
+
+    def _sealed_while_trailing(self, row: Shard) -> None:
+        self._give_turn_back(row.idx, row.length)
+        self._let_memory_go_unless_needed()
+
+    def _let_memory_go_unless_needed(self) -> None:
+        """Where all that is left is sealed already."""
+        if all(row.idx in self._puts for row in self._rows if row.state is ShardState.UPLOADING):
+            self._let_memory_go()
 
     def _note_change(self) -> None:
         self._changed.set()
@@ -204,7 +214,8 @@ class Attempt:
     def _usual(self) -> float | None:
         """Seconds that a put takes, as those of this segment and of the last ones did; None: not known."""
         usual = self._of.usual()
-        if 2 * len(self._took) >= self._segment.n:
+        stored = self._segment.state is State.STORED
+        if self._took and (stored or 2 * len(self._took) >= self._segment.n):
             return max(median(self._took), usual or 0.0)
         return usual
 

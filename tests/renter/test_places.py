@@ -1,13 +1,17 @@
 """What an address says of where a farmer stands, and what placement makes of it."""
 
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trio.testing
 
+from storjfs.protocol.terms import Address
 from storjfs.renter.placement import Candidate, choose, spread
 from storjfs.renter.places import HERE, Place, place_of
 from tests.renter.test_placement import GIB, farmer
+from tests.renter.world import a_world
 
 
 @pytest.mark.parametrize(
@@ -112,3 +116,22 @@ def test_farmers_of_one_local_network_are_worth_a_word_unless_they_are_embedded(
 def test_fewer_farmers_than_shards_are_no_matter_of_distance() -> None:
     assert spread([at(1, "198.51.100.1"), at(2, "203.0.113.1")], 5).warning == ""
     assert spread([], 5).warning == ""
+
+
+@pytest.mark.parametrize(("hosts", "said"), [("198.51.100.{}", True), ("198.51.{}.1", False)])
+async def test_status_and_log_tell_once_that_farmers_stand_close_together(
+    tmp_path: Path,
+    fast_clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+    hosts: str,
+    said: bool,
+) -> None:
+    async with a_world(tmp_path, fast_clock, 5) as world:
+        for number, site in enumerate(world.sites.values(), 1):
+            site.address = Address(hosts.format(number), 7420)
+        async with world.life() as (renter, catalogue):
+            for _ in range(3):
+                await catalogue.store_segment(renter)
+            assert [bool(one) for one in renter.report().warnings] == [True] * said
+    told = [record for record in caplog.records if "operators or networks" in record.getMessage()]
+    assert len(told) == said
