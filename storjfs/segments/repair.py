@@ -122,6 +122,7 @@ class Repair:
                 delay = min(2 * delay, LAST_RETRY)
             # The next survey names it again if it lacks a shard still.
             self._slow.pop(seg, None)
+            self._hurt.add(seg)
             self._wake.set()
 
     async def one(self, segment: Segment) -> int:
@@ -163,7 +164,11 @@ class Repair:
         except SegmentUnreadable:
             self._hurt.discard(seg)
             return
-        known = seg in found or seg in rescued or seg in self._slow
+        if seg in self._slow:
+            # It is being seen to; left among the hurt it would have `all` survey anew after each repair.
+            self._hurt.discard(seg)
+            return
+        known = seg in found or seg in rescued
         if segment.state is not State.STORED or segment.busy or known:
             return
         for shard in list(self._catalogue.shards(segment)):

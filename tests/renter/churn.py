@@ -47,13 +47,15 @@ QUIET = {
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`life`: days that a farmer lives, on average; `away`: of so many in 100 farmers each day some hours."""
+    """`life`: days that a farmer lives, on average; `away`: of so many in 100 farmers each day some hours.
+    `audit_period`: in days. Silence counts only while others answer, so with few shards it must be short."""
 
     farmers: int = 100
     days: int = 30
     segments: int = 6
     life: float = 40.0
     away: float = 5.0
+    audit_period: float = 8.0
     code: tuple[int, int] | None = None
     seed: int = 1
 
@@ -134,7 +136,7 @@ async def volume(world: World, plan: Plan) -> AsyncIterator[tuple[Renter, Segmen
         code=plan.code,
         capacity=64 << 20,
         price_max=1 << 40,
-        audit_period=int(8 * DAY),
+        audit_period=int(plan.audit_period * DAY),
         term=int(180 * DAY),
         offline_grace=1.5 * DAY,
         answer_deadline=3600,

@@ -136,6 +136,24 @@ async def test_the_memory_of_a_segment_is_free_while_only_stragglers_are_left(
         await until(lambda: buffers._idle_bytes >= 5 * MIB)
 
 
+async def test_what_waits_for_a_slow_farmer_is_no_news_to_the_repair(volume: Volume) -> None:
+    """News would have it survey anew after each segment that it repairs."""
+    async with volume.running() as segments:
+        volume.append_random(3 * MIB)
+        await segments.flush()
+        await until(lambda: full(volume, 1), volume.store)
+        (segment,) = segments._catalogue.stored_after(0, 2)
+        repair = segments._repair
+        repair._slow[segment.seg] = None
+        segments._catalogue.shard_lost(segment, segments._catalogue.held(segment)[0])
+        await volume.store.sync()
+        assert await repair.survey() == []
+        assert segment.seg not in repair._hurt
+        # Somebody turns up who can take it.
+        repair._more_slow.set()
+        await until(lambda: full(volume, 1), volume.store)
+
+
 # --- reads ---
 
 
