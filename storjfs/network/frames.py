@@ -140,6 +140,19 @@ class FrameStream(trio.abc.AsyncResource):
                 raise ProtocolViolation("the stream ended within a shard")
             done += count
 
+    def detach(self) -> tuple[trio.SocketStream, bytes]:
+        """End frames and TLS, and go on with TCP alone: see `TlsStream.detach`.
+
+        Raises ProtocolViolation where the other side has sent more within TLS, or there is no TCP below.
+        """
+        detach = getattr(self.stream, "detach", None)
+        if self._start < self._end or detach is None:
+            raise ProtocolViolation("TLS cannot end here")
+        transport, head = detach()
+        if not isinstance(transport, trio.SocketStream):
+            raise ProtocolViolation("there is no TCP connection below")
+        return transport, head
+
     async def aclose(self) -> None:
         """Close the stream below."""
         await self.stream.aclose()

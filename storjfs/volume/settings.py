@@ -31,7 +31,7 @@ SMALLEST_CACHE = 16 * MIB
 """A full segment of the embedded farmers' code (12 MiB) on its way, and the quarter kept for writes."""
 SMALLEST_RESERVE = 32 * MIB
 MOST_SHARES = 256  # zfec computes in GF(2^8)
-_HOST = re.compile(r"[A-Za-z0-9._:%-]+")
+_HOST = re.compile(r"(relay\+)?[A-Za-z0-9._:%-]+")
 
 
 @dataclass(frozen=True, slots=True)

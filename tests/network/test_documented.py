@@ -5,9 +5,10 @@ import socket
 from pathlib import Path
 
 from storjfs.network.control import CONTROL_LIMITS
+from storjfs.network.dialling import KEEP_ALIVE
 from storjfs.network.frames import PATIENCE
 from storjfs.network.guests import GUEST_LIMITS, SENDING_BYTES
-from storjfs.network.streams import _KEEP_ALIVE, LIMITS
+from storjfs.network.streams import LIMITS
 from storjfs.protocol.framing import MAX_DATA_FRAME, MAX_FRAME, MAX_HELLO, MAX_REQUEST
 
 SPEC = (Path(__file__).parents[2] / "docs" / "formats" / "protocol.md").read_text()
@@ -34,8 +35,8 @@ def test_the_limits_of_a_listener_are_those_in_force() -> None:
         "seconds without a frame": [control.quiet, control.quiet],
         "seconds on a data connection": [PATIENCE.idle],
         "seconds without a packet": [
-            _KEEP_ALIVE[socket.TCP_KEEPIDLE],
-            _KEEP_ALIVE[socket.TCP_KEEPINTVL],
+            KEEP_ALIVE[socket.TCP_KEEPIDLE],
+            KEEP_ALIVE[socket.TCP_KEEPINTVL],
         ],
         "requests per second": [guest.requests, guest.request_burst],
         "puts and gets per second": [guest.transfers, guest.transfer_burst],
