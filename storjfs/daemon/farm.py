@@ -26,6 +26,7 @@ from storjfs.farmer.live import Live, facts
 from storjfs.farmer.pulse import ClockWatch, Pulse, is_synchronised
 from storjfs.farmer.report import brief, newest_moment
 from storjfs.farmer.settings import FILE, FarmerSettings
+from storjfs.protocol.terms import Address
 from storjfs.volume import wording
 from storjfs.volume.errors import SettingsError
 
@@ -63,6 +64,7 @@ class FarmProcess:
         self._clock = ClockWatch(newest_moment(farmer.records))
         self._refused = ""
         self._at_next_start: tuple[str, ...] = ()
+        self._addresses: tuple[Address, ...] = ()
 
     async def run(self) -> None:
         """Serve until a signal ends it. Raises what keeps it from starting."""
@@ -86,9 +88,11 @@ class FarmProcess:
             farmer.settings.write(farmer.folder)  # only what works is kept
         await self._listen(nursery)
         self._say(f"identity  {farmer.node_id.hex()}")
-        for address in farmer.addresses:
+        self._addresses = farmer.addresses
+        for address in self._addresses:
             self._say(f"address   {address}/{farmer.node_id.hex()}")
         nursery.start_soon(self._watch)
+        nursery.start_soon(self._tell_of_reach)
         nursery.start_soon(self._tell)
         self._notifier.ready(self._line())
 
@@ -213,6 +217,22 @@ class FarmProcess:
                 self._notifier.status(line)
                 before = line
             await trio.sleep(TELL_EVERY)
+
+    async def _tell_of_reach(self) -> None:
+        """Say where and how renters reach it, each time that this has changed."""
+        reach, before = self._farmer.reach, ("",)
+        while True:
+            changed = reach.changed
+            words = reach.facts().words
+            if words != before and self._farmer.settings.peers:
+                for line in words:
+                    self._say(f"reachable {line}")
+            before = words
+            for address in reach.addresses:
+                if address not in self._addresses:
+                    self._say(f"address   {address}/{self._farmer.node_id.hex()}")
+            self._addresses = reach.addresses
+            await changed.wait()
 
     def _line(self) -> str:
         try:

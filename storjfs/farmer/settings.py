@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 from storjfs.farmer.prices import DEFAULT
 from storjfs.farmer.schedule import ALWAYS, Limit, Schedule
 from storjfs.protocol.terms import Address
+from storjfs.volume import StaticFarmer
 from storjfs.volume.errors import SettingsError
 from storjfs.volume.units import (
     parse_credits,
@@ -28,7 +29,7 @@ DAY = 86400
 DEFAULT_PORT = 7420
 KEEP_FREE: Final = 64 << 20
 MOST_CONNECTIONS = 100_000
-AT_START = ("listen", "ledger", "connections", "connections_per_renter")
+AT_START = ("listen", "ledger", "connections", "connections_per_renter", "map_port")
 """Settings that a running farmer does not change: they hold from its next start."""
 
 
@@ -45,7 +46,7 @@ class FarmerSettings:
     listen: Address | None = None
     """Where to listen; None: on this machine only, on a free port."""
     announce: tuple[Address, ...] = ()
-    """Addresses for the offer; none: the one listened on."""
+    """Addresses for the offer; none: the one listened on, or those found (`reach`)."""
     price: int = DEFAULT.storage
     """Per GiB and month."""
     egress_price: int = DEFAULT.egress
@@ -68,6 +69,14 @@ class FarmerSettings:
     connections: int = 512
     """Connections at a time; whoever comes beyond is closed at once."""
     connections_per_renter: int = 16
+    peers: tuple[StaticFarmer, ...] = ()
+    """Other farmers: asked to dial back, and used as relays if nobody can dial this one."""
+    map_port: bool = True
+    """Ask the router for the port, where this farmer listens behind one and names no address itself."""
+    relay: bool = False
+    """Be a relay for farmers that cannot be dialled."""
+    relay_limit: Limit | None = None
+    """Of the bandwidth for that, sent to farmers and received from them; None: none but `limit`."""
 
     def __post_init__(self) -> None:
         if self.capacity < 1 << 20:
@@ -76,11 +85,6 @@ class FarmerSettings:
             raise SettingsError(
                 f"a farmer has 1 to {MOST_CONNECTIONS} connections, and for each renter 1 to that many",
                 hint="The usual ones are 512, and 16 for each renter.",
-            )
-        if self.listen is not None and self.listen.host in ("0.0.0.0", "::") and not self.announce:
-            raise SettingsError(
-                "a farmer that listens on all its addresses must say under which one renters reach it",
-                hint="Say it: --announce HOST:PORT",
             )
 
     @classmethod
@@ -184,6 +188,20 @@ def _quoted(text: object) -> str:
     return json.dumps(str(text), ensure_ascii=False)
 
 
+def _peers(value: Any) -> tuple[StaticFarmer, ...]:
+    if not isinstance(value, list):
+        raise SettingsError(
+            f"the peers in {FILE} must be a list", hint='Write it as in ["farm.example.org:7420"].'
+        )
+    return tuple(StaticFarmer.parse(_text(one)) for one in value)
+
+
+def _yes_or_no(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise SettingsError(f"{value!r} in {FILE} must be true or false", hint="Write it without quotes.")
+    return value
+
+
 def _count(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise SettingsError(
@@ -205,6 +223,10 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "schedule": lambda value: Schedule.parse(_text(value)),
     "connections": _count,
     "connections_per_renter": _count,
+    "peers": _peers,
+    "map_port": _yes_or_no,
+    "relay": _yes_or_no,
+    "relay_limit": lambda value: Limit.parse(_text(value)),
     **dict.fromkeys(
         ("term_min", "term_max", "period_min", "period_max", "grace_max", "claim_every", "scrub_every"),
         parse_duration,
@@ -223,6 +245,10 @@ _SHOW: dict[str, Callable[[Any], str]] = {
     "schedule": _quoted,
     "connections": str,
     "connections_per_renter": str,
+    "peers": lambda value: "[" + ", ".join(map(_quoted, value)) + "]",
+    "map_port": lambda value: str(value).lower(),
+    "relay": lambda value: str(value).lower(),
+    "relay_limit": _quoted,
     **dict.fromkeys(
         ("term_min", "term_max", "period_min", "period_max", "grace_max", "claim_every", "scrub_every"),
         lambda value: _quoted(show_duration(value)),
@@ -248,4 +274,8 @@ _COMMENTS = {
     "schedule": 'When the limit holds, as in "Mon-Fri 08:00-23:00; Sat,Sun 10:00-24:00"; left out: always.',
     "connections": "Connections at a time, in all and for each renter.",
     "connections_per_renter": "",
+    "peers": "Other farmers: asked whether this one can be dialled, and its relays if not.",
+    "map_port": "Ask the router for the port.",
+    "relay": "Be a relay for farmers that cannot be dialled.",
+    "relay_limit": 'Bandwidth for that, as in "20Mbit".',
 }
