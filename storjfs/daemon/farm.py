@@ -220,14 +220,15 @@ class FarmProcess:
 
     async def _tell_of_reach(self) -> None:
         """Say where and how renters reach it, each time that this has changed."""
-        reach, before = self._farmer.reach, ("",)
+        reach = self._farmer.reach
+        before: tuple[str, ...] = ("",)
         while True:
             changed = reach.changed
-            words = reach.facts().words
-            if words != before and self._farmer.settings.peers:
-                for line in words:
+            found = reach.facts()
+            if found.words != before and found.trials:
+                for line in found.words:
                     self._say(f"reachable {line}")
-            before = words
+                before = found.words
             for address in reach.addresses:
                 if address not in self._addresses:
                     self._say(f"address   {address}/{self._farmer.node_id.hex()}")
