@@ -126,7 +126,7 @@ def _ask_upnp(upnp: Any, inside: int, wanted: int) -> tuple[str, int] | None:
         return None
     last = ""
     for port in (wanted, *(1024 + (wanted + 7919 * step) % 64000 for step in range(1, OTHERS))):
-        for lease in (str(LEASE), "0"):
+        for lease in (LEASE, 0):
             try:
                 upnp.addportmapping(port, "TCP", upnp.lanaddr, inside, NAME, "", lease)
             except Exception as error:

@@ -88,9 +88,10 @@ class Reach:
         listening = [one for one in self._listening() if one.host not in ANY]
         if listening:
             return tuple(listening)
-        own = _own_address()
-        at_home = (Address(own, self._port),) if own and self._port else ()
-        return tuple(dict.fromkeys(found_addresses(self._trials) + at_home))
+        own, mapped = _own_address(), self.mapper.facts
+        at_home = [Address(own, self._port)] if own and self._port else []
+        forwarded = [Address(mapped.address, mapped.port)] if mapped.leads_outside else []
+        return tuple(dict.fromkeys([*found_addresses(self._trials), *forwarded, *at_home]))
 
     @property
     def _port(self) -> int:

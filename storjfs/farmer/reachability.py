@@ -71,6 +71,11 @@ class MappingFacts(msgspec.Struct, frozen=True):
     """The port outside that it forwards."""
     problem: str = ""
 
+    @property
+    def leads_outside(self) -> bool:
+        """Whether a port of the internet is forwarded, as far as the router knows."""
+        return self.state == "mapped" and not is_at_home(self.address) and not is_shared(self.address)
+
 
 NOT_ASKED: Final = MappingFacts()
 
@@ -189,6 +194,11 @@ def _state_words(known: Known, state: State) -> list[str]:
     if known.peers:
         reasons = "; ".join(sorted({f"{one.asked}: {one.problem}" for one in known.trials if one.problem}))
         return [f"unknown: nobody who was asked could say ({reasons or 'no answer yet'})"]
+    if known.mapping.leads_outside:
+        forwarded = Address(known.mapping.address, known.mapping.port)
+        return [
+            f"probably: the router forwards {forwarded} ({known.mapping.how}), and there is nobody to ask"
+        ]
     return [
         "unknown: there is nobody to ask",
         "name another farmer under peers in farmer.toml, and it is asked to dial back",

@@ -10,7 +10,7 @@ from storjfs.protocol.ids import NodeId
 from tests.e2e.drive import await_that
 from tests.farmer.process import Running, run, status
 
-from .lab import Host
+from .lab import Host, Router
 
 PORT = 7420
 
@@ -89,3 +89,40 @@ def relay_at(host: Host, folder: Path, *words: str) -> Iterator[FarmerAt]:
     """A farmer of the internet that relays others."""
     with farmer_at(host, folder, "--announce", f"{host.address}:{PORT}", "--relay", *words) as made:
         yield made
+
+
+def open_ports_by(router: Router, how: str, folder: Path) -> None:
+    """Have the router open ports for those behind it who ask: miniupnpd, as routers at home have it.
+
+    It refuses to where the router's outer address is one for documentation.
+    """
+    router.nft(_MINIUPNPD_TABLE)
+    settings = folder / "miniupnpd.conf"
+    settings.write_text(
+        "ext_ifname=eth0\nlistening_ip=lan\nsecure_mode=yes\nuuid=00000000-0000-0000-0000-000000000001\n"
+        f"enable_upnp={_YES[how == 'UPnP']}\nenable_natpmp={_YES[how == 'NAT-PMP']}\n"
+        "allow 1024-65535 0.0.0.0/0 1024-65535\ndeny 0-65535 0.0.0.0/0 0-65535\n"
+    )
+    log = folder / "miniupnpd.log"
+    words = ["/usr/sbin/miniupnpd", "-d", "-f", str(settings), "-P", str(folder / "miniupnpd.pid")]
+    with log.open("w") as output:
+        process = router.popen(words, stdout=output, stderr=output)
+    await_that(lambda: "istening" in log.read_text() or process.poll() is not None, "miniupnpd listens")
+    assert process.poll() is None, log.read_text()
+
+
+def forwards(router: Router) -> str:
+    """The ports that miniupnpd forwards, as rules."""
+    return router.run(["nft", "list", "chain", "inet", "filter", "prerouting_miniupnpd"]).stdout
+
+
+_YES = {True: "yes", False: "no"}
+_MINIUPNPD_TABLE = """table inet filter {
+chain forward { type filter hook forward priority -1; jump miniupnpd; }
+chain miniupnpd { }
+chain prerouting { type nat hook prerouting priority dstnat; jump prerouting_miniupnpd; }
+chain prerouting_miniupnpd { }
+chain postrouting { type nat hook postrouting priority srcnat; jump postrouting_miniupnpd; }
+chain postrouting_miniupnpd { }
+}
+"""

@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.drive import Drive, await_that, unmounted
 
-from .homes import PORT, farmer_at, relay_at
+from .homes import PORT, farmer_at, forwards, open_ports_by, relay_at
 from .lab import Lab, lab
 
 MIB = 1 << 20
@@ -60,6 +60,27 @@ def test_a_farmer_behind_a_router_learns_what_to_forward_and_that_it_was_forward
         farmer.look_again()
         found = farmer.until_reached("yes")
         assert found["live"]["addresses"][0] == f"{router.address}:{PORT}"
+
+
+@pytest.mark.parametrize("how", ["NAT-PMP", "UPnP"])
+def test_a_router_that_can_be_asked_opens_the_port_while_the_farmer_runs(
+    net: Lab, tmp_path: Path, how: str
+) -> None:
+    asked = net.host("asked", net.network("203.0.113.0/24"))
+    router = net.router("router", net.network("11.22.33.0/24"), "192.168.1.0/24")
+    open_ports_by(router, how, tmp_path)
+    with (
+        farmer_at(asked, tmp_path / "asked") as other,
+        farmer_at(net.host("farmer", router.lan), tmp_path / "farmer", "--peer", other.where) as farmer,
+    ):
+        found = farmer.until_reached("yes")
+        mapping = found["live"]["reach"]["mapping"]
+        assert (mapping["state"], mapping["how"]) == ("mapped", how)
+        assert (mapping["address"], mapping["port"]) == (str(router.address), PORT)
+        assert found["live"]["addresses"][0] == f"{router.address}:{PORT}"
+        assert f"dport {PORT}" in forwards(router)
+        assert farmer.process.interrupt() == 0
+        assert f"dport {PORT}" not in forwards(router)
 
 
 def test_a_port_that_leads_to_another_machine_is_told_apart(net: Lab, tmp_path: Path) -> None:
