@@ -125,7 +125,8 @@ class TlsStream(trio.abc.Stream):
     def detach(self) -> tuple[trio.abc.Stream, bytes]:
         """End TLS without a word: the transport, and what has come on it behind the last record.
 
-        Both sides must know where TLS ends. Closing this stream still closes the transport.
+        Both sides must know where TLS ends, and nobody may have asked for more than came before: what follows
+        would be taken for a record. Closing this stream still closes the transport.
         """
         self._check()
         self._broken = True

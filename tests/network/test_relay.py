@@ -13,11 +13,23 @@ from storjfs.network.frames import FrameStream
 from storjfs.network.greeting import greet
 from storjfs.network.identity import Identity
 from storjfs.network.relay import RELAY_LIMITS
-from storjfs.network.streams import open_stream
+from storjfs.network.streams import open_stream, serve
 from storjfs.network.through import arrive, dial_through
-from storjfs.protocol.framing import encode_request
+from storjfs.network.tls import TlsStream
+from storjfs.protocol.framing import encode_answer, encode_request
 from storjfs.protocol.ids import ContractId, ShardId
-from storjfs.protocol.messages import GetOffer, Hello, OfferAnswer, Ping, Purpose, Put, Role, Through
+from storjfs.protocol.messages import (
+    Done,
+    GetOffer,
+    Hello,
+    HelloAnswer,
+    OfferAnswer,
+    Ping,
+    Purpose,
+    Put,
+    Role,
+    Through,
+)
 from storjfs.protocol.terms import Address
 from tests.network.farm import FARMER, RENTER, SOMETHING, STRANGER, Farmer
 from tests.network.relaying import (
@@ -123,6 +135,30 @@ async def test_a_stranger_with_a_guessed_token_is_not_joined() -> None:
     async with relaying(service) as (relay, _):
         with pytest.raises(PeerUnreachable, match="nobody waits"):
             await arrive(relay, RELAY.node_id, os.urandom(32))
+
+
+async def test_what_comes_right_behind_the_answer_of_the_relay_is_not_lost() -> None:
+    """In one packet with it: the first words of the caller, which are no TLS of the relay."""
+    behind_it = b"\x16\x03\x01\x00\x05hello" + bytes(2000)
+
+    async def answer(stream: TlsStream) -> None:
+        frames = FrameStream(stream)
+        for number, said in enumerate((HelloAnswer(1, Role.FARMER), Done())):
+            assert (await frames.receive_frame()) is not None
+            stream.tls.write(encode_answer(number, said))
+        transport = stream.transport
+        await transport.send_all(stream._outgoing.read() + behind_it)
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        (relay,) = await nursery.start(serve, RELAY, "127.0.0.1", 0, answer)
+        transport, head = await arrive(relay, RELAY.node_id, os.urandom(32))
+        with trio.fail_after(PATIENCE):
+            while len(head) < len(behind_it):
+                head += await transport.receive_some()
+        assert head == behind_it
+        await transport.aclose()
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_farmer_comes_only_to_the_relay_it_knows() -> None:
