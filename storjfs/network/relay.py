@@ -7,8 +7,8 @@ farmer keeps a control connection to it, over which it is asked to come; it pass
 import logging
 import os
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -86,12 +86,19 @@ class _Place:
 class _Caller:
     """Somebody who waits for a farmer; `transport` is that farmer's connection, once it has come."""
 
-    __slots__ = ("came", "done", "transport")
+    __slots__ = ("came", "done", "problem", "transport")
 
     def __init__(self) -> None:
         self.transport: trio.SocketStream | None = None
+        self.problem = ""
         self.came = trio.Event()
+        """Or it is known that it will not."""
         self.done = trio.Event()
+
+    def give_up(self, problem: str) -> None:
+        """It will not come, unless it has already."""
+        self.problem = problem
+        self.came.set()
 
 
 class Relay:
@@ -171,16 +178,25 @@ class Relay:
         await caller.done.wait()
 
     async def _through(self, frames: FrameStream, number: int, farmer: NodeId) -> None:
-        caller = _Caller()
+        place, where = self._place_for(farmer, frames)
+        caller, token = _Caller(), os.urandom(_TOKEN)
+        problem: Exception | None = None
         try:
             with self._counted(farmer):
-                async with self._called(frames, farmer, caller):
-                    await caller.came.wait()
-                assert caller.transport is not None
-                ours = await _below(frames, number)
-                await self._pass(farmer, ours, caller.transport)
+                async with trio.open_nursery() as nursery:
+                    # Not withdrawn once the farmer has come: it would let go of what it came with.
+                    nursery.start_soon(self._call, place, token, caller)
+                    try:
+                        with self._waits(place, where, token, caller):
+                            theirs = await self._until_it_comes(frames, caller)
+                        await self._pass(farmer, await _below(frames, number), theirs)
+                    except (RequestFailed, ProtocolViolation, trio.BrokenResourceError) as error:
+                        problem = error
+                    nursery.cancel_scope.cancel()
         finally:
             caller.done.set()
+        if problem is not None:
+            raise problem
 
     def _counted(self, farmer: NodeId) -> "_Counted":
         """One more connection of `farmer`, for as long as the block takes. Raises RequestFailed (BUSY)."""
@@ -189,13 +205,8 @@ class Relay:
             raise RequestFailed(ErrorCode.BUSY, "too many connections are relayed")
         return _Counted(self._streams, farmer)
 
-    @asynccontextmanager
-    async def _called(self, frames: FrameStream, farmer: NodeId, caller: _Caller) -> AsyncIterator[None]:
-        """Have the farmer called while the block waits for it.
-
-        The block is cancelled where it does not come, or the caller leaves: RequestFailed,
-        trio.BrokenResourceError. Raises RequestFailed at once where it cannot be called.
-        """
+    def _place_for(self, farmer: NodeId, frames: FrameStream) -> tuple[_Place, str]:
+        """The place of a farmer that may be called, and where the caller is. Raises RequestFailed."""
         place = self._places.get(farmer)
         where = origin(address_of(frames.stream) or "::")
         if place is None:
@@ -205,48 +216,58 @@ class Relay:
             raise RequestFailed(ErrorCode.BUSY, "too many wait for this farmer")
         if not place.allowance.try_spend():
             raise RequestFailed(ErrorCode.BUSY, "this farmer is called too often")
-        token = os.urandom(_TOKEN)
+        return place, where
+
+    @contextmanager
+    def _waits(self, place: _Place, where: str, token: bytes, caller: _Caller) -> Iterator[None]:
+        """The caller waits in this block, and counts as one who does."""
         self._callers[token] = caller
         place.waiting += 1
         self._waiting[where] += 1
-        reason: Exception = RequestFailed(ErrorCode.NOT_ATTACHED, "it did not come in time")
-
-        async def call() -> None:
-            nonlocal reason
-            try:
-                await place.connection.request(Call(token), limits.answer)
-            except RequestFailed as error:
-                reason = RequestFailed(ErrorCode.BUSY, f"the farmer does not come: {error}")
-            except (PeerUnreachable, RequestTimeout, ProtocolViolation):
-                pass
-            else:
-                return  # it comes, or has come
-            scope.cancel()
-
-        async def watch() -> None:
-            nonlocal reason
-            try:
-                more = await frames.wait_for_more()
-                reason = ProtocolViolation("more came before the answer") if more else _gone()
-            except trio.BrokenResourceError as error:
-                reason = error
-            scope.cancel()
-
         try:
-            with trio.move_on_after(limits.answer) as scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(watch)
-                    nursery.start_soon(call)
-                    yield
-                    nursery.cancel_scope.cancel()
+            yield
         finally:
             self._callers.pop(token, None)
             place.waiting -= 1
             self._waiting[where] -= 1
             if not self._waiting[where]:
                 del self._waiting[where]
-        if scope.cancelled_caught:
-            raise reason
+
+    async def _call(self, place: _Place, token: bytes, caller: _Caller) -> None:
+        try:
+            await place.connection.request(Call(token), self.limits.answer)
+        except RequestFailed as error:
+            caller.give_up(f"the farmer does not come: {error}")
+        except (PeerUnreachable, RequestTimeout, ProtocolViolation):
+            caller.give_up("it did not come in time")
+
+    async def _until_it_comes(self, frames: FrameStream, caller: _Caller) -> trio.SocketStream:
+        """The farmer's connection.
+
+        Raises RequestFailed where it does not come, trio.BrokenResourceError where the caller leaves,
+        ProtocolViolation where that says something more.
+        """
+        left: Exception | None = None
+
+        async def watch() -> None:
+            nonlocal left
+            try:
+                more = await frames.wait_for_more()
+                left = ProtocolViolation("more came before the answer") if more else _gone()
+            except trio.BrokenResourceError as error:
+                left = error
+            caller.came.set()
+
+        with trio.move_on_after(self.limits.answer):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(watch)
+                await caller.came.wait()
+                nursery.cancel_scope.cancel()
+        if left is not None:
+            raise left
+        if caller.transport is None:
+            raise RequestFailed(ErrorCode.NOT_ATTACHED, caller.problem or "it did not come in time")
+        return caller.transport
 
     async def _pass(self, farmer: NodeId, caller: trio.SocketStream, called: trio.SocketStream) -> None:
         line = self._line

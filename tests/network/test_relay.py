@@ -17,7 +17,7 @@ from storjfs.network.streams import open_stream, serve
 from storjfs.network.through import arrive, dial_through
 from storjfs.network.tls import TlsStream
 from storjfs.protocol.framing import encode_answer, encode_request
-from storjfs.protocol.ids import ContractId, ShardId
+from storjfs.protocol.ids import ContractId, NodeId, ShardId
 from storjfs.protocol.messages import (
     Done,
     GetOffer,
@@ -165,6 +165,30 @@ async def test_a_farmer_comes_only_to_the_relay_it_knows() -> None:
     async with relaying(RelayService(), SECOND) as (relay, _):
         with pytest.raises(WrongPeer):
             await arrive(relay, RELAY.node_id, os.urandom(32))
+
+
+async def test_a_farmer_that_has_come_is_not_called_off() -> None:
+    """Not even where the relay hears of its coming before its answer to the call."""
+    service = RelayService()
+    async with relaying(service) as (relay, _), behind(Farmer(), relay) as (attachment,):
+        come, slow, called_off = attachment._come, trio.Event(), []
+
+        async def come_slowly(relay_id: NodeId, token: bytes) -> Done:
+            answer = await come(relay_id, token)
+            try:
+                await slow.wait()
+            except trio.Cancelled:
+                called_off.append(token)
+                raise
+            return answer
+
+        attachment._come = come_slowly  # type: ignore[method-assign]
+        async with renting(relay.through()) as peer:
+            await peer.request(Ping())
+            # What the relay said before on this connection has arrived when this is answered.
+            await service.control[0].request(Ping())
+            assert not called_off
+            slow.set()
 
 
 async def test_a_caller_that_leaves_frees_the_relay_and_the_farmer() -> None:
