@@ -86,6 +86,7 @@ class Peer:
         farmer's requests; `source` is the randomness of the backoff."""
         self.identity, self.node_id = identity, node_id
         self._addresses = tuple(addresses)
+        self._worked: Address | None = None
         self._connector, self._handler, self._role = connector, handler, role
         self._vouchers, self._greeted = vouchers, greeted
         self._backoff = Backoff(source or random.Random())
@@ -116,6 +117,7 @@ class Peer:
     def addresses(self, addresses: Sequence[Address]) -> None:
         if tuple(addresses) != self._addresses:
             self._addresses = tuple(addresses)
+            self._worked = None
             self._backoff.reset()
 
     @property
@@ -206,7 +208,10 @@ class Peer:
             wait = self._backoff.until - now
             raise PeerUnreachable(f"not reachable; next attempt in {wait:.1f} s", retry_after=wait)
         try:
-            stream = await self._connector(self.identity, self.node_id, self._addresses, DIAL_TIMEOUT)
+            # The one that worked last comes first: one that is silent costs seconds of each dial.
+            addresses = sorted(self._addresses, key=lambda one: one != self._worked)
+            stream = await self._connector(self.identity, self.node_id, addresses, DIAL_TIMEOUT)
+            self._worked = getattr(stream, "address", None)
             frames = FrameStream(stream, buffer_size)
             try:
                 answer = await self._greet(frames, purpose)

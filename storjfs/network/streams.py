@@ -85,10 +85,13 @@ async def open_stream(
 async def _dial(identity: Identity, node_id: NodeId | None, address: Address) -> TlsStream:
     relay = address.relay
     if relay is None:
-        return await dial(identity, node_id, address)
-    if node_id is None:
+        stream = await dial(identity, node_id, address)
+    elif node_id is None:
         raise PeerUnreachable("through a relay one reaches only a farmer whose identity is known")
-    return await dial_through(identity, node_id, relay)
+    else:
+        stream = await dial_through(identity, node_id, relay)
+    stream.address = address
+    return stream
 
 
 async def serve(

@@ -13,6 +13,7 @@ import trio
 
 from storjfs.network.guests import Guest
 from storjfs.protocol.ids import NodeId
+from storjfs.protocol.terms import Address
 
 _RECEIVE: Final = 256 << 10
 _RECEIVE_SOME: Final = 64 << 10
@@ -38,6 +39,8 @@ class TlsStream(trio.abc.Stream):
     ) -> None:
         """`head`: what has been received from `transport` already."""
         self.peer = NOBODY
+        self.address: Address | None = None
+        """Where it was dialled."""
         self.guest: Guest | None = None
         """What the peer may take, all its connections together; set by who lets it in."""
         self.transport = transport

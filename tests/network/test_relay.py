@@ -322,6 +322,7 @@ async def test_a_relay_that_comes_back_is_attached_to_again_and_the_second_takes
                 assert two.attached
                 _, ending = await nursery.start(run_relay, first, relay.port)
                 await eventually(lambda: one.attached)
+                peer.addresses = (relay.through(),)
                 peer.disconnect()
                 await eventually(lambda: not peer.connected)
                 await peer.request(Ping())
