@@ -88,11 +88,15 @@ class RelayedLine:
             return
         pending, self._pending = self._pending, {}
         today = int(self._clock()) // DAY
+        known = {day: self._known(day) for day in {day for day, _ in pending}}
         try:
-            rows = [
-                (_ADD, (day, self._counted_as(day, farmer), one.to_farmer, one.from_farmer, one.streams))
-                for (day, farmer), one in pending.items()
-            ]
+            rows = []
+            for (day, farmer), one in pending.items():
+                counted_as = farmer
+                if farmer not in known[day] and len(known[day]) >= FARMERS_A_DAY:
+                    counted_as = OTHERS
+                known[day].add(counted_as)
+                rows.append((_ADD, (day, counted_as, one.to_farmer, one.from_farmer, one.streams)))
             forget = ("DELETE FROM relayed WHERE day < ?", (today - DAYS_KEPT,))
             await self._records.commit([*rows, forget])
         except BaseException:
@@ -119,7 +123,6 @@ class RelayedLine:
             key = today, OTHERS
         return self._pending.setdefault(key, Passed())
 
-    def _counted_as(self, day: int, farmer: NodeId) -> NodeId:
-        known = "SELECT count(*), coalesce(max(farmer = ?), 0) FROM relayed WHERE day = ?"
-        ((rows, there),) = self._records.read(known, farmer, day)
-        return farmer if there or rows < FARMERS_A_DAY else OTHERS
+    def _known(self, day: int) -> set[bytes]:
+        rows = self._records.read("SELECT farmer FROM relayed WHERE day = ?", day)
+        return {row[0] for row in rows}
