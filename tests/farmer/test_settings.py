@@ -11,6 +11,7 @@ from storjfs.farmer.records import Records
 from storjfs.farmer.schedule import Limit, Schedule
 from storjfs.farmer.settings import FarmerSettings, parse_address
 from storjfs.protocol.terms import Address
+from storjfs.volume import StaticFarmer
 from storjfs.volume.errors import SettingsError
 
 FULL = FarmerSettings(
@@ -26,6 +27,13 @@ FULL = FarmerSettings(
     schedule=Schedule.parse("Mon-Fri 08:00-23:00; Sat,Sun 22:00-06:00"),
     connections=100,
     connections_per_renter=7,
+    peers=(
+        StaticFarmer(Address("farm.example.org", 7420)),
+        StaticFarmer(Address("::1", 7), bytes(range(32))),
+    ),
+    map_port=False,
+    relay=True,
+    relay_limit=Limit(2_500_000, 2_500_000),
 )
 
 
@@ -56,6 +64,10 @@ def test_no_file_no_settings(tmp_path: Path) -> None:
         ("connections = true", "whole number"),
         ("connections = 0", "connections"),
         ("connections_per_renter = 513", "connections"),
+        ('peers = "farm.example.org:7420"', "list"),
+        ('peers = ["somebody"]', "somebody"),
+        ('relay = "yes"', "true or false"),
+        ('relay_limit = "fast"', "fast"),
     ],
 )
 def test_mistakes_are_named(line: str, said: str) -> None:
