@@ -201,6 +201,8 @@ def _reach(report: Report) -> Iterator[Warn]:
             "the farmer listens on this machine only: no renter elsewhere can reach it",
             "Let it listen: storjfs farm --listen 0.0.0.0:7420",
         )
+    elif live.reach is not None and live.reach.state == State.OPEN:
+        return  # that nobody has come yet is no fault of the network
     elif live.last_contact is None and report.at - live.since > DAY:
         yield Warn(
             "no_contact",
