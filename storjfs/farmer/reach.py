@@ -4,6 +4,7 @@ Decision: docs/decisions/0013-reachability.md.
 """
 
 import logging
+import math
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -150,16 +151,26 @@ class Reach:
     @property
     def _pause(self) -> float:
         """Seconds until the next round."""
+        if not self._settings().peers:
+            return math.inf
         attached = sum(one.attached for one, _ in self._relays.values())
         short = self.state is State.CLOSED and attached < min(RELAYS, len(self._settings().peers))
         return SHORT_OF_RELAYS if short else AGAIN[self.state]
 
     async def _keep_mapped(self) -> None:
         """The port of a farmer that listens to others, and whose owner has not said where it is reached."""
-        settings, known = self._settings(), self._known()
-        wanted = settings.map_port and not settings.announce and not known.local_only
-        if wanted and known.port and is_at_home(known.own):
-            await self.mapper.run(known.port)
+        if not self._settings().map_port:
+            return
+        # The network may come up after the farmer, and nobody tells.
+        while not self._behind_a_router():  # noqa: ASYNC110
+            await trio.sleep(AGAIN[State.UNKNOWN])
+        await self.mapper.run(self._port)
+
+    def _behind_a_router(self) -> bool:
+        known = self._known()
+        return (
+            not (self._settings().announce or known.local_only) and known.port > 0 and is_at_home(known.own)
+        )
 
     def _tell(self) -> None:
         self.changed.set()
