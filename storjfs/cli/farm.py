@@ -24,7 +24,7 @@ from storjfs.farmer.report import NoFarmer
 from storjfs.farmer.schedule import Limit, Schedule
 from storjfs.farmer.settings import FarmerSettings, parse_address
 from storjfs.settlement import Ledger
-from storjfs.volume import wording
+from storjfs.volume import StaticFarmer, wording
 from storjfs.volume.errors import SettingsError
 from storjfs.volume.files import make_private
 from storjfs.volume.units import parse_credits, parse_size
@@ -60,6 +60,12 @@ at_option = click.option(
 @click.option("--schedule", metavar="TIMES", help='When the limit holds, as in "08:00-23:00"; else always.')
 @click.option("--connections", type=click.IntRange(min=1), help="Connections at a time.")
 @click.option("--connections-per-renter", type=click.IntRange(min=1), help="Of these, for each renter.")
+@click.option(
+    "--peer", metavar="HOST:PORT", multiple=True, help="Another farmer, to be tested and relayed by."
+)
+@click.option("--relay/--no-relay", default=None, help="Relay farmers that cannot be dialled.")
+@click.option("--relay-limit", metavar="RATE", help='Bandwidth for that, as in "20Mbit".')
+@click.option("--map-port/--no-map-port", default=None, help="Ask the router for the port.")
 @click.option("--prices", type=click.Choice(list(TABLE)), help="A row of the table of prices; home at first.")
 @click.option("--price", metavar="CREDITS", help="Per GiB and month.")
 @click.option("--egress-price", metavar="CREDITS", help="Per GiB sent to renters.")
@@ -84,6 +90,10 @@ def farm(
     schedule: str | None,
     connections: int | None,
     connections_per_renter: int | None,
+    peer: tuple[str, ...],
+    relay: bool | None,
+    relay_limit: str | None,
+    map_port: bool | None,
     prices: str | None,
     price: str | None,
     egress_price: str | None,
@@ -108,6 +118,10 @@ def farm(
         "schedule": Schedule.parse(schedule) if schedule is not None else None,
         "connections": connections,
         "connections_per_renter": connections_per_renter,
+        "peers": tuple(map(StaticFarmer.parse, peer)) or None,
+        "relay": relay,
+        "relay_limit": Limit.parse(relay_limit) if relay_limit is not None else None,
+        "map_port": map_port,
         "price": parse_credits(price) if price is not None else row and row.storage,
         "egress_price": parse_credits(egress_price) if egress_price is not None else row and row.egress,
         "dht": dht,

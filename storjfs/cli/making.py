@@ -136,7 +136,8 @@ def write_kit(path: Path, phrase: str, volume: str, settings: VolumeSettings) ->
     addresses = (
         []
         if isinstance(settings.farmers, EmbeddedFarm)
-        else [str(farmer.address) for farmer in settings.farmers]
+        # A relay alone does not tell whom it leads to.
+        else [str(farmer if farmer.address.relay else farmer.address) for farmer in settings.farmers]
     )
     made = datetime.date.today().isoformat()
     text = recovery_kit(phrase, volume=volume, volume_id=settings.volume_id, made=made, farmers=addresses)

@@ -1,7 +1,7 @@
 """farmer.toml: what a farmer sells, where it listens, and which settlement it trusts."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, Self
@@ -11,6 +11,7 @@ from storjfs.farmer.schedule import ALWAYS, Limit, Schedule
 from storjfs.protocol.networks import NETWORK, network_bytes
 from storjfs.protocol.terms import Address
 from storjfs.store.durable import write_atomically
+from storjfs.volume import StaticFarmer
 from storjfs.volume.document import read_document
 from storjfs.volume.errors import SettingsError
 from storjfs.volume.units import (
@@ -33,6 +34,7 @@ AT_START = (
     "ledger",
     "connections",
     "connections_per_renter",
+    "map_port",
     "dht",
     "dht_listen",
     "dht_bootstrap",
@@ -54,7 +56,7 @@ class FarmerSettings:
     listen: Address | None = None
     """Where to listen; None: on this machine only, on a free port."""
     announce: tuple[Address, ...] = ()
-    """Addresses for the offer; none: the one listened on."""
+    """Addresses for the offer; none: the one listened on, or those found (`reach`)."""
     price: int = DEFAULT.storage
     """Per GiB and month."""
     egress_price: int = DEFAULT.egress
@@ -85,6 +87,14 @@ class FarmerSettings:
     """Nodes to begin with; none: those of the public DHT."""
     network: str = NETWORK
     """Farmers and renters of one name find each other."""
+    peers: tuple[StaticFarmer, ...] = ()
+    """Other farmers: asked to dial back, and used as relays if nobody can dial this one."""
+    map_port: bool = True
+    """Ask the router for the port, where this farmer listens behind one and names no address itself."""
+    relay: bool = False
+    """Be a relay for farmers that cannot be dialled."""
+    relay_limit: Limit | None = None
+    """Of the bandwidth for that, sent to farmers and received from them; None: none but `limit`."""
 
     def __post_init__(self) -> None:
         if self.capacity < 1 << 20:
@@ -98,11 +108,6 @@ class FarmerSettings:
             network_bytes(self.network)
         except ValueError as error:
             raise SettingsError(str(error), hint=f"The usual one is {NETWORK}.") from None
-        if self.listen is not None and self.listen.host in ("0.0.0.0", "::") and not self.announce:
-            raise SettingsError(
-                "a farmer that listens on all its addresses must say under which one renters reach it",
-                hint="Say it: --announce HOST:PORT",
-            )
 
     @classmethod
     def from_toml(cls, text: str) -> Self:
@@ -181,6 +186,14 @@ def _quoted(text: object) -> str:
     return json.dumps(str(text), ensure_ascii=False)
 
 
+def _peers(value: Any) -> tuple[StaticFarmer, ...]:
+    if not isinstance(value, list):
+        raise SettingsError(
+            f"the peers in {FILE} must be a list", hint='Write it as in ["farm.example.org:7420"].'
+        )
+    return tuple(StaticFarmer.parse(_text(one)) for one in value)
+
+
 def _count(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise SettingsError(
@@ -195,8 +208,12 @@ def _truth(value: Any) -> bool:
     return value
 
 
-def _show_addresses(value: tuple[Address, ...]) -> str:
+def _show_list(value: Sequence[object]) -> str:
     return "[" + ", ".join(map(_quoted, value)) + "]"
+
+
+def _show_truth(value: bool) -> str:
+    return str(value).lower()
 
 
 _READ: dict[str, Callable[[Any], Any]] = {
@@ -216,6 +233,10 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "dht_listen": _addresses,
     "dht_bootstrap": _addresses,
     "network": _text,
+    "peers": _peers,
+    "map_port": _truth,
+    "relay": _truth,
+    "relay_limit": lambda value: Limit.parse(_text(value)),
     **dict.fromkeys(
         ("term_min", "term_max", "period_min", "period_max", "grace_max", "claim_every", "scrub_every"),
         parse_duration,
@@ -226,7 +247,7 @@ _SHOW: dict[str, Callable[[Any], str]] = {
     "keep_free": lambda value: _quoted(show_size(value)),
     "ledger": _quoted,
     "listen": _quoted,
-    "announce": _show_addresses,
+    "announce": _show_list,
     "price": lambda value: _quoted(show_credits(value)),
     "egress_price": lambda value: _quoted(show_credits(value)),
     "group": _quoted,
@@ -234,10 +255,14 @@ _SHOW: dict[str, Callable[[Any], str]] = {
     "schedule": _quoted,
     "connections": str,
     "connections_per_renter": str,
-    "dht": lambda value: str(value).lower(),
-    "dht_listen": _show_addresses,
-    "dht_bootstrap": _show_addresses,
+    "dht": _show_truth,
+    "dht_listen": _show_list,
+    "dht_bootstrap": _show_list,
     "network": _quoted,
+    "peers": _show_list,
+    "map_port": _show_truth,
+    "relay": _show_truth,
+    "relay_limit": _quoted,
     **dict.fromkeys(
         ("term_min", "term_max", "period_min", "period_max", "grace_max", "claim_every", "scrub_every"),
         lambda value: _quoted(show_duration(value)),
@@ -267,4 +292,8 @@ _COMMENTS = {
     "dht_listen": "Addresses and ports of its node there, TCP and UDP; none: port 7421 of all addresses.",
     "dht_bootstrap": "Nodes to begin with; none: those of the public DHT.",
     "network": "The name under which farmers and renters find each other.",
+    "peers": "Other farmers: asked whether this one can be dialled, and its relays if not.",
+    "map_port": "Ask the router for the port.",
+    "relay": "Be a relay for farmers that cannot be dialled.",
+    "relay_limit": 'Bandwidth for that, as in "20Mbit".',
 }

@@ -10,11 +10,11 @@ from storjfs.network.control import REQUEST_TIMEOUT, ControlConnection, Handler,
 from storjfs.network.data import DataPool
 from storjfs.network.failures import PeerUnreachable, WrongPeer
 from storjfs.network.frames import CONTROL_BUFFER, DATA_BUFFER, Buffer, FrameStream
+from storjfs.network.greeting import greet
 from storjfs.network.identity import Identity
 from storjfs.network.streams import DIAL_TIMEOUT, open_stream
 from storjfs.protocol.failures import ProtocolViolation, RequestFailed
-from storjfs.protocol.framing import MAX_HELLO, encode_request, open_answer
-from storjfs.protocol.greeting import HIGHEST, LOWEST, check_version
+from storjfs.protocol.greeting import HIGHEST, LOWEST
 from storjfs.protocol.ids import ContractId, NodeId, ShardId
 from storjfs.protocol.messages import (
     CANCEL_CAPABILITY,
@@ -86,6 +86,7 @@ class Peer:
         farmer's requests; `source` is the randomness of the backoff."""
         self.identity, self.node_id = identity, node_id
         self._addresses = tuple(addresses)
+        self._worked: Address | None = None
         self._connector, self._handler, self._role = connector, handler, role
         self._vouchers, self._greeted = vouchers, greeted
         self._backoff = Backoff(source or random.Random())
@@ -116,6 +117,7 @@ class Peer:
     def addresses(self, addresses: Sequence[Address]) -> None:
         if tuple(addresses) != self._addresses:
             self._addresses = tuple(addresses)
+            self._worked = None
             self._backoff.reset()
 
     @property
@@ -206,7 +208,10 @@ class Peer:
             wait = self._backoff.until - now
             raise PeerUnreachable(f"not reachable; next attempt in {wait:.1f} s", retry_after=wait)
         try:
-            stream = await self._connector(self.identity, self.node_id, self._addresses, DIAL_TIMEOUT)
+            # The one that worked last comes first: one that is silent costs seconds of each dial.
+            addresses = sorted(self._addresses, key=lambda one: one != self._worked)
+            stream = await self._connector(self.identity, self.node_id, addresses, DIAL_TIMEOUT)
+            self._worked = getattr(stream, "address", None)
             frames = FrameStream(stream, buffer_size)
             try:
                 answer = await self._greet(frames, purpose)
@@ -225,18 +230,6 @@ class Peer:
     async def _greet(self, frames: FrameStream, purpose: Purpose) -> HelloAnswer:
         vouchers = tuple(self._vouchers()) if purpose is Purpose.CONTROL else ()
         hello = Hello(purpose, self._role, LOWEST, HIGHEST, (CANCEL_CAPABILITY,), vouchers=vouchers)
-        try:
-            with trio.move_on_after(DIAL_TIMEOUT):
-                await frames.send(encode_request(0, hello))
-                frame = await frames.receive_frame(MAX_HELLO)
-                if frame is None:
-                    raise PeerUnreachable("the other side closed the connection at once")
-                if frame.id != 0:
-                    raise ProtocolViolation("an answer to another request than the hello")
-                answer = open_answer(frame, hello)
-                check_version(hello, answer)
-                self._cancels = CANCEL_CAPABILITY in answer.capabilities
-                return answer
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise PeerUnreachable(f"the connection broke: {error}") from error
-        raise PeerUnreachable("no answer to the hello")
+        answer = await greet(frames, hello, DIAL_TIMEOUT)
+        self._cancels = CANCEL_CAPABILITY in answer.capabilities
+        return answer

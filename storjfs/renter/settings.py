@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from storjfs.protocol.terms import CREDIT, Address
-from storjfs.volume import EmbeddedFarm, StaticFarmer, VolumeSettings
+from storjfs.volume import EmbeddedFarm, VolumeSettings
 
 GIB = 1 << 30
 DAY = 86400.0
@@ -71,8 +71,12 @@ def known_farmers(settings: VolumeSettings) -> list[KnownFarmer]:
     """The farmers that a volume's settings name by address; embedded ones are told at each start instead."""
     if not isinstance(settings.farmers, tuple):
         return []
-    return [_known(one) for one in settings.farmers]
-
-
-def _known(one: StaticFarmer) -> KnownFarmer:
-    return KnownFarmer(addresses=(one.address,), node_id=one.node_id)
+    found: list[KnownFarmer] = []
+    by_id: dict[bytes, tuple[Address, ...]] = {}
+    for one in settings.farmers:
+        if one.node_id is None:
+            found.append(KnownFarmer(addresses=(one.address,)))
+        else:
+            # One that is named twice has two addresses: two relays, say.
+            by_id[one.node_id] = (*by_id.get(one.node_id, ()), one.address)
+    return found + [KnownFarmer(addresses=where, node_id=node_id) for node_id, where in by_id.items()]

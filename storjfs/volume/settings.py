@@ -31,7 +31,7 @@ SMALLEST_CACHE = 16 * MIB
 """A full segment of the embedded farmers' code (12 MiB) on its way, and the quarter kept for writes."""
 SMALLEST_RESERVE = 32 * MIB
 MOST_SHARES = 256  # zfec computes in GF(2^8)
-_HOST = re.compile(r"[A-Za-z0-9._:%-]+")
+_HOST = re.compile(r"(relay\+)?[A-Za-z0-9._:%-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class StaticFarmer:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """`host:port` or `host:port/node id in hex`. Raises SettingsError."""
+        """`host:port` or `host:port/node id in hex`, `relay+` before it for a relay. Raises SettingsError."""
         where, _, who = text.partition("/")
         try:
             address, node_id = Address.parse(where), bytes.fromhex(who)
@@ -60,6 +60,11 @@ class StaticFarmer:
             raise SettingsError(
                 f"{text!r} is not the address of a farmer",
                 hint="Write host:port, or host:port/node id with the 64 hex digits that the farmer shows.",
+            )
+        if address.relay is not None and not node_id:
+            raise SettingsError(
+                f"{text!r} does not say which farmer is meant behind the relay",
+                hint="Write relay+host:port/node id, as the farmer shows it.",
             )
         return cls(address, node_id or None)
 

@@ -22,12 +22,18 @@ from storjfs.protocol.failures import ErrorCode
 from storjfs.protocol.framing import encode_answer, encode_cancel, encode_failure, encode_request
 from storjfs.protocol.messages import (
     METHODS,
+    Arrive,
+    Attach,
+    AttachAnswer,
     Audit,
     AuditAnswer,
+    Call,
     ContractAnswer,
     ContractList,
     Delete,
     DeleteAnswer,
+    DialBack,
+    DialBackAnswer,
     Done,
     End,
     FundNotice,
@@ -48,9 +54,11 @@ from storjfs.protocol.messages import (
     Purpose,
     Put,
     PutAnswer,
+    Reached,
     Request,
     Role,
     ShardList,
+    Through,
     VoucherAnswer,
 )
 from storjfs.protocol.receipts import DeleteOrder, Receipt, sign_delete, sign_receipt
@@ -108,6 +116,11 @@ REQUESTS: list[Request[Any]] = [
     ListShards(ID, SHARD, 3),
     Put(ID, SHARD, 200),
     Get(ID, SHARD, 0, 100),
+    Attach(),
+    Call(bytes(range(32))),
+    Through(values.FARMER.node_id),
+    Arrive(bytes(range(32))),
+    DialBack(7420),
 ]
 ANSWERS: list[Struct] = [
     HelloAnswer(1, Role.FARMER, ("cancel",), "software", (SIGNED_VOUCHER,), 1),
@@ -123,6 +136,8 @@ ANSWERS: list[Struct] = [
     DeleteAnswer(2),
     PutAnswer(SIGNED["receipt"][0]),
     GetAnswer(100),
+    AttachAnswer(64, "198.51.100.7"),
+    DialBackAnswer(Reached.SILENT, "198.51.100.7"),
 ]
 VALUES: list[Struct] = [
     *REQUESTS,

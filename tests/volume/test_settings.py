@@ -65,12 +65,20 @@ def test_farmers_can_be_given_by_address() -> None:
     node_id = "ab" * 32
     read = VolumeSettings.from_toml(
         f'version = 1\nvolume_id = "{PLAIN.volume_id.hex()}"\n'
-        f'farmers.addresses = ["farm.example.org:7420", "[2001:db8::1]:7000/{node_id}"]'
+        f'farmers.addresses = ["farm.example.org:7420", "[2001:db8::1]:7000/{node_id}", '
+        f'"relay+[2001:db8::1]:7000/{node_id}"]'
     )
     assert read.farmers == (
         StaticFarmer(Address("farm.example.org", 7420)),
         StaticFarmer(Address("2001:db8::1", 7000), bytes.fromhex(node_id)),
+        StaticFarmer(Address("2001:db8::1", 7000).through(), bytes.fromhex(node_id)),
     )
+    assert all(StaticFarmer.parse(str(one)) == one for one in read.farmers)
+
+
+def test_a_relay_alone_is_no_farmer() -> None:
+    with pytest.raises(SettingsError, match="behind the relay"):
+        StaticFarmer.parse("relay+relay.example.org:7420")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,184 @@
+"""Farmers behind real routers: what they learn of it, and how renters behind other ones reach them."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.drive import Drive, await_that, unmounted
+
+from .homes import PORT, farmer_at, forwards, open_ports_by, relay_at
+from .lab import Lab, lab
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def net() -> Iterator[Lab]:
+    """A lab."""
+    with lab() as made:
+        yield made
+
+
+def test_a_farmer_of_the_internet_learns_that_it_is_reached(net: Lab, tmp_path: Path) -> None:
+    world = net.network("203.0.113.0/24")
+    asked, host = net.host("asked", world), net.host("farmer", net.network("198.51.100.0/24"))
+    with (
+        farmer_at(asked, tmp_path / "asked", "--no-map-port") as other,
+        farmer_at(host, tmp_path / "farmer", "--peer", other.where) as farmer,
+    ):
+        said = f"yes: {asked.address}:{PORT} reached {host.address}:{PORT} from outside"
+        assert farmer.process.until("reachable ") == said
+        found = farmer.until_reached("yes")
+        assert found["live"]["addresses"] == [f"{host.address}:{PORT}"]
+        assert "unreachable" not in {warn["code"] for warn in found["warnings"]}
+
+
+def test_a_farmer_behind_a_router_learns_what_to_forward_and_that_it_was_forwarded(
+    net: Lab, tmp_path: Path
+) -> None:
+    asked = net.host("asked", net.network("203.0.113.0/24"))
+    router = net.router("router", net.network("198.51.100.0/24"), "192.168.1.0/24")
+    host = net.host("farmer", router.lan)
+    with (
+        farmer_at(asked, tmp_path / "asked", "--no-map-port") as other,
+        farmer_at(host, tmp_path / "farmer", "--peer", other.where, "--no-map-port") as farmer,
+    ):
+        no = farmer.process.until("reachable ")
+        assert no == (
+            f"no: {asked.address}:{PORT} tried {router.address}:{PORT} from outside, and nothing came back"
+        )
+        advice = farmer.process.until("reachable ")
+        assert advice == f"in your router, forward TCP port {PORT} to this computer ({host.address})"
+        found = farmer.until_reached("no")
+        (warn,) = (warn for warn in found["warnings"] if warn["code"] == "unreachable")
+        assert advice in warn["hint"]
+        router.forward(PORT, host)
+        farmer.look_again()
+        found = farmer.until_reached("yes")
+        assert found["live"]["addresses"][0] == f"{router.address}:{PORT}"
+
+
+@pytest.mark.parametrize("how", ["NAT-PMP", "UPnP"])
+def test_a_router_that_can_be_asked_opens_the_port_while_the_farmer_runs(
+    net: Lab, tmp_path: Path, how: str
+) -> None:
+    asked = net.host("asked", net.network("203.0.113.0/24"))
+    router = net.router("router", net.network("11.22.33.0/24"), "192.168.1.0/24")
+    open_ports_by(router, how, tmp_path)
+    with (
+        farmer_at(asked, tmp_path / "asked") as other,
+        farmer_at(net.host("farmer", router.lan), tmp_path / "farmer", "--peer", other.where) as farmer,
+    ):
+        found = farmer.until_reached("yes")
+        mapping = found["live"]["reach"]["mapping"]
+        assert (mapping["state"], mapping["how"]) == ("mapped", how)
+        assert (mapping["address"], mapping["port"]) == (str(router.address), PORT)
+        assert found["live"]["addresses"][0] == f"{router.address}:{PORT}"
+        assert f"dport {PORT}" in forwards(router)
+        assert farmer.process.interrupt() == 0
+        assert f"dport {PORT}" not in forwards(router)
+
+
+def test_a_port_that_leads_to_another_machine_is_told_apart(net: Lab, tmp_path: Path) -> None:
+    asked = net.host("asked", net.network("203.0.113.0/24"))
+    router = net.router("router", net.network("198.51.100.0/24"), "192.168.1.0/24")
+    host, brother = net.host("farmer", router.lan), net.host("brother", router.lan)
+    router.forward(PORT, brother)
+    with (
+        farmer_at(asked, tmp_path / "asked", "--no-map-port") as other,
+        farmer_at(brother, tmp_path / "brother", "--no-map-port"),
+        farmer_at(host, tmp_path / "farmer", "--peer", other.where, "--no-map-port") as farmer,
+    ):
+        assert farmer.process.until("reachable ").endswith("something else answers there")
+        assert "leads to another machine" in farmer.process.until("reachable ")
+
+
+def test_a_neighbour_who_reaches_it_says_nothing_of_the_internet(net: Lab, tmp_path: Path) -> None:
+    router = net.router("router", net.network("198.51.100.0/24"), "192.168.1.0/24")
+    host, neighbour = net.host("farmer", router.lan), net.host("neighbour", router.lan)
+    with (
+        farmer_at(neighbour, tmp_path / "neighbour", "--no-map-port") as other,
+        farmer_at(host, tmp_path / "farmer", "--peer", other.where, "--no-map-port") as farmer,
+    ):
+        assert "from your own network" in farmer.process.until("reachable ")
+        assert farmer.status()["live"]["reach"]["state"] == "unknown"
+
+
+def test_a_drive_behind_a_router_keeps_its_data_with_farmers_behind_others(net: Lab, tmp_path: Path) -> None:
+    """All of it through relays, of which one is killed and comes back."""
+    world = net.network("203.0.113.0/24")
+    hosts = [net.host(f"relay{number}", world) for number in range(2)]
+    homes = [
+        net.router(f"home{number}", net.network(f"198.51.{100 + number}.0/24"), "192.168.1.0/24")
+        for number in range(2)
+    ]
+    renter = net.host("renter", net.router("renters", net.network("192.0.2.0/24"), "192.168.7.0/24").lan)
+    with (
+        unmounted(tmp_path / "renter") as drive,
+        relay_at(hosts[0], tmp_path / "relay0") as first,
+        relay_at(hosts[1], tmp_path / "relay1") as second,
+    ):
+        words = (
+            *("--peer", first.where, "--peer", second.where, "--no-map-port"),
+            *("--ledger", str(drive.paths().ledger_db), "--new-ledger"),
+        )
+        with (
+            farmer_at(net.host("farmer0", homes[0].lan), tmp_path / "farmer0", *words) as one,
+            farmer_at(net.host("farmer1", homes[1].lan), tmp_path / "farmer1", *words) as other,
+        ):
+            for farmer in (one, other):
+                farmer.until_attached(2)
+                assert farmer.until_reached("through a relay")["health"] == "good"
+            addresses = [farmer.through(relay) for farmer in (one, other) for relay in (first, second)]
+            drive.init(*(word for address in addresses for word in ("--farmer", address)), code='"1/2"')
+            with renter.entered():
+                drive.mount()
+            sums = write(drive, "before")
+            drive.run("flush", timeout=300)
+            read_cold(drive, renter.entered, sums)
+            drive.run("audit", "--now")
+            for farmer in (one, other):
+                found = farmer.status()
+                assert found["contracts"][0]["audits"] >= 1
+                assert found["money"]["earned"] > 0
+                assert found["space"]["stored"] > 8 * MIB
+            assert first.status()["live"]["relayed"], "the first relay passed something on"
+
+            first.kill()
+            sums |= write(drive, "while the first relay is away")
+            drive.run("flush", timeout=300)
+            read_cold(drive, renter.entered, sums)
+            first.start_again()
+            for farmer in (one, other):
+                farmer.until_attached(2)
+            second.kill()
+            sums |= write(drive, "while the second is")
+            drive.run("flush", timeout=300)
+            read_cold(drive, renter.entered, sums)
+            await_that(lambda: drive.status()["health"] == "healthy", "no trace of it is left")
+            drive.umount()
+
+
+def write(drive: Drive, name: str) -> dict[str, str]:
+    """Some files; the sums of their content."""
+    sums = {}
+    for number in range(4):
+        content = os.urandom(2 * MIB)
+        (drive.at / f"{name} {number}").write_bytes(content)
+        sums[f"{name} {number}"] = hashlib.sha256(content).hexdigest()
+    return sums
+
+
+def read_cold(drive: Drive, entered: object, sums: dict[str, str]) -> None:
+    """Nothing is in the cache; the farmers have it all."""
+    assert callable(entered)
+    drive.umount()
+    shutil.rmtree(drive.paths().cache_dir)
+    with entered():
+        drive.mount()
+    for name, expected in sums.items():
+        assert hashlib.sha256((drive.at / name).read_bytes()).hexdigest() == expected
