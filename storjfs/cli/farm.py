@@ -26,7 +26,7 @@ from storjfs.settlement import Ledger
 from storjfs.volume import wording
 from storjfs.volume.errors import SettingsError
 from storjfs.volume.files import make_private
-from storjfs.volume.units import parse_credits, parse_size
+from storjfs.volume.units import parse_credits, parse_region, parse_size
 
 NO_LIMIT: Final = "none"
 
@@ -63,6 +63,13 @@ at_option = click.option(
 @click.option("--price", metavar="CREDITS", help="Per GiB and month.")
 @click.option("--egress-price", metavar="CREDITS", help="Per GiB sent to renters.")
 @click.option("--group", metavar="NAME", help="What it fails together with: one name per disk.")
+@click.option("--region", metavar="REGION", help='Where it stands, as in "EU" or "EU-DE".')
+@click.option(
+    "--meet", metavar="HOST:PORT", multiple=True, help="Another farmer, who tells renters of this one."
+)
+@click.option(
+    "--lan/--no-lan", "announce_lan", default=None, help="Whether the local network hears of it (it does)."
+)
 @click.option(
     "--ledger",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -84,6 +91,9 @@ def farm(
     price: str | None,
     egress_price: str | None,
     group: str | None,
+    region: str | None,
+    meet: tuple[str, ...],
+    announce_lan: bool | None,
     ledger: Path | None,
     new_ledger: bool,
 ) -> None:
@@ -106,6 +116,9 @@ def farm(
         "price": parse_credits(price) if price is not None else row and row.storage,
         "egress_price": parse_credits(egress_price) if egress_price is not None else row and row.egress,
         "group": group,
+        "region": parse_region(region) if region is not None else None,
+        "meet": tuple(map(parse_address, meet)) or None,
+        "announce_lan": announce_lan,
         "ledger": ledger.absolute() if ledger is not None else None,
     }
     if context.invoked_subcommand is None:

@@ -88,6 +88,7 @@ class FarmProcess:
         self._say(f"identity  {farmer.node_id.hex()}")
         for address in farmer.addresses:
             self._say(f"address   {address}/{farmer.node_id.hex()}")
+        nursery.start_soon(farmer.neighbours.run, farmer.listening[0])
         nursery.start_soon(self._watch)
         nursery.start_soon(self._tell)
         self._notifier.ready(self._line())

@@ -21,6 +21,7 @@ from storjfs.farmer.damage import Damage
 from storjfs.farmer.disk import Disk
 from storjfs.farmer.identity import load_identity
 from storjfs.farmer.keeping import Keeper
+from storjfs.farmer.neighbours import Neighbours
 from storjfs.farmer.payments import Payments
 from storjfs.farmer.proving import Prover
 from storjfs.farmer.records import Records
@@ -31,9 +32,10 @@ from storjfs.farmer.shelf import Shelf
 from storjfs.farmer.traffic import Traffic
 from storjfs.farmer.workers import Workers
 from storjfs.network.identity import Identity
+from storjfs.network.lan import EVERYWHERE, own_addresses
 from storjfs.network.streams import LIMITS, serve
 from storjfs.protocol.ids import NodeId
-from storjfs.protocol.terms import Address
+from storjfs.protocol.terms import MAX_ADDRESSES, Address
 from storjfs.settlement import Ledger, Settlement
 from storjfs.store import Ballast
 from storjfs.volume.files import make_private
@@ -117,8 +119,17 @@ class Farmer:
             settlement.name,
             lambda: self.addresses,
         )
+        self.neighbours = Neighbours(
+            folder, identity, lambda: self.settings, self.contracting.signed_offer, clock
+        )
         self.service = FarmerService(
-            self.book, self.payments, self.keeper, self.prover, self.contracting, self.shelf
+            self.book,
+            self.payments,
+            self.keeper,
+            self.prover,
+            self.contracting,
+            self.shelf,
+            self.neighbours,
         )
 
     @classmethod
@@ -154,8 +165,13 @@ class Farmer:
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """Where renters reach this farmer."""
-        return self.settings.announce or self.listening
+        """Where renters reach this farmer: as announced, else where it listens, with the addresses of this
+        machine in place of all of them."""
+        if self.settings.announce or not any(one.host in EVERYWHERE for one in self.listening):
+            return self.settings.announce or self.listening
+        hosts = own_addresses()
+        wide = {one.port: None for one in self.listening if one.host in EVERYWHERE}
+        return tuple(Address(host, port) for port in wide for host in hosts)[:MAX_ADDRESSES]
 
     async def serve(
         self, *, task_status: trio.TaskStatus[tuple[Address, ...]] = trio.TASK_STATUS_IGNORED

@@ -16,6 +16,7 @@ from storjfs.volume.errors import SettingsError
 from storjfs.volume.units import (
     parse_credits,
     parse_duration,
+    parse_region,
     parse_size,
     show_credits,
     show_duration,
@@ -28,7 +29,7 @@ DAY = 86400
 DEFAULT_PORT = 7420
 KEEP_FREE: Final = 64 << 20
 MOST_CONNECTIONS = 100_000
-AT_START = ("listen", "ledger", "connections", "connections_per_renter")
+AT_START = ("listen", "ledger", "connections", "connections_per_renter", "meet", "announce_lan")
 """Settings that a running farmer does not change: they hold from its next start."""
 
 
@@ -52,6 +53,12 @@ class FarmerSettings:
     """Per GiB sent."""
     group: str = ""
     """Farmers of one group are taken to fail together."""
+    region: str = ""
+    """Where it stands, for renters who care, as EU or EU-DE."""
+    meet: tuple[Address, ...] = ()
+    """Other farmers, who tell renters of this one."""
+    announce_lan: bool = True
+    """Whether the local network hears of this farmer."""
     term_min: int = 3600
     term_max: int = 366 * DAY
     period_min: int = 60
@@ -76,11 +83,6 @@ class FarmerSettings:
             raise SettingsError(
                 f"a farmer has 1 to {MOST_CONNECTIONS} connections, and for each renter 1 to that many",
                 hint="The usual ones are 512, and 16 for each renter.",
-            )
-        if self.listen is not None and self.listen.host in ("0.0.0.0", "::") and not self.announce:
-            raise SettingsError(
-                "a farmer that listens on all its addresses must say under which one renters reach it",
-                hint="Say it: --announce HOST:PORT",
             )
 
     @classmethod
@@ -192,6 +194,12 @@ def _count(value: Any) -> int:
     return value
 
 
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise SettingsError(f"{value!r} in {FILE} must be true or false", hint="Write it without quotes.")
+    return value
+
+
 _READ: dict[str, Callable[[Any], Any]] = {
     "capacity": parse_size,
     "keep_free": parse_size,
@@ -201,6 +209,9 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "price": parse_credits,
     "egress_price": parse_credits,
     "group": _text,
+    "region": lambda value: parse_region(_text(value)),
+    "meet": _addresses,
+    "announce_lan": _flag,
     "limit": lambda value: Limit.parse(_text(value)),
     "schedule": lambda value: Schedule.parse(_text(value)),
     "connections": _count,
@@ -219,6 +230,9 @@ _SHOW: dict[str, Callable[[Any], str]] = {
     "price": lambda value: _quoted(show_credits(value)),
     "egress_price": lambda value: _quoted(show_credits(value)),
     "group": _quoted,
+    "region": _quoted,
+    "meet": lambda value: "[" + ", ".join(map(_quoted, value)) + "]",
+    "announce_lan": lambda value: "true" if value else "false",
     "limit": _quoted,
     "schedule": _quoted,
     "connections": str,
@@ -234,8 +248,11 @@ _COMMENTS = {
     "price": "Credits per GiB and month.",
     "egress_price": "Credits per GiB sent to renters.",
     "listen": "Address and port to listen on; left out: this machine only, any free port.",
-    "announce": "Addresses under which renters reach this farmer, if not the one above.",
+    "announce": "Addresses under which renters reach it, if not the one above or those of this machine.",
     "group": "What this farmer fails together with: name those on one disk alike, each other disk otherwise.",
+    "region": 'Where it stands, as in "EU" or "EU-DE", for renters who care.',
+    "meet": "Addresses of other farmers: they tell renters of this one.",
+    "announce_lan": "Whether renters in the local network are told of this farmer.",
     "ledger": "The ledger file in which lanes are opened.",
     "term_min": "Bounds of a contract's length.",
     "term_max": "",

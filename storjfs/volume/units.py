@@ -59,6 +59,13 @@ def parse_credits(text: str | int) -> int:
     return int(nanocredits)
 
 
+def parse_region(text: str) -> str:
+    """A region as `EU` or `EU-DE`, in capitals; empty for none. Raises SettingsError."""
+    if not re.fullmatch(r"[A-Za-z0-9]{0,16}(-[A-Za-z0-9]{1,16}){0,3}", text):
+        raise SettingsError(f"{text!r} is not a region", hint='Write it as in "EU" or "EU-DE".')
+    return text.upper()
+
+
 def show_size(size: int) -> str:
     """The shortest text from which `parse_size` gives exactly `size` back."""
     return _shown(size, _SHOWN_SIZES, _SIZES, "B")
