@@ -13,7 +13,15 @@ from storjfs.network.peer import Connector
 from storjfs.network.sources import Found, Source
 from storjfs.network.streams import open_stream
 from storjfs.network.visits import VISIT_ERRORS, visit
-from storjfs.protocol.directory import Directory, Hint, Known, hint_of, is_private, peer_source
+from storjfs.protocol.directory import (
+    ASKED_EVERY,
+    Directory,
+    Hint,
+    Known,
+    hint_of,
+    is_private,
+    peer_source,
+)
 from storjfs.protocol.ids import NodeId, short
 from storjfs.protocol.messages import Role
 from storjfs.protocol.signing import Signed
@@ -42,7 +50,8 @@ class Meeting:
     """Fills `directory` while `run` runs.
 
     `identity()` is who we are on a visit. `peers`: whether those visited are asked for others; `own()` is
-    what we tell them of ourselves then. `news()` is called when somebody has answered.
+    what we tell them of ourselves then. `news()` is called when somebody has answered. `every()` gives the
+    seconds between two visits of one farmer, None for the usual ones.
     """
 
     def __init__(
@@ -58,6 +67,7 @@ class Meeting:
         role: Role = Role.RENTER,
         connector: Connector = open_stream,
         news: Callable[[], None] = lambda: None,
+        every: Callable[[], float | None] = lambda: None,
     ) -> None:
         self.directory = directory
         self.problems: dict[str, str] = {}
@@ -67,7 +77,7 @@ class Meeting:
         self._sources = dict(sources)
         self._now, self._rng, self._identity = now, rng, identity
         self._peers, self._own, self._role = peers, own, role
-        self._connector, self._news = connector, news
+        self._connector, self._news, self._every = connector, news, every
         self._visiting: set[NodeId] = set()
         self._under_way = 0
         self._seen: dict[Address, float] = {}
@@ -122,7 +132,11 @@ class Meeting:
         self.directory.forget_old(self._now())
         while self._under_way < VISITS and self._allowance >= 1:
             hints = self.directory.take_hints(1)
-            known = [] if hints else self.directory.due(self._now(), 1, self._visiting)
+            known = (
+                []
+                if hints
+                else self.directory.due(self._now(), 1, self._visiting, self._every() or ASKED_EVERY)
+            )
             if hints:
                 if self._is_news(hints[0]):
                     self._start(nursery, hints[0], None)

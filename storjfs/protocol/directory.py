@@ -100,11 +100,10 @@ class Known:
         first = [self.answered_at] if self.answered_at is not None else []
         return tuple(dict.fromkeys(first + said))
 
-    @property
-    def due(self) -> float:
-        """When it is to be visited next."""
+    def due(self, every: float = ASKED_EVERY) -> float:
+        """When it is to be visited next, if it is every so many seconds while it answers."""
         if not self.failures and self.confirmed:
-            return self.confirmed + ASKED_EVERY
+            return self.confirmed + every
         return self.tried + min(FIRST_RETRY * 2.0**self.failures, ASKED_EVERY) if self.tried else 0.0
 
 
@@ -297,10 +296,12 @@ class Directory:
                     del self._hints[source]
         return taken
 
-    def due(self, now: float, count: int, besides: Collection[NodeId] = ()) -> list[Known]:
+    def due(
+        self, now: float, count: int, besides: Collection[NodeId] = (), every: float = ASKED_EVERY
+    ) -> list[Known]:
         """Farmers whose visit is due, longest due first; those in `besides` are left out."""
-        found = [one for one in self._known.values() if one.due <= now and one.node_id not in besides]
-        found.sort(key=lambda one: one.due)
+        found = [one for one in self._known.values() if one.due(every) <= now and one.node_id not in besides]
+        found.sort(key=lambda one: one.due(every))
         return found[:count]
 
     def tell(

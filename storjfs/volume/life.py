@@ -202,7 +202,9 @@ def write_settings(paths: VolumePaths, settings: VolumeSettings) -> None:
 def change_farmers(paths: VolumePaths, key: str, values: Sequence[str]) -> VolumeSettings:
     """Put another list at `key` under [farmers] in the settings file, atomically, and leave all else of it.
 
-    Returns the settings as they are then. Raises as `read_settings`, and SettingsError where the list makes no sense."""
+    Returns the settings as they are then. Raises as `read_settings`, and SettingsError where the list makes
+    no sense.
+    """
     read_settings(paths)
     text = edit_farmers(paths.settings_file.read_text(encoding="utf-8"), key, values)
     write_atomically(paths.settings_file, text.encode())
