@@ -66,7 +66,8 @@ class Renter:
 
     `farmers` are those named by a person; `sources` the ways in which others are looked for, with `ask_peers`
     also by asking those known. `source` is the account that deposits come from. `now` gives seconds since
-    1970; `rng` serves choices, `random_bytes` nonces. `crash_point(name)` is called at each point where a crash must do no harm.
+    1970; `rng` serves choices, `random_bytes` nonces. `crash_point(name)` is called at each point where a
+    crash must do no harm.
     """
 
     def __init__(

@@ -199,14 +199,16 @@ def write_settings(paths: VolumePaths, settings: VolumeSettings) -> None:
     write_atomically(paths.settings_file, settings.to_toml().encode())
 
 
-def change_farmers(paths: VolumePaths, key: str, values: Sequence[str]) -> VolumeSettings:
-    """Put another list at `key` under [farmers] in the settings file, atomically, and leave all else of it.
+def change_farmers(paths: VolumePaths, changes: Mapping[str, Sequence[str]]) -> VolumeSettings:
+    """Put other lists under [farmers] in the settings file, atomically and in this order, and leave all else.
 
     Returns the settings as they are then. Raises as `read_settings`, and SettingsError where the list makes
     no sense.
     """
     read_settings(paths)
-    text = edit_farmers(paths.settings_file.read_text(encoding="utf-8"), key, values)
+    text = paths.settings_file.read_text(encoding="utf-8")
+    for key, values in changes.items():
+        text = edit_farmers(text, key, values)
     write_atomically(paths.settings_file, text.encode())
     return read_settings(paths)
 
