@@ -51,6 +51,10 @@ class Found:
     def offers(self) -> list[Offer]:
         return [one.offer for one in self.known()]
 
+    def lacks(self) -> str:
+        """What keeps one from beginning with those chosen; empty where nothing does."""
+        return missing(self.choice, self.offers(), self.wanted)
+
 
 def choose_farmers(
     paths: VolumePaths, settings: VolumeSettings, sources: Mapping[str, Source], *, confirmed: bool
@@ -65,7 +69,7 @@ def choose_farmers(
     found = trio.run(look, sources, wanted, "peers" in settings.find)
     offers = found.offers()
     _show(found)
-    lacking = missing(found.choice, offers, wanted)
+    lacking = found.lacks()
     if lacking:
         raise TooFewFarmers(f"{lacking}; no volume was made", hint=_advice(found, paths))
     planned = plan(offers, wanted, settings.capacity)
@@ -112,10 +116,8 @@ async def look(sources: Mapping[str, Source], wanted: Wanted, peers: bool) -> Fo
                 answering = sum(one.answers for one in directory)
                 if answering != seen:
                     seen, since = answering, trio.current_time()
-                choice = _choose(directory, wanted)
-                if len(choice.chosen) >= wanted.aim and not missing(
-                    choice, _offers(directory, choice), wanted
-                ):
+                found = Found(directory, _choose(directory, wanted), wanted)
+                if len(found.choice.chosen) >= wanted.aim and not found.lacks():
                     break
         nursery.cancel_scope.cancel()
     return Found(directory, _choose(directory, wanted), wanted)
@@ -127,10 +129,6 @@ def _choose(directory: Directory, wanted: Wanted) -> Choice:
         for one in directory
     ]
     return choose(bidders, wanted)
-
-
-def _offers(directory: Directory, choice: Choice) -> list[Offer]:
-    return [known.offer for who in choice.chosen if (known := directory.get(who)) is not None]
 
 
 def _ledger_name(paths: VolumePaths) -> str | None:
@@ -195,19 +193,19 @@ def _tell(planned: Plan, wanted: Wanted) -> None:
         f"\nAny {planned.k} of {planned.n} shards give a segment back; {planned.farmers} farmers, "
         f"{wording.size(planned.capacity)} contracted with each."
     )
-    what = wording.size(planned.size)
     click.echo(
-        f"Keeping {what} costs {wording.money(planned.month)} credits a month, {wording.money(planned.year)} a "
-        f"year; with less it is less. Reading all of it once: {wording.money(planned.read_back)}."
+        f"Keeping {wording.size(planned.size)} costs {wording.money(planned.month)} credits a month, "
+        f"{wording.money(planned.year)} a year; less of it costs less.\n"
+        f"Reading all of it back once costs {wording.money(planned.read_back)}."
     )
     click.echo(
         f"At most {show_credits(wanted.price_max)} credits per GiB and month are paid "
         f"({wording.money(wanted.price_max * 1024)} per TiB)."
     )
     click.echo(
-        f"Chance that a year loses data: {in_words(planned.loss)}, if farmers fail independently, 5 % of them a "
-        "year,\nand repair takes a week. What hits many at once (one operator, one flood, one bad release) comes "
-        "on top."
+        f"Chance that a year loses data: {in_words(planned.loss)}, if farmers fail independently, 5 % of them\n"
+        "a year, and repair takes a week. What hits many at once (one operator, one flood, one bad release)\n"
+        "comes on top."
     )
     if planned.n - planned.k < 2:
         click.echo("Warning: that code bears the loss of one farmer at most. More farmers make it safer.")
@@ -237,6 +235,6 @@ def _advice(found: Found, paths: VolumePaths) -> str:
         return "Add regions: --regions EU,US; or leave it out."
     if "operator" in most:
         return "Use several farmers of one operator, which may fail together: --spread farmers"
-    if "room" in missing(found.choice, found.offers(), found.wanted):
+    if "room" in found.lacks():
         return "Ask for less (--size), or find more farmers."
     return "Name a farmer that knows others (--farmer HOST:PORT --find peers), or have more farmers start."
