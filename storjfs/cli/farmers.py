@@ -59,10 +59,8 @@ def _show(volume: str, as_json: bool, passphrase_file: Path | None, passphrase_c
         click.echo(json.dumps(rows, indent=2))
         return
     if not rows:
-        click.echo(
-            "No farmer is known yet. Name one (storjfs farmers add HOST:PORT), or look around: find in the"
-        )
-        click.echo("settings. See docs/how-to/find-farmers.md.")
+        click.echo("No farmer is known yet. Name one: storjfs farmers add HOST:PORT. Or have others")
+        click.echo("looked for: docs/how-to/find-farmers.md.")
         return
     from .tables import console
 

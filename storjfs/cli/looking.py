@@ -203,9 +203,9 @@ def _tell(planned: Plan, wanted: Wanted) -> None:
         f"({wording.money(wanted.price_max * 1024)} per TiB)."
     )
     click.echo(
-        f"Chance that a year loses data: {in_words(planned.loss)}, if farmers fail independently, 5 % of them\n"
-        "a year, and repair takes a week. What hits many at once (one operator, one flood, one bad release)\n"
-        "comes on top."
+        f"Chance that a year loses data: {in_words(planned.loss)}, if farmers fail independently, 5 %\n"
+        "of them a year, and repair takes a week. What hits many at once (one operator, one flood, one bad\n"
+        "release) comes on top."
     )
     if planned.n - planned.k < 2:
         click.echo("Warning: that code bears the loss of one farmer at most. More farmers make it safer.")
