@@ -132,11 +132,7 @@ class Meeting:
         self.directory.forget_old(self._now())
         while self._under_way < VISITS and self._allowance >= 1:
             hints = self.directory.take_hints(1)
-            known = (
-                []
-                if hints
-                else self.directory.due(self._now(), 1, self._visiting, self._every() or ASKED_EVERY)
-            )
+            known = [] if hints else self._due()
             if hints:
                 if self._is_news(hints[0]):
                     self._start(nursery, hints[0], None)
@@ -150,19 +146,39 @@ class Meeting:
         self._under_way += 1
         if hint.node_id is not None:
             self._visiting.add(hint.node_id)
+        for address in hint.addresses:
+            self._seen[address] = trio.current_time()
+        _shorten(self._seen)
         nursery.start_soon(self._visit, hint, known)
+
+    def _due(self) -> list[Known]:
+        """The next farmer to visit. However many are said to be at an address, it is dialled now and then."""
+        late = [one.node_id for one in self.directory if self._just_dialled(one.addresses)]
+        return self.directory.due(self._now(), 1, {*self._visiting, *late}, self._every() or ASKED_EVERY)
 
     def _is_news(self, hint: Hint) -> bool:
         """Whether a hint is worth a visit: not where the same farmer is known to be, nor where we were just
         now."""
-        known = self.directory.get(hint.node_id) if hint.node_id is not None else None
-        if known is not None and known.answers and set(hint.addresses) <= set(known.addresses):
+        known = self._known_at(hint)
+        if known is not None:
             self.directory.learn(hint.source, known.signed, self._now(), private=hint.private)
             return False
-        if hint.node_id in self._visiting:
-            return False
+        return hint.node_id not in self._visiting and not self._just_dialled(hint.addresses)
+
+    def _known_at(self, hint: Hint) -> Known | None:
+        """The farmer that a hint names, if it is known to answer there."""
+        if hint.node_id is None:
+            there = (one for one in self.directory if one.answers and one.answered_at in hint.addresses)
+            return next(there, None)
+        known = self.directory.get(hint.node_id)
+        fits = known is not None and known.answers and set(hint.addresses) <= set(known.addresses)
+        return known if fits else None
+
+    def _just_dialled(self, addresses: tuple[Address, ...]) -> bool:
         now = trio.current_time()
-        return any(now - self._seen.get(one, -SAME_ADDRESS) >= SAME_ADDRESS for one in hint.addresses)
+        return bool(addresses) and all(
+            now - self._seen.get(one, -SAME_ADDRESS) < SAME_ADDRESS for one in addresses
+        )
 
     @staticmethod
     def _visit_again(known: Known) -> Hint:
@@ -185,9 +201,6 @@ class Meeting:
             self._wake.set()
 
     async def _meet(self, hint: Hint) -> None:
-        for address in hint.addresses:
-            self._seen[address] = trio.current_time()
-        _shorten(self._seen)
         found = await visit(
             self._identity(),
             hint.node_id,

@@ -47,22 +47,33 @@ _OTHER_QUOTA: Final = 512
 
 
 def is_private(host: str) -> bool:
-    """Whether an address lies in a private, loopback or link-local range. Names do not."""
+    """Whether an address lies in a private, loopback or link-local range, or one that nobody has.
+
+    Names do not, but for those that always lead to this machine or the local network.
+    """
+    address = _ip(host)
+    if address is None:
+        return host.lower().rstrip(".").endswith((".local", ".localhost")) or host.lower() == "localhost"
+    return not address.is_global
+
+
+def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that `host` is, that of IPv4 if it is one in the form of IPv6; None for a name."""
     try:
-        return not ipaddress.ip_address(host.partition("%")[0]).is_global
+        address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
-        return host == "localhost" or host.endswith((".local", ".localhost"))
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
 
 
 def network_of(host: str) -> str:
     """What it is cheap to have many addresses of: the /24 of an IPv4 address, the /48 of an IPv6 one, the
     last two labels of a name."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
+    address = _ip(host)
+    if address is None:
         return ".".join(host.lower().rstrip(".").split(".")[-2:])
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
     return str(ipaddress.ip_network((address, 24 if address.version == 4 else 48), strict=False))
 
 
