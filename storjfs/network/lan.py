@@ -38,16 +38,27 @@ def own_addresses() -> tuple[str, ...]:
 
     Those of IPv6 that hold for one link only are left out.
     """
-    import ifaddr
-
-    found: list[str] = []
-    for adapter in ifaddr.get_adapters():
-        for ip in adapter.ips:
-            host = ip.ip if isinstance(ip.ip, str) else ip.ip[0]
-            if not ipaddress.ip_address(host).is_link_local:
-                found.append(host)
+    found = [host for host in _all_addresses() if not ipaddress.ip_address(host).is_link_local]
     outside = [host for host in found if not ipaddress.ip_address(host).is_loopback]
     return tuple(dict.fromkeys(outside or found))
+
+
+def _all_addresses() -> list[str]:
+    import ifaddr
+
+    return [
+        one.ip if isinstance(one.ip, str) else one.ip[0]
+        for adapter in ifaddr.get_adapters()
+        for one in adapter.ips
+    ]
+
+
+def _check_ours(hosts: Sequence[str]) -> None:
+    """Raise NoLan for an address that this machine does not have: the library would leave sockets behind."""
+    there = _all_addresses()
+    for host in hosts:
+        if host not in there:
+            raise NoLan(f"this machine does not have the address {host}")
 
 
 def is_loopback(host: str) -> bool:
@@ -85,6 +96,7 @@ async def announced(node_id: NodeId, host: str, port: int) -> AsyncIterator[None
             raise
         return made
 
+    _check_ours(hosts)
     if not fourth:
         raise NoLan(f"there is no IPv4 address to announce a farmer at {host} from")
     try:
@@ -151,6 +163,7 @@ def _browse(hosts: Sequence[str] | None, heard: Any) -> Any:
         def remove_service(self, zc: Zeroconf, type_: str, name: str) -> None:
             """Who says goodbye may be away for a moment only, and anybody can say it for others."""
 
+    _check_ours(hosts or ())
     made = Zeroconf(interfaces=InterfaceChoice.All if hosts is None else list(hosts))
     try:
         ServiceBrowser(made, SERVICE, listener=Listener())
