@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import trio
 
+from storjfs.daemon.exit_codes import ExitCode
 from storjfs.network.identity import Identity
 from storjfs.network.streams import open_stream
 from storjfs.network.visits import visit
@@ -158,10 +159,15 @@ def test_one_farmer_leads_to_all_others(drive: Drive, farm: Farm) -> None:
     for _ in range(5):
         farm.start("--meet", farm.addresses[0])
     _knows(farm.addresses[0], 5)
-    drive.run(
-        *("init", "--no-passphrase", "--farmer", farm.addresses[0], "--find", "peers"),
-        *("--size", "1GB", "--yes"),
-    )
+    looking = ("init", "--no-passphrase", "--farmer", farm.addresses[0], "--find", "peers", "--size", "1GB")
+    asked = drive.run(*looking, check=False)
+    assert "nobody was there to agree; no volume was made" in asked.stderr
+    cheap = drive.run(*looking, "--max-price", "0.001", "--yes", check=False)
+    assert cheap.returncode == ExitCode.FARMERS_UNREACHABLE
+    assert "Raise --max-price: the cheapest asks 0.005" in cheap.stderr
+    made = drive.run(*looking, "--yes")
+    assert "6 farmers, 1.00 GiB contracted with each" in made.stdout
+    assert "if farmers fail independently" in made.stdout
     drive.mount()
     assert used(drive) <= {one.hex() for one in farm.ids}
     store_and_read(drive)
