@@ -42,6 +42,8 @@ REMEMBERED: Final = 1024
 AGAIN: Final = 60.0
 """Seconds after which a source that has ended is asked again; up to `LONGEST` where it fails."""
 LONGEST: Final = 900.0
+LOOKED_AT: Final = 128
+"""Farmers looked at for the next visit."""
 LOOK: Final = 5.0
 """Seconds between two looks for what is due."""
 
@@ -80,6 +82,7 @@ class Meeting:
         self._connector, self._news, self._every = connector, news, every
         self._visiting: set[NodeId] = set()
         self._under_way = 0
+        self._known_first = False
         self._seen: dict[Address, float] = {}
         self._allowance = float(AT_ONCE)
         self._counted = 0.0
@@ -131,8 +134,11 @@ class Meeting:
         self._allowance = min(self._allowance + elapsed * PER_SECOND, float(AT_ONCE))
         self.directory.forget_old(self._now())
         while self._under_way < VISITS and self._allowance >= 1:
-            hints = self.directory.take_hints(1)
-            known = [] if hints else self._due()
+            # In turn, so that a flood of hints does not keep us from those we know.
+            self._known_first = not self._known_first
+            known = self._due() if self._known_first else []
+            hints = [] if known else self.directory.take_hints(1)
+            known = known or ([] if hints else self._due())
             if hints:
                 if self._is_news(hints[0]):
                     self._start(nursery, hints[0], None)
@@ -153,8 +159,9 @@ class Meeting:
 
     def _due(self) -> list[Known]:
         """The next farmer to visit. However many are said to be at an address, it is dialled now and then."""
-        late = [one.node_id for one in self.directory if self._just_dialled(one.addresses)]
-        return self.directory.due(self._now(), 1, {*self._visiting, *late}, self._every() or ASKED_EVERY)
+        every = self._every() or ASKED_EVERY
+        due = self.directory.due(self._now(), LOOKED_AT, self._visiting, every)
+        return next(([one] for one in due if not self._just_dialled(one.addresses)), [])
 
     def _is_news(self, hint: Hint) -> bool:
         """Whether a hint is worth a visit: not where the same farmer is known to be, nor where we were just

@@ -10,6 +10,7 @@ import random
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Annotated, Final, Self
 
 from msgspec import Meta, Struct
@@ -40,12 +41,14 @@ ADDRESSES: Final = 4
 PEERS: Final = "peers "
 """Begins the name of a source that is a network of farmers who were asked."""
 PEER_SOURCES: Final = 64
-HINTING_SOURCES: Final = PEER_SOURCES + 8
+OTHER_SOURCES: Final = 16
+"""Ways to find farmers besides, at most."""
 
 _QUOTAS: Final = {"settings": 256, "contracts": 256, "lan": 128, PEERS: 32}
 _OTHER_QUOTA: Final = 512
 
 
+@lru_cache(maxsize=8192)
 def is_private(host: str) -> bool:
     """Whether an address lies in a private, loopback or link-local range, or one that nobody has.
 
@@ -132,7 +135,7 @@ class Hint:
 class _Row(Struct, array_like=True):
     signed: Signed
     private: bool
-    sources: Annotated[tuple[ShortText, ...], Meta(max_length=HINTING_SOURCES)]
+    sources: Annotated[tuple[ShortText, ...], Meta(max_length=PEER_SOURCES + OTHER_SOURCES)]
     confirmed: float
     answered_at: Address | None
     latency: float
@@ -244,7 +247,11 @@ class Directory:
     def hint(self, hint: Hint) -> None:
         """Have an address visited. Of one source the newest `WAITING` wait."""
         allowed = tuple(one for one in hint.addresses if hint.private or not is_private(one.host))[:ADDRESSES]
-        if not allowed or (hint.source not in self._hints and len(self._hints) >= HINTING_SOURCES):
+        if not allowed:
+            return
+        # Of sources other than peers, which are ways to find farmers, there are few.
+        new = hint.source.startswith(PEERS) and hint.source not in self._hints
+        if new and sum(one.startswith(PEERS) for one in self._hints) >= PEER_SOURCES:
             return
         waiting = self._hints.setdefault(hint.source, OrderedDict())
         waiting[allowed] = Hint(hint.source, allowed, hint.node_id, hint.private)

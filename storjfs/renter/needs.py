@@ -92,10 +92,12 @@ def choose(bidders: Iterable[Bidder], wanted: Wanted) -> Choice:
             fit.append(one)
     groups = {one.group for one in chosen}
     fit.sort(key=_rank)
+    enough = False
     for one in fit:
+        enough = enough or (len(chosen) >= wanted.aim and (len(chosen) >= MOST or _roomy(chosen, wanted)))
         if wanted.needs.spread is Spread.OPERATORS and one.group in groups:
             refused[one.node_id] = "another farmer of its operator is used"
-        elif len(chosen) >= wanted.aim and (len(chosen) >= MOST or _roomy(chosen, wanted)):
+        elif enough:
             refused[one.node_id] = "not needed: enough others are used"
         else:
             chosen.append(one)

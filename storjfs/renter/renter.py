@@ -312,6 +312,7 @@ class Renter:
                     f"farmer {short(entry.node_id)} was {why}: its {shards} shards move to "
                     "others as far as they have room, and it is used until then"
                 )
+        problems += self.seeking.problems()
         if self.cashier.problem:
             problems.append(self.cashier.problem)
         if self._pay.problem is not None:

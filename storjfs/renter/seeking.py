@@ -14,8 +14,9 @@ from storjfs.network.peer import Connector
 from storjfs.network.sources import Source
 from storjfs.protocol.directory import Directory, Known
 from storjfs.protocol.failures import ProtocolViolation
-from storjfs.protocol.ids import NodeId
+from storjfs.protocol.ids import NodeId, short
 from storjfs.protocol.signing import Signed
+from storjfs.protocol.terms import MAX_ADDRESSES
 from storjfs.renter.book import ContractBook
 from storjfs.renter.farmers import Farmers
 from storjfs.renter.local_records import LocalRecords
@@ -186,6 +187,19 @@ class Seeking:
             known = self.directory.get(who)
             if known is not None and who not in used and known.addresses:
                 self._farmers.move({who: known.addresses})
+            elif known is not None and self.meeting is not None:
+                self._follow(known)
+
+    def _follow(self, known: Known) -> None:
+        """Dial a farmer that is used, and away, where it has shown its key: addresses at home change."""
+        before = self._farmers.addresses(known.node_id)
+        found = known.answered_at
+        if found is None or found in before or not known.answers or self._farmers.connected(known.node_id):
+            return
+        where = (found, *before)[:MAX_ADDRESSES]
+        log.info("farmer %s is at %s now", short(known.node_id), found)
+        self._farmers.move({known.node_id: where})
+        self._book.moved(known.node_id, where)
 
     def _used(self) -> set[NodeId]:
         """Those with a contract that goes on, and those that were named."""
@@ -211,6 +225,19 @@ class Seeking:
         )
 
     # --- telling ---
+
+    def problems(self) -> list[str]:
+        """What keeps farmers from being found, in sentences; none where nobody is looked for."""
+        if self.meeting is None:
+            return []
+        said = [f"farmers are not found by {way}: {why}" for way, why in self.meeting.problems.items()]
+        wanted, there = self._wanted(), len(self.choice.chosen)
+        if there < wanted.fewest:
+            said.append(
+                f"{there} farmers that fit are known, and {wanted.fewest} are wanted; storjfs farmers shows "
+                "why others do not"
+            )
+        return said
 
     def report(self) -> list[FarmerReport]:
         """All that are known, those in use first, then by price."""

@@ -289,6 +289,18 @@ async def test_a_flood_costs_no_more_than_so_many_visits_and_others_are_heard(
     assert len(meeting.unanswered) <= 1024
 
 
+async def test_a_flood_does_not_keep_us_from_those_we_know(
+    autojump_clock: MockClock, village: Village
+) -> None:
+    good = [village.add(number) for number in range(5)]
+    meeting = village.meeting({"dht": Flood(), **given_at(good)}, every=lambda: 60.0)
+    await look(meeting, 600)
+    for one in good:
+        known = meeting.directory.get(one.node_id)
+        assert known
+        assert known.confirmed >= NOW + 600 - 2 * 60
+
+
 class Broken(Source):
     """A way that does not work until it does."""
 

@@ -14,7 +14,6 @@ from storjfs.protocol.directory import (
     ASKED_EVERY,
     FORGOTTEN_AFTER,
     FRESH,
-    HINTING_SOURCES,
     LONGEST_OFFER,
     PEER_SOURCES,
     WAITING,
@@ -239,13 +238,14 @@ def test_hints_are_bounded_and_taken_in_turn() -> None:
     for number in range(3 * WAITING):
         directory.hint(Hint("lan", (Address("8.8.4.4", number + 1),)))
     directory.hint(Hint("settings", (ABROAD,)))
-    for number in range(3 * HINTING_SOURCES):
+    for number in range(3 * PEER_SOURCES):
         directory.hint(Hint(f"peers {number}", tuple(Address(f"8.8.4.{n}", 1) for n in range(9))))
+    directory.hint(Hint("dht", (ABROAD,)))
     first = directory.take_hints(2)
     assert [one.source for one in first] == ["lan", "settings"]
     assert first[0].addresses == (Address("8.8.4.4", 2 * WAITING + 1),)
     rest = directory.take_hints(10_000)
-    assert len(rest) == WAITING - 1 + HINTING_SOURCES - 2
+    assert len(rest) == WAITING - 1 + PEER_SOURCES + 1
     assert all(len(one.addresses) <= ADDRESSES for one in rest)
     assert directory.take_hints(1) == []
 
