@@ -10,6 +10,7 @@ import trio.testing
 from storjfs.network.identity import Identity
 from storjfs.network.sources import Found, Given
 from storjfs.protocol.contracts import State
+from storjfs.protocol.directory import Hint
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.terms import Address
 from storjfs.renter import Renter
@@ -156,3 +157,49 @@ async def test_farmers_that_are_named_are_used_beside_those_that_are_found(
         async with world.life(SELDOM, **looking_at(found)) as (renter, _):
             renter.update_addresses({site.farmer.node_id: (site.address,) for site in named})
             await until(lambda: contracted(renter) == ids([*named, *found]))
+
+
+async def test_a_farmer_that_has_moved_is_followed_to_where_it_shows_its_key(
+    tmp_path: Path, fast_clock: trio.testing.MockClock
+) -> None:
+    async with a_world(tmp_path, fast_clock, 0) as world:
+        sites = await village(world, 2)
+        async with world.life(SELDOM, **looking_at(sites)) as (renter, _):
+            await until(lambda: len(contracted(renter)) == 2)
+            who, moved = sites[0].farmer.node_id, Address("8.8.77.4", 7420)
+            await until(lambda: renter.seeking.meeting is not None)
+            signed = sites[0].farmer.contracting.signed_offer()
+            directory = renter.seeking.directory
+            # While the old address works nothing changes.
+            await renter.farmers.silent([who], 60)
+            directory.answered("lan", moved, signed, world.now(), 0.1, private=True)
+            renter.seeking.choose()
+            assert moved not in renter.farmers.addresses(who)
+            world.cut(sites[0])
+            await until(lambda: not renter.farmers.connected(who))
+            directory.answered("lan", moved, signed, world.now(), 0.1, private=True)
+            renter.seeking.choose()
+            assert renter.farmers.addresses(who)[0] == moved
+            entry = renter.book.current(who)
+            assert entry is not None
+            assert entry.addresses[0] == moved
+
+
+async def test_too_few_farmers_are_a_problem_that_is_told(
+    tmp_path: Path, fast_clock: trio.testing.MockClock
+) -> None:
+    async with a_world(tmp_path, fast_clock, 0) as world:
+        sites = await village(world, 2)
+        async with world.life(SELDOM, **looking_at(sites)) as (renter, _):
+            await until(lambda: len(contracted(renter)) == 2)
+            assert any(
+                "2 farmers that fit are known, and 5 are wanted" in one for one in renter.report().problems
+            )
+            for _ in range(3):
+                sites += await village(world, 1)
+            for site in sites:
+                renter.seeking.meeting.hint(  # type: ignore[union-attr]
+                    Hint("lan", (site.address,), site.farmer.node_id, private=True)
+                )
+            await until(lambda: len(contracted(renter)) == 5)
+            assert not any("are wanted" in one for one in renter.report().problems)
