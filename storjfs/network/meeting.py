@@ -2,6 +2,7 @@
 
 import logging
 import random
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -42,6 +43,8 @@ REMEMBERED: Final = 1024
 AGAIN: Final = 60.0
 """Seconds after which a source that has ended is asked again; up to `LONGEST` where it fails."""
 LONGEST: Final = 900.0
+LATE: Final = 64
+"""Hints put off because somebody was just there."""
 LOOKED_AT: Final = 128
 """Farmers looked at for the next visit."""
 LOOK: Final = 5.0
@@ -83,6 +86,7 @@ class Meeting:
         self._visiting: set[NodeId] = set()
         self._under_way = 0
         self._known_first = False
+        self._late: deque[Hint] = deque(maxlen=LATE)
         self._seen: dict[Address, float] = {}
         self._allowance = float(AT_ONCE)
         self._counted = 0.0
@@ -133,6 +137,8 @@ class Meeting:
         self._counted += elapsed
         self._allowance = min(self._allowance + elapsed * PER_SECOND, float(AT_ONCE))
         self.directory.forget_old(self._now())
+        for _ in range(len(self._late)):
+            self.directory.hint(self._late.popleft())
         while self._under_way < VISITS and self._allowance >= 1:
             # In turn, so that a flood of hints does not keep us from those we know.
             self._known_first = not self._known_first
@@ -170,7 +176,11 @@ class Meeting:
         if known is not None:
             self.directory.learn(hint.source, known.signed, self._now(), private=hint.private)
             return False
-        return hint.node_id not in self._visiting and not self._just_dialled(hint.addresses)
+        if hint.node_id in self._visiting or self._just_dialled(hint.addresses):
+            # Heard again later: by then it is known who is there, or it may be dialled again.
+            self._late.append(hint)
+            return False
+        return True
 
     def _known_at(self, hint: Hint) -> Known | None:
         """The farmer that a hint names, if it is known to answer there."""

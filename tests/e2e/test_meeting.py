@@ -135,13 +135,16 @@ def test_farmers_in_the_local_network_are_found_and_used(tmp_path: Path) -> None
             assert "credits a month" in done.stdout
             drive.mount()
             store_and_read(drive)
+            await_that(
+                lambda: all("lan" in row["found_by"] for row in known(drive)),
+                "those named in the settings are heard of in the network too",
+            )
             rows = known(drive)
             assert len(rows) == 5
             for row in rows:
                 assert row["used"], row
                 assert row["region"] == "EU-DE"
                 assert row["addresses"][0].startswith("192.168.77.")
-                assert "lan" in row["found_by"], row
         finally:
             drive.stop()
 

@@ -346,6 +346,9 @@ async def test_known_farmers_are_not_visited_again_for_every_hint(
     nodes = [village.add(number) for number in range(3)]
     sources = given_at(nodes) | {"lan": Given(tuple(Found((one.address,), one.node_id) for one in nodes))}
     meeting = village.meeting(sources)
+    await look(meeting, 10)
+    assert all(count == 1 for count in village.dials.values())
+    assert all(one.sources == {"settings", "lan"} for one in meeting.directory)
     await look(meeting, 3600)
     assert all(count == 1 for count in village.dials.values())
     assert all(one.sources == {"settings", "lan"} for one in meeting.directory)
