@@ -79,7 +79,7 @@ def choose_farmers(
     return tuple(_named(one) for one in found.known()), planned.capacity
 
 
-def wanted_of(settings: VolumeSettings, settlement: str | None) -> Wanted:
+def wanted_of(settings: VolumeSettings, settlement: str) -> Wanted:
     """What farmers must fit for a volume with these settings."""
     return Wanted(
         needs=settings.needs,
@@ -131,10 +131,11 @@ def _choose(directory: Directory, wanted: Wanted) -> Choice:
     return choose(bidders, wanted)
 
 
-def _ledger_name(paths: VolumePaths) -> str | None:
-    """The name of the ledger that the volume is going to have; None where there is none yet."""
+def _ledger_name(paths: VolumePaths) -> str:
+    """The name of the ledger that the volume is going to have; empty, which is nobody's, where there is none
+    yet: the mount makes one then, in which no farmer settles so far."""
     if not paths.ledger_db.is_file():
-        return None
+        return ""
     ledger = Ledger(paths.ledger_db)
     try:
         return ledger.name
@@ -227,7 +228,7 @@ def _advice(found: Found, paths: VolumePaths) -> str:
     reasons = _reasons(found)
     most = max(reasons, key=lambda one: reasons[one], default="")
     if "ledger" in most:
-        return f"They must settle in this volume's ledger: storjfs farm --ledger {paths.ledger_db}"
+        return f"Start them with this volume's ledger: storjfs farm --ledger {paths.ledger_db} --new-ledger"
     if "price_max" in most:
         cheapest = min(one.offer.price for one in found.directory)
         return f"Raise --max-price: the cheapest asks {show_credits(cheapest)} per GiB and month."

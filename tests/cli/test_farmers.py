@@ -11,6 +11,7 @@ from storjfs.cli.farmers import farmers_table
 from storjfs.daemon.exit_codes import ExitCode
 from storjfs.daemon.farmers import Mark, NoSuchFarmer, find_farmer, mark_named
 from storjfs.volume import SettingsError, VolumeSettings
+from tests.farmer.process import Running
 
 from .home import Home, home_in
 
@@ -77,6 +78,17 @@ def test_with_nobody_to_be_found_no_volume_is_made(home: Home) -> None:
     assert "0 farmers that fit were found, and 5 are needed for a 3/5 code; no volume was made" in done.stderr
     assert "--farmer HOST:PORT --find peers" in done.stderr
     assert home.do("volumes", "--json") == "[]\n"
+
+
+def test_farmers_that_settle_elsewhere_are_told_of_with_what_to_do(home: Home) -> None:
+    at = home.folder / "farmer"
+    with Running("--at", str(at), "--share", "1GB", HOME=str(home.folder)) as farmer:
+        _, address = farmer.where()
+        done = home.run("init", "--no-passphrase", "--find", "peers", "--farmer", str(address), "--yes")
+        assert done.returncode == ExitCode.FARMERS_UNREACHABLE
+        assert "not used: 1 farmer: it settles in another ledger" in done.stdout
+        assert f"storjfs farm --ledger {home.data() / 'ledger.db'} --new-ledger" in done.stderr
+        assert farmer.interrupt() == 0
 
 
 def test_a_farmer_is_named_by_the_beginning_of_its_id() -> None:
