@@ -86,6 +86,10 @@ class Live(msgspec.Struct, frozen=True):
     """Why the last farmer.toml was refused; empty if it was not."""
     at_next_start: tuple[str, ...]
     """Settings in farmer.toml that hold from the next start only."""
+    announced_lan: bool = False
+    """Whether the local network hears of it now."""
+    neighbours: int = 0
+    """Other farmers that it knows and that answered it last."""
 
 
 def selling_of(settings: FarmerSettings) -> Selling:
@@ -135,6 +139,8 @@ def facts(
         selling=selling_of(farmer.settings),
         refused_settings=refused_settings,
         at_next_start=at_next_start,
+        announced_lan=farmer.neighbours.announced,
+        neighbours=sum(one.answers for one in farmer.neighbours.directory),
     )
 
 

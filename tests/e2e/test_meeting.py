@@ -21,7 +21,7 @@ from storjfs.network.streams import open_stream
 from storjfs.network.visits import visit
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.terms import Address
-from tests.farmer.process import Running
+from tests.farmer.process import Running, status
 from tests.netns.lab import Host, lab
 
 from .drive import Drive, await_that, shards_in
@@ -127,6 +127,12 @@ def test_farmers_in_the_local_network_are_found_and_used(tmp_path: Path) -> None
             log.close()
         try:
             _all_listen(tmp_path, 5)
+            await_that(
+                lambda: all(
+                    status(tmp_path / f"farmer{number}")["live"]["announced_lan"] for number in range(5)
+                ),
+                "all are announced",
+            )
             done = drive.run(
                 *("init", "--no-passphrase", "--find", "lan", "--size", "1GB", "--max-price", "8/TiB-month"),
                 *("--regions", "EU", "--yes"),
@@ -157,11 +163,12 @@ def _all_listen(folder: Path, count: int) -> None:
     await_that(listen, "all farmers serve")
 
 
-def test_one_farmer_leads_to_all_others(drive: Drive, farm: Farm) -> None:
+def test_one_farmer_leads_to_all_others(drive: Drive, farm: Farm, tmp_path: Path) -> None:
     farm.start()
     for _ in range(5):
         farm.start("--meet", farm.addresses[0])
     _knows(farm.addresses[0], 5)
+    assert status(tmp_path / "farmer0")["live"]["neighbours"] == 5
     looking = ("init", "--no-passphrase", "--farmer", farm.addresses[0], "--find", "peers", "--size", "1GB")
     asked = drive.run(*looking, check=False)
     assert "nobody was there to agree; no volume was made" in asked.stderr
