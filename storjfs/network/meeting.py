@@ -205,17 +205,24 @@ class Meeting:
         try:
             await self._meet(hint)
         except VISIT_ERRORS as error:
-            log.info("a visit at %s: %s", hint.addresses[0] if hint.addresses else "no address", error)
-            if known is not None:
-                self.directory.missed(known.node_id, self._now())
-            elif hint.addresses:
-                self.unanswered[hint.addresses[0]] = str(error)
-                _shorten(self.unanswered)
+            self._in_vain(hint, known, error)
+        except Exception as error:
+            # What a stranger says must not end a mount, whatever it finds in us.
+            log.exception("a visit failed")
+            self._in_vain(hint, known, error)
         finally:
             self._under_way -= 1
             if hint.node_id is not None:
                 self._visiting.discard(hint.node_id)
             self._wake.set()
+
+    def _in_vain(self, hint: Hint, known: Known | None, error: Exception) -> None:
+        log.info("a visit at %s: %s", hint.addresses[0] if hint.addresses else "no address", error)
+        if known is not None:
+            self.directory.missed(known.node_id, self._now())
+        elif hint.addresses:
+            self.unanswered[hint.addresses[0]] = str(error)
+            _shorten(self.unanswered)
 
     async def _meet(self, hint: Hint) -> None:
         found = await visit(

@@ -71,7 +71,7 @@ async def _public(address: Address) -> tuple[Address, ...]:
     """Where the address leads outside of private networks. Raises PeerUnreachable where nowhere."""
     try:
         found = await trio.socket.getaddrinfo(address.host, address.port, type=trio.socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: nobody can have a name like this
         raise PeerUnreachable(f"{address}: {error}") from error
     hosts = dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found)
     places = tuple(Address(host, address.port) for host in hosts if not is_private(host))

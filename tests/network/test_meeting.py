@@ -1,6 +1,7 @@
 """Looking for farmers among liars, black holes and floods: what is found, what is not, and what it costs."""
 
 import itertools
+import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -241,6 +242,27 @@ async def test_nobody_outside_makes_us_dial_into_our_own_network(
     neighbour = village.add(3, "192.168.1.7")
     neighbour.knows = [inside.offer()]
     assert inside.node_id in await look(village.meeting(given_at([neighbour])), 60)
+
+
+NASTY = ("", ".", "a..b", "x" * 250, "\0", "é" * 100, "[::1", "8.8.8.8%eth0", "::ffff:8.8.8.8")
+"""Hosts that nobody can have; none of them is looked up anywhere."""
+
+
+async def test_no_address_however_odd_ends_the_looking(
+    autojump_clock: MockClock, village: Village, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Names are looked up in threads.
+    autojump_clock.autojump_threshold = 0.2
+    liar, honest = village.add(1), village.add(2)
+    liar.knows = [
+        Node(Address("8.8.9.9", 1), Identity(sha256(host.encode()).digest())).offer(Address(host, 7420))
+        for host in NASTY
+    ]
+    liar.knows.append(honest.offer())
+    found = {"lan": Given(tuple(Found((Address(host, 7420),)) for host in NASTY))}
+    meeting = village.meeting(given_at([liar]) | found)
+    assert await look(meeting, 120) == {liar.node_id, honest.node_id}
+    assert not [one for one in caplog.records if one.levelno >= logging.ERROR]
 
 
 async def test_black_holes_hold_nobody_up(autojump_clock: MockClock, village: Village) -> None:
