@@ -143,5 +143,7 @@ def _change(volume: str, do: str, **arguments: Any) -> Any:
         from storjfs.daemon import farmers as unmounted
 
         if do == "add_farmer":
-            return unmounted.add(paths, None, arguments["address"])
-        return unmounted.mark(paths, None, arguments["farmer"], unmounted.Mark(arguments["mark"]))
+            return unmounted.add(paths, arguments["address"])
+        mark = unmounted.Mark(arguments["mark"])
+        _, node_id = unmounted.mark(paths, (), arguments["farmer"], mark)
+        return {"node_id": node_id.hex()}

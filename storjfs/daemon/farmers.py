@@ -5,8 +5,11 @@ Without a mount the settings alone are changed, and the next mount reads them.
 
 import dataclasses
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+import trio
 
 from storjfs.errors import StorjfsError
 from storjfs.network.sources import Found, Given, Source
@@ -24,6 +27,8 @@ from storjfs.volume import (
     read_settings,
 )
 
+_changing = threading.Lock()
+"""Held while the settings file is read and written."""
 SHORTEST = 6
 """Hex digits of an id by which a farmer may be named."""
 
@@ -88,40 +93,54 @@ def find_farmer(text: str, ids: Iterable[str]) -> bytes:
     return bytes.fromhex(found[0])
 
 
-def mark(paths: VolumePaths, renter: Renter | None, farmer: str, word: Mark) -> dict[str, Any]:
-    """Block, prefer, or take the mark off; in the settings first, then in the mount, if there is one.
+def mark(paths: VolumePaths, ids: Iterable[str], farmer: str, word: Mark) -> tuple[VolumeSettings, bytes]:
+    """Block, prefer, or take the mark off, in the settings: what they are then, and whom it meant. `ids` are
+    those that are known, in hex. Blocking. Raises NoSuchFarmer, SettingsError, SettingsFileError."""
+    with _changing:
+        settings = read_settings(paths)
+        marked = [one.hex() for one in (*settings.blocked, *settings.preferred)]
+        node_id = find_farmer(farmer, [*marked, *ids])
+        changes: dict[str, Sequence[str]] = {}
+        for kind, before in ((Mark.BLOCKED, settings.blocked), (Mark.PREFERRED, settings.preferred)):
+            left = [one.hex() for one in before if one != node_id]
+            # What it was before goes first, for it cannot be both.
+            if kind is word:
+                changes[kind.value] = [*left, node_id.hex()]
+            else:
+                changes = {kind.value: left, **changes}
+        return change_farmers(paths, changes), node_id
 
-    Raises NoSuchFarmer, SettingsError, SettingsFileError.
+
+def add(paths: VolumePaths, text: str) -> tuple[StaticFarmer, bool]:
+    """Name one more farmer by its address, in the settings; whether it was not named already. Blocking.
+
+    Raises SettingsError, SettingsFileError.
     """
-    settings = read_settings(paths)
-    marked = [one.hex() for one in (*settings.blocked, *settings.preferred)]
-    rows = [row.node_id for row in renter.seeking.report()] if renter is not None else []
-    node_id = find_farmer(farmer, [*marked, *rows])
-    changes: dict[str, Sequence[str]] = {}
-    for kind, before in ((Mark.BLOCKED, settings.blocked), (Mark.PREFERRED, settings.preferred)):
-        left = [one.hex() for one in before if one != node_id]
-        # What it was before goes first, for it cannot be both.
-        if kind is word:
-            changes[kind.value] = [*left, node_id.hex()]
-        else:
-            changes = {kind.value: left, **changes}
-    settings = change_farmers(paths, changes)
-    if renter is not None:
-        renter.mark(settings.blocked, settings.preferred)
+    one = StaticFarmer.parse(text)
+    with _changing:
+        settings = read_settings(paths)
+        if isinstance(settings.farmers, EmbeddedFarm):
+            raise SettingsError(
+                f"the farmers of the volume {paths.name} are embedded, and others cannot be added to them",
+                hint="Make a volume with farmers of your own; see docs/how-to/other-farmers.md.",
+            )
+        if one in settings.farmers:
+            return one, False
+        change_farmers(paths, {"addresses": [str(each) for each in (*settings.farmers, one)]})
+        return one, True
+
+
+async def mark_mounted(paths: VolumePaths, renter: Renter, farmer: str, word: Mark) -> dict[str, Any]:
+    """`mark`, and the mount takes it up. What is in the settings holds, also if this is cancelled."""
+    ids = [row.node_id for row in renter.seeking.report()]
+    settings, node_id = await trio.to_thread.run_sync(mark, paths, ids, farmer, word)
+    renter.mark(settings.blocked, settings.preferred)
     return {"node_id": node_id.hex(), "mark": word.value}
 
 
-def add(paths: VolumePaths, renter: Renter | None, text: str) -> Mapping[str, Any]:
-    """Name one more farmer by its address. Raises SettingsError, SettingsFileError."""
-    one = StaticFarmer.parse(text)
-    settings = read_settings(paths)
-    if isinstance(settings.farmers, EmbeddedFarm):
-        raise SettingsError(
-            f"the farmers of the volume {paths.name} are embedded in its mount, and others cannot be added",
-            hint="Make a volume with farmers of your own; see docs/how-to/other-farmers.md.",
-        )
-    if one not in settings.farmers:
-        change_farmers(paths, {"addresses": [str(each) for each in (*settings.farmers, one)]})
-        if renter is not None:
-            renter.name(KnownFarmer(addresses=(one.address,), node_id=one.node_id))
+async def add_mounted(paths: VolumePaths, renter: Renter, text: str) -> dict[str, Any]:
+    """`add`, and the mount takes it up."""
+    one, new = await trio.to_thread.run_sync(add, paths, text)
+    if new:
+        renter.name(KnownFarmer(addresses=(one.address,), node_id=one.node_id))
     return {"address": str(one)}

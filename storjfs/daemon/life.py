@@ -278,11 +278,11 @@ class Life:
         return farmers.known(self._drive.renter)
 
     async def _add_farmer_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
-        return farmers.add(self._paths, self._drive.renter, str(asked.get("address")))
+        return await farmers.add_mounted(self._paths, self._drive.renter, str(asked.get("address")))
 
     async def _mark_farmer_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
         mark = farmers.mark_named(asked.get("mark"))
-        return farmers.mark(self._paths, self._drive.renter, str(asked.get("farmer")), mark)
+        return await farmers.mark_mounted(self._paths, self._drive.renter, str(asked.get("farmer")), mark)
 
     async def _gc_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
         return await integrity.collect(self._drive, tell)

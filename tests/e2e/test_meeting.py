@@ -182,6 +182,9 @@ def test_one_farmer_leads_to_all_others(drive: Drive, farm: Farm, tmp_path: Path
     assert used(drive) <= {one.hex() for one in farm.ids}
     store_and_read(drive)
     await_that(lambda: len(used(drive)) == 6, "all six have contracts")
+    drive.run("farmers", "add", farm.addresses[5])
+    drive.run("farmers", "add", farm.addresses[5])
+    assert drive.paths().settings_file.read_text().count(f'"{farm.addresses[5]}"') == 1
     # One that is blocked is emptied and left; what it held is on others.
     blocked = next(who for who in used(drive) if farm.shards(who))
     drive.run("farmers", "block", blocked[:12])
