@@ -27,7 +27,7 @@ from storjfs.settlement import Ledger
 from storjfs.volume import StaticFarmer, wording
 from storjfs.volume.errors import SettingsError
 from storjfs.volume.files import make_private
-from storjfs.volume.units import parse_credits, parse_size
+from storjfs.volume.units import parse_credits, parse_region, parse_size
 
 NO_LIMIT: Final = "none"
 
@@ -61,7 +61,7 @@ at_option = click.option(
 @click.option("--connections", type=click.IntRange(min=1), help="Connections at a time.")
 @click.option("--connections-per-renter", type=click.IntRange(min=1), help="Of these, for each renter.")
 @click.option(
-    "--peer", metavar="HOST:PORT", multiple=True, help="Another farmer, to be tested and relayed by."
+    "--peer", metavar="HOST:PORT", multiple=True, help="Another farmer: tells of this one, tests, relays."
 )
 @click.option("--relay/--no-relay", default=None, help="Relay farmers that cannot be dialled.")
 @click.option("--relay-limit", metavar="RATE", help='Bandwidth for that, as in "20Mbit".')
@@ -73,6 +73,10 @@ at_option = click.option(
     "--dht/--no-dht", default=None, help="Let strangers find this farmer, through BitTorrent's DHT."
 )
 @click.option("--group", metavar="NAME", help="What it fails together with: one name per disk.")
+@click.option("--region", metavar="REGION", help='Where it stands, as in "EU" or "EU-DE".')
+@click.option(
+    "--lan/--no-lan", "announce_lan", default=None, help="Whether the local network hears of it (it does)."
+)
 @click.option(
     "--ledger",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -99,6 +103,8 @@ def farm(
     egress_price: str | None,
     dht: bool | None,
     group: str | None,
+    region: str | None,
+    announce_lan: bool | None,
     ledger: Path | None,
     new_ledger: bool,
 ) -> None:
@@ -126,6 +132,8 @@ def farm(
         "egress_price": parse_credits(egress_price) if egress_price is not None else row and row.egress,
         "dht": dht,
         "group": group,
+        "region": parse_region(region) if region is not None else None,
+        "announce_lan": announce_lan,
         "ledger": ledger.absolute() if ledger is not None else None,
     }
     if dht:

@@ -117,6 +117,8 @@ def _summary(report: Report) -> Table:
         )
         _reach(table, live)
         table.add_row("strangers", _meeting(live.dht, report.at))
+        lan = "announced in the local network" if live.announced_lan else "not announced in the local network"
+        table.add_row("found", f"{lan}; {wording.count(live.neighbours, 'other farmer')} known")
         table.add_row("sending", _line(live.sent))
         table.add_row("receiving", _line(live.received))
     elif report.running:

@@ -105,6 +105,7 @@ class FarmProcess:
             self._say(f"address   {address}/{farmer.node_id.hex()}")
         if self._announcer is not None:
             nursery.start_soon(self._announcer.run)
+        nursery.start_soon(farmer.neighbours.run, farmer.listening[0])
         nursery.start_soon(self._watch)
         nursery.start_soon(self._tell_of_reach)
         nursery.start_soon(self._tell)

@@ -100,6 +100,7 @@ class Contracting:
             addresses=self._addresses(),
             group=settings.group,
             expires=self._book.now + OFFER_HOLDS,
+            region=settings.region,
         )
 
     def signed_offer(self) -> Signed:

@@ -21,6 +21,7 @@ from storjfs.farmer.damage import Damage
 from storjfs.farmer.disk import Disk
 from storjfs.farmer.identity import load_identity
 from storjfs.farmer.keeping import Keeper
+from storjfs.farmer.neighbours import Neighbours
 from storjfs.farmer.payments import Payments
 from storjfs.farmer.proving import Prover
 from storjfs.farmer.reach import Reach
@@ -123,8 +124,18 @@ class Farmer:
             settlement.name,
             lambda: self.addresses,
         )
+        self.neighbours = Neighbours(
+            folder, identity, lambda: self.settings, self.contracting.signed_offer, clock
+        )
         self.service = FarmerService(
-            self.book, self.payments, self.keeper, self.prover, self.contracting, self.shelf, self.relay
+            self.book,
+            self.payments,
+            self.keeper,
+            self.prover,
+            self.contracting,
+            self.shelf,
+            self.relay,
+            self.neighbours,
         )
 
     def _relay_limits(self) -> RelayLimits:

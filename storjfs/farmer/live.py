@@ -123,6 +123,10 @@ class Live(msgspec.Struct, frozen=True):
     """Whether it relays others."""
     relayed: tuple[RelayedFacts, ...] = ()
     """These."""
+    announced_lan: bool = False
+    """Whether the local network hears of it now."""
+    neighbours: int = 0
+    """Other farmers that it knows and that answered it last."""
 
 
 def selling_of(settings: FarmerSettings) -> Selling:
@@ -177,6 +181,8 @@ def facts(
         reach=farmer.reach.facts(),
         relaying=farmer.relay.is_open,
         relayed=_relayed(farmer),
+        announced_lan=farmer.neighbours.announced,
+        neighbours=sum(one.answers for one in farmer.neighbours.directory),
     )
 
 

@@ -30,6 +30,7 @@ from storjfs.farmer.settings import FarmerSettings
 from storjfs.network.behind import Admit, Attachment
 from storjfs.network.dial_back import Asked, ask
 from storjfs.network.identity import Identity
+from storjfs.network.lan import EVERYWHERE, own_addresses
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.terms import MAX_ADDRESSES, Address
 from storjfs.volume import StaticFarmer
@@ -44,7 +45,6 @@ AGAIN: Final = {State.OPEN: 1800.0, State.CLOSED: 300.0, State.UNKNOWN: 60.0}
 """Seconds until they are asked again."""
 SHORT_OF_RELAYS: Final = 30.0
 """The same where fewer relays lead to it than could."""
-ANY: Final = ("0.0.0.0", "::")
 FIRST_CHECKED: Final = 1024
 """Ports below are dialled back by nobody."""
 FAMILIES: Final = {socket.AF_INET: "IPv4", socket.AF_INET6: "IPv6"}
@@ -86,11 +86,11 @@ class Reach:
 
     def _direct(self) -> tuple[Address, ...]:
         """Those that nobody named: where others reached it, and what a renter in this network would dial."""
-        listening = [one for one in self._listening() if one.host not in ANY]
+        listening = [one for one in self._listening() if one.host not in EVERYWHERE]
         if listening:
             return tuple(listening)
-        own, mapped = _own_address(), self.mapper.facts
-        at_home = [Address(own, self._port)] if own and self._port else []
+        mapped = self.mapper.facts
+        at_home = [Address(host, one.port) for one in self._listening() for host in _at_home(one.host)]
         forwarded = [Address(mapped.address, mapped.port)] if mapped.leads_outside else []
         return tuple(dict.fromkeys([*found_addresses(self._trials), *forwarded, *at_home]))
 
@@ -250,6 +250,14 @@ async def _run_within(scope: trio.CancelScope, one: Attachment) -> None:
 
 def _is_local(host: str) -> bool:
     return host.startswith("127.") or host in ("::1", "localhost")
+
+
+def _at_home(listening: str) -> tuple[str, ...]:
+    """The addresses of this machine that who listens on all of one kind names: that from which it talks to
+    the internet, else, in a network that leads nowhere, all."""
+    six = ":" in listening
+    own = _own_address("2001:db8::1" if six else "192.0.2.1")
+    return (own,) if own else tuple(host for host in own_addresses() if (":" in host) == six)
 
 
 async def _by_family(address: Address) -> list[Address]:

@@ -11,6 +11,7 @@ from storjfs import __version__
 from storjfs.farmer.book import Book
 from storjfs.farmer.contracting import Contracting
 from storjfs.farmer.keeping import Keeper
+from storjfs.farmer.neighbours import Neighbours
 from storjfs.farmer.payments import Payments
 from storjfs.farmer.proving import Prover
 from storjfs.farmer.shelf import Shelf
@@ -37,6 +38,7 @@ from storjfs.protocol.messages import (
     FundNotice,
     Get,
     GetContract,
+    GetFarmers,
     GetOffer,
     Hello,
     HelloAnswer,
@@ -71,6 +73,7 @@ class FarmerService(Service):
         contracting: Contracting,
         shelf: Shelf,
         relay: Relay,
+        neighbours: Neighbours,
     ) -> None:
         self._book = book
         self._shelf = shelf
@@ -90,6 +93,7 @@ class FarmerService(Service):
             Audit: prover.audit,
             Pay: self._pay,
             Delete: keeper.delete,
+            GetFarmers: neighbours.answer,
             End: lambda peer, request: contracting.end(peer, request.contract_id),
         }
 

@@ -17,6 +17,7 @@ from storjfs.volume.errors import SettingsError
 from storjfs.volume.units import (
     parse_credits,
     parse_duration,
+    parse_region,
     parse_size,
     show_credits,
     show_duration,
@@ -34,6 +35,7 @@ AT_START = (
     "ledger",
     "connections",
     "connections_per_renter",
+    "announce_lan",
     "map_port",
     "dht",
     "dht_listen",
@@ -63,6 +65,10 @@ class FarmerSettings:
     """Per GiB sent."""
     group: str = ""
     """Farmers of one group are taken to fail together."""
+    region: str = ""
+    """Where it stands, for renters who care, as EU or EU-DE."""
+    announce_lan: bool = True
+    """Whether the local network hears of this farmer."""
     term_min: int = 3600
     term_max: int = 366 * DAY
     period_min: int = 60
@@ -88,7 +94,7 @@ class FarmerSettings:
     network: str = NETWORK
     """Farmers and renters of one name find each other."""
     peers: tuple[StaticFarmer, ...] = ()
-    """Other farmers: asked to dial back, and used as relays if nobody can dial this one."""
+    """Other farmers: they tell renters of this one, dial back, and relay it if nobody can dial it."""
     map_port: bool = True
     """Ask the router for the port, where this farmer listens behind one and names no address itself."""
     relay: bool = False
@@ -225,6 +231,8 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "price": parse_credits,
     "egress_price": parse_credits,
     "group": _text,
+    "region": lambda value: parse_region(_text(value)),
+    "announce_lan": _truth,
     "limit": lambda value: Limit.parse(_text(value)),
     "schedule": lambda value: Schedule.parse(_text(value)),
     "connections": _count,
@@ -251,6 +259,8 @@ _SHOW: dict[str, Callable[[Any], str]] = {
     "price": lambda value: _quoted(show_credits(value)),
     "egress_price": lambda value: _quoted(show_credits(value)),
     "group": _quoted,
+    "region": _quoted,
+    "announce_lan": _show_truth,
     "limit": _quoted,
     "schedule": _quoted,
     "connections": str,
@@ -274,8 +284,10 @@ _COMMENTS = {
     "price": "Credits per GiB and month.",
     "egress_price": "Credits per GiB sent to renters.",
     "listen": "Address and port to listen on; left out: this machine only, any free port.",
-    "announce": "Addresses under which renters reach this farmer, if not the one above.",
+    "announce": "Addresses under which renters reach this farmer, if not those that it finds.",
     "group": "What this farmer fails together with: name those on one disk alike, each other disk otherwise.",
+    "region": 'Where it stands, as in "EU" or "EU-DE", for renters who care.',
+    "announce_lan": "Whether renters in the local network are told of this farmer.",
     "ledger": "The ledger file in which lanes are opened.",
     "term_min": "Bounds of a contract's length.",
     "term_max": "",
@@ -292,7 +304,7 @@ _COMMENTS = {
     "dht_listen": "Addresses and ports of its node there, TCP and UDP; none: port 7421 of all addresses.",
     "dht_bootstrap": "Nodes to begin with; none: those of the public DHT.",
     "network": "The name under which farmers and renters find each other.",
-    "peers": "Other farmers: asked whether this one can be dialled, and its relays if not.",
+    "peers": "Other farmers: they tell renters of this one, try to dial it, and relay it if they cannot.",
     "map_port": "Ask the router for the port.",
     "relay": "Be a relay for farmers that cannot be dialled.",
     "relay_limit": 'Bandwidth for that, as in "20Mbit".',

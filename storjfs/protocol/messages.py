@@ -31,6 +31,8 @@ MAX_LISTED = 2048
 """Shards in one list."""
 MAX_DAMAGED = 256
 """Damaged shards that one answer to an audit tells of."""
+MAX_TOLD = 32
+"""Offers in one answer to `GetFarmers`."""
 CANCEL_CAPABILITY = "cancel"
 """Said by a side that understands `framing.encode_cancel`; it is sent to no other."""
 RELAY_CAPABILITY = "relay"
@@ -248,6 +250,22 @@ class PutAnswer(Struct, frozen=True, array_like=True):
     receipt: Signed
 
 
+class FarmerList(Struct, frozen=True, array_like=True):
+    """Offers of other farmers, each signed by its own; the asking side checks them (`directory`)."""
+
+    offers: Annotated[tuple[Signed, ...], Meta(max_length=MAX_TOLD)] = ()
+
+
+class GetFarmers(Request[FarmerList], frozen=True, array_like=True):
+    """Asks which farmers the other side knows: at most `limit`, drawn at random.
+
+    A farmer that asks may say of itself by its own offer.
+    """
+
+    limit: Annotated[int, Meta(ge=1, le=MAX_TOLD)] = MAX_TOLD
+    own: Signed | None = None
+
+
 class Put(Request[PutAnswer], frozen=True, array_like=True):
     """On a data connection; `length` sealed bytes follow at once, whatever the answer will be."""
 
@@ -344,6 +362,7 @@ METHODS: dict[type[Request[Any]], tuple[int, type[Struct]]] = {
     End: (11, ContractAnswer),
     ListContracts: (12, ContractList),
     ListShards: (13, ShardList),
+    GetFarmers: (15, FarmerList),
     Attach: (19, AttachAnswer),
     Call: (20, Done),
     Through: (21, Done),

@@ -109,6 +109,8 @@ class Offer(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, kw
     """Who operates it: farmers of one group are taken to fail together."""
     expires: Unsigned
     """Proposals that refer to this offer are welcome until then."""
+    region: ShortText = ""
+    """Where it stands, as the farmer says; a part may follow behind a dash (`EU-DE`)."""
 
 
 class Terms(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, kw_only=True):

@@ -12,7 +12,7 @@ from storjfs.coding.merkle import shard_root
 from storjfs.network.failures import PeerUnreachable, RequestTimeout
 from storjfs.network.peer import Peer
 from storjfs.protocol.failures import BadSignature, ErrorCode, ProtocolViolation, RequestFailed
-from storjfs.protocol.ids import Digest, ShardId, short
+from storjfs.protocol.ids import Digest, NodeId, ShardId, short
 from storjfs.protocol.messages import MAX_LISTED, Delete, HeldShard, ListShards
 from storjfs.protocol.priorities import Priority
 from storjfs.protocol.receipts import MAX_DELETE, DeleteOrder, Receipt, open_receipt, sign_delete
@@ -84,6 +84,8 @@ class ShardClient:
         self._rng = rng
         self._waiting: dict[int, int] = {}
         self._deleted: dict[bytes, None] = {}
+        self.preferred: Callable[[NodeId], bool] = lambda farmer: False
+        """Whether the user wants a farmer to get more than others do."""
         self.full = trio.Event()
         """Set when a farmer says that a contract has no room left."""
 
@@ -130,6 +132,7 @@ class ShardClient:
             passed=standing.passed,
             resting=standing.resting(now, self._settings.audit_period),
             online=not standing.silent_since,
+            preferred=self.preferred(entry.node_id),
         )
 
     def usual_latency(self, contract: int) -> float:

@@ -9,6 +9,8 @@ VETTED_AFTER = 20
 """Passed proofs after which a farmer is no longer new."""
 TRUSTED_SCORE = 0.6
 """Below this score a farmer gets new shards only where nobody better is left."""
+PREFERENCE = 4
+"""How many times as often a preferred farmer is drawn, other things being equal."""
 
 _CODES = ((52, 20, 50), (22, 8, 20), (17, 5, 15), (12, 3, 10), (5, 3, 5), (4, 2, 4), (3, 2, 3), (2, 1, 2))
 
@@ -61,6 +63,8 @@ class Candidate:
     resting: bool = False
     """Failed proofs lately: no new shards for now."""
     online: bool = True
+    preferred: bool = False
+    """The user wants it to get more than others do."""
 
     @property
     def free(self) -> int:
@@ -125,7 +129,12 @@ def _draw(
         if one.contract in exclude or one.free < size or one.resting:
             continue
         share = one.free / max(one.capacity, 1)
-        weight = max(share, 0.001) * max(one.score, 0.01) / (1 + one.waiting / max(size, 1))
+        weight = (
+            (PREFERENCE if one.preferred else 1)
+            * max(share, 0.001)
+            * max(one.score, 0.01)
+            / (1 + one.waiting / max(size, 1))
+        )
         keyed.append((rng.random() ** (1 / weight), one.contract, one))
     keyed.sort(reverse=True, key=lambda entry: entry[:2])
     return [entry[2] for entry in keyed]

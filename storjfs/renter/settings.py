@@ -1,10 +1,10 @@
 """What a person may choose about farmers, contracts, audits and money; everything has a default."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from storjfs.protocol.terms import CREDIT, Address
-from storjfs.volume import EmbeddedFarm, VolumeSettings
+from storjfs.volume import EmbeddedFarm, Needs, VolumeSettings
 
 GIB = 1 << 30
 DAY = 86400.0
@@ -45,6 +45,8 @@ class RenterSettings:
     end_grace: int = 7 * 86400
     offline_grace: float = 4 * DAY
     """A farmer that is silent for longer is given up: all its shards count as lost."""
+    needs: Needs = field(default_factory=Needs)
+    """What is wanted of farmers that are looked for."""
     read_back_share: float = 0.01
     """The share of all shards that is read back whole each week."""
 
@@ -59,6 +61,7 @@ class RenterSettings:
             term=int(settings.term),
             price_max=settings.price_max,
             egress_price_max=settings.egress_price_max,
+            needs=settings.needs,
         )
 
     @property
