@@ -22,7 +22,7 @@ from storjfs.volume import StaticFarmer, VolumePaths, VolumeSettings, wording
 from storjfs.volume.units import show_credits
 
 PATIENCE: Final = 20.0
-"""Seconds to look around at most."""
+"""Seconds to look around at most, besides those that a search takes."""
 QUIET: Final = 4.0
 """Seconds in which nobody new is found, after which that is taken for all."""
 STEP: Final = 0.25
@@ -43,6 +43,8 @@ class Found:
     directory: Directory
     choice: Choice
     wanted: Wanted
+    problems: Mapping[str, str]
+    """By way of looking: why it does not work now."""
 
     def known(self) -> list[Known]:
         """Those chosen, best first."""
@@ -93,8 +95,8 @@ def wanted_of(settings: VolumeSettings, settlement: str) -> Wanted:
 
 
 async def look(sources: Mapping[str, Source], wanted: Wanted, peers: bool) -> Found:
-    """Look around until enough are there that fit, or nobody new comes for QUIET seconds, or for PATIENCE
-    seconds."""
+    """Look around until enough are there that fit, or nobody new comes for QUIET seconds though no search is
+    under way, or for PATIENCE seconds and those of the longest search."""
     directory = Directory()
     rng = random.SystemRandom()
     meeting = Meeting(
@@ -109,18 +111,19 @@ async def look(sources: Mapping[str, Source], wanted: Wanted, peers: bool) -> Fo
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(meeting.run)
-        with trio.move_on_after(PATIENCE):
+        searches = {name: source.longest for name, source in sources.items() if source.longest}
+        with trio.move_on_after(PATIENCE + max(searches.values(), default=0)):
             seen, since = 0, trio.current_time()
             while trio.current_time() - since < QUIET:
                 await trio.sleep(STEP)
                 answering = sum(one.answers for one in directory)
-                if answering != seen:
+                if answering != seen or not meeting.asked.issuperset(searches):
                     seen, since = answering, trio.current_time()
-                found = Found(directory, _choose(directory, wanted), wanted)
+                found = Found(directory, _choose(directory, wanted), wanted, {})
                 if len(found.choice.chosen) >= wanted.aim and not found.lacks():
                     break
         nursery.cancel_scope.cancel()
-    return Found(directory, _choose(directory, wanted), wanted)
+    return Found(directory, _choose(directory, wanted), wanted, meeting.problems)
 
 
 def _choose(directory: Directory, wanted: Wanted) -> Choice:
@@ -177,6 +180,8 @@ def _show(found: Found) -> None:
         )
     if found.choice.chosen:
         out.print(table)
+    for way, problem in found.problems.items():
+        click.echo(f"not found by {way}: {problem}")
     for reason, count in sorted(_reasons(found).items()):
         click.echo(f"not used: {wording.count(count, 'farmer')}: {reason}")
 

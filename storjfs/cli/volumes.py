@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     "--find",
     multiple=True,
     metavar="WAY",
-    help="Look for farmers: lan (the local network), peers (ask those known). May be given often.",
+    help="Look for farmers: lan (the local network), peers (ask those known), dht (BitTorrent's). "
+    "May be given often.",
 )
 @click.option("--size", metavar="SIZE", help="Room wanted for files, as in 1TB.")
 @click.option(
@@ -134,6 +135,10 @@ def _farmers_for(
         if size is not None or regions or spread is not None or yes:
             raise click.UsageError("--size, --regions, --spread and --yes belong to --find.")
         return farmers, choices
+    if "dht" in ways:
+        from storjfs.network.dht import require_libtorrent
+
+        require_libtorrent()
     from storjfs.daemon.farmers import sources_of
 
     from .looking import choose_farmers

@@ -58,6 +58,14 @@ def sources_of(settings: VolumeSettings) -> dict[str, Source] | None:
         from storjfs.network.lan import Lan
 
         sources["lan"] = Lan()
+    if "dht" in settings.find:
+        from storjfs.network.dht import DhtSettings, DhtSource
+        from storjfs.network.dht.node import BOOTSTRAP
+        from storjfs.network.dht.source import ANY_PORT
+
+        dht = settings.dht
+        part = DhtSettings(dht.listen or ANY_PORT, dht.bootstrap or BOOTSTRAP)
+        sources["dht"] = DhtSource(part, dht.network)
     return sources
 
 

@@ -40,9 +40,9 @@ SAME_ADDRESS: Final = 30.0
 """Seconds between two visits of one address because of hints."""
 REMEMBERED: Final = 1024
 """Addresses of which it is known when they were visited last."""
-AGAIN: Final = 60.0
-"""Seconds after which a source that has ended is asked again; up to `LONGEST` where it fails."""
+FIRST_RETRY: Final = 60.0
 LONGEST: Final = 900.0
+"""Seconds after which a source that failed is asked again: twice as many each time, up to so many."""
 LATE: Final = 64
 """Hints put off because somebody was just there."""
 LOOKED_AT: Final = 128
@@ -77,6 +77,8 @@ class Meeting:
         self.directory = directory
         self.problems: dict[str, str] = {}
         """By source: why it does not work now."""
+        self.asked: set[str] = set()
+        """Sources that have ended once, well or not."""
         self.unanswered: dict[Address, str] = {}
         """Addresses that sources named and where nobody answered, with the reason; the newest ones."""
         self._sources = dict(sources)
@@ -111,18 +113,19 @@ class Meeting:
 
     async def _ask(self, name: str, source: Source) -> None:
         """Ask one source again and again."""
-        pause = AGAIN
+        pause = FIRST_RETRY
         while True:
             try:
                 async for found in source.find():
                     self.problems.pop(name, None)
                     self.hint(self._hint(name, source, found))
-                pause = AGAIN if name not in self.problems else min(2 * pause, LONGEST)
+                pause = source.again if name not in self.problems else min(2 * pause, LONGEST)
             except (StorjfsError, OSError) as error:
                 if name not in self.problems:
                     log.warning("looking for farmers by %s: %s", name, error)
                 self.problems[name] = str(error)
                 pause = min(2 * pause, LONGEST)
+            self.asked.add(name)
             await trio.sleep(pause * self._rng.uniform(0.75, 1.25))
 
     @staticmethod

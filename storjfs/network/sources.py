@@ -21,10 +21,13 @@ class Source(ABC):
     """One way to find farmers.
 
     `private`: whether it looks only into networks that this machine is in, so that private addresses it finds
-    are meant for us.
+    are meant for us. `again`: seconds after which it is asked again when it has ended. `longest`: seconds
+    that it may take until it ends, 0 where it never does or takes no time.
     """
 
     private: bool = False
+    again: float = 60.0
+    longest: float = 0.0
 
     @abstractmethod
     def find(self) -> AsyncIterator[Found]:

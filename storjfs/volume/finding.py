@@ -12,8 +12,9 @@ from typing import Any, Final
 from storjfs.volume.errors import SettingsError
 from storjfs.volume.units import parse_region, parse_size, show_size
 
-WAYS: Final = ("lan", "peers")
-"""Ways to find farmers: in the local network, and by asking those that are known already."""
+WAYS: Final = ("lan", "peers", "dht")
+"""Ways to find farmers: in the local network, by asking those that are known already, and in BitTorrent's
+DHT."""
 MOST_MARKED: Final = 4096
 
 

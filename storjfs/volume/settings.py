@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from storjfs.protocol.terms import CREDIT, Address
+from storjfs.volume.dht import DhtNeeds, parse_dht, show_dht
 from storjfs.volume.document import read_document
 from storjfs.volume.errors import SettingsError
 from storjfs.volume.finding import (
@@ -101,6 +102,7 @@ class VolumeSettings:
     preferred: tuple[bytes, ...] = ()
     """Node ids of farmers that get more than others do."""
     needs: Needs = field(default_factory=Needs)
+    dht: DhtNeeds = field(default_factory=DhtNeeds)
     code: tuple[int, int] | None = None
     """(k, n), or None: by the number of usable farmers."""
     cache_size: int = _LARGEST_DEFAULT_CACHE
@@ -163,10 +165,10 @@ class VolumeSettings:
         """
         known = {field.name for field in fields(cls)} - _OF_FARMERS
         document = read_document(text, FORMAT_VERSION, known, name="the file")
-        farmers, needs = document.pop("farmers", {}), document.pop("needs", {})
+        farmers, needs, dht = (document.pop(table, {}) for table in ("farmers", "needs", "dht"))
         _check("volume_id" in document, "the setting volume_id is missing", "Restore it from a backup.")
         values = {key: _read(key, _READERS[key], value) for key, value in document.items()}
-        return cls(**_farmers(farmers), needs=parse_needs(needs), **values)
+        return cls(**_farmers(farmers), needs=parse_needs(needs), dht=parse_dht(dht), **values)
 
     def to_toml(self) -> str:
         """The text of the settings file, with comments; `from_toml` gives an equal object back."""
@@ -192,6 +194,7 @@ class VolumeSettings:
             play_balance=show_credits(self.play_balance),
             farmers=farmers,
             needs=show_needs(self.needs),
+            dht=show_dht(self.dht),
         )
 
 
@@ -370,8 +373,8 @@ play_balance = "{play_balance}"
 # Who keeps the data: farmers embedded in the mount on this machine, or the addresses of others
 # (host:port, or host:port/node id). Embedded ones that are left out here are used until what they hold has
 # moved to the others, of which there must be as many as a segment has shards; named again they are as before.
-# With find = ["lan", "peers"] others are looked for, in the local network and by asking those known; storjfs
-# farmers shows them, and blocks or prefers some by id.
+# With find = ["lan", "peers", "dht"] others are looked for: in the local network, by asking those known, and
+# in BitTorrent's DHT. storjfs farmers shows them, and blocks or prefers some by id.
 [farmers]
 {farmers}
 
@@ -379,4 +382,9 @@ play_balance = "{play_balance}"
 # of each operator is used ("operators") or all ("farmers").
 [needs]
 {needs}
+
+# For find = ["dht"], which needs storjfs[dht]: the name under which farmers and renters find each other,
+# where to listen while looking (else any free port), and nodes to begin with (else those of the public DHT).
+[dht]
+{dht}
 """

@@ -1,6 +1,7 @@
 """Renters and farmers who do not know each other: found in a local network, by asking others, and chosen."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -16,17 +17,23 @@ import pytest
 import trio
 
 from storjfs.daemon.exit_codes import ExitCode
+from storjfs.farmer.settings import FarmerSettings
+from storjfs.network.dht import DhtSettings
 from storjfs.network.identity import Identity
 from storjfs.network.streams import open_stream
 from storjfs.network.visits import visit
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.terms import Address
+from storjfs.volume import read_settings, write_settings
+from storjfs.volume.dht import DhtNeeds
 from tests.farmer.process import Running, status
 from tests.netns.lab import Host, lab
+from tests.network.dht.swarm import swarm
 
 from .drive import Drive, await_that, shards_in
 
 MIB = 1 << 20
+NETWORK = "test"
 CONTENT = random.Random(1).randbytes(3 * MIB)
 
 
@@ -72,6 +79,20 @@ class Farm:
         node_id, address = self.running[-1].where()
         self.ids.append(node_id)
         self.addresses.append(str(address))
+
+    def start_announced(self, part: DhtSettings) -> None:
+        """One more, that takes that part in a DHT and listens at the same address."""
+        folder = self.folder / f"farmer{len(self.running)}"
+        folder.mkdir()
+        FarmerSettings(
+            capacity=3 << 30,
+            ledger=self.drive.paths().ledger_db,
+            listen=Address(part.listen[0].host, 7420),
+            dht_listen=part.listen,
+            dht_bootstrap=part.bootstrap,
+            network=NETWORK,
+        ).write(folder)
+        self.start("--dht")
 
     def shards(self, node_id: str) -> int:
         """How many shards one has on its shelf."""
@@ -201,6 +222,39 @@ def test_one_farmer_leads_to_all_others(drive: Drive, farm: Farm, tmp_path: Path
     drive.run("farmers", "prefer", blocked)
     drive.mount()
     await_that(lambda: blocked in used(drive), "it is used again")
+
+
+async def test_farmers_that_announce_themselves_in_the_dht_are_found_and_used(
+    drive: Drive, farm: Farm, tmp_path: Path
+) -> None:
+    async with swarm() as nodes:
+        for _ in range(6):
+            await trio.to_thread.run_sync(farm.start_announced, nodes.settings(port=7421))
+        await trio.to_thread.run_sync(_all_announced, tmp_path, 6)
+        part = nodes.settings(port=7421)
+        needs = DhtNeeds(network=NETWORK, listen=part.listen, bootstrap=part.bootstrap)
+        await trio.to_thread.run_sync(_found_by_the_dht, drive, farm, needs)
+
+
+def _found_by_the_dht(drive: Drive, farm: Farm, dht: DhtNeeds) -> None:
+    """One is named, and the others are looked for."""
+    drive.run("init", "--no-passphrase", "--farmer", farm.addresses[0])
+    settings = read_settings(drive.paths())
+    write_settings(drive.paths(), dataclasses.replace(settings, find=("dht",), dht=dht))
+    drive.mount()
+    await_that(lambda: used(drive) == {one.hex() for one in farm.ids}, "all six are used")
+    store_and_read(drive)
+    by = {row["node_id"]: row["found_by"] for row in known(drive)}
+    assert all("dht" in by[one.hex()] for one in farm.ids[1:])
+    drive.umount()
+
+
+def _all_announced(folder: Path, count: int) -> None:
+    def announced() -> bool:
+        live = [status(folder / f"farmer{number}")["live"] for number in range(count)]
+        return all(one["dht"]["announced"] for one in live)
+
+    await_that(announced, "all are announced in the DHT")
 
 
 def _knows(address: str, count: int) -> None:
