@@ -235,6 +235,7 @@ async def test_nobody_outside_makes_us_dial_into_our_own_network(
         inside.offer(),
         mapped.offer(),
         mapped.offer(Address("localhost", 1), Address("nas.local", 1)),
+        mapped.offer(inside.address.through(), Address("localhost", 1).through()),
     ]
     await look(village.meeting(given_at([liar])), 600)
     assert set(village.dials) == {liar.address}
@@ -242,6 +243,26 @@ async def test_nobody_outside_makes_us_dial_into_our_own_network(
     neighbour = village.add(3, "192.168.1.7")
     neighbour.knows = [inside.offer()]
     assert inside.node_id in await look(village.meeting(given_at([neighbour])), 60)
+
+
+async def test_a_name_that_leads_into_a_private_network_is_not_dialled_as_a_relay_either(
+    autojump_clock: MockClock, village: Village, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts = {"home.example.org": "192.168.1.1", "relay.example.org": "8.8.4.4"}
+
+    async def look_up(host: str, port: int, **more: Any) -> list[tuple[Any, ...]]:
+        await trio.lowlevel.checkpoint()
+        return [(2, 1, 6, "", (hosts[host], port))]
+
+    monkeypatch.setattr(trio.socket, "getaddrinfo", look_up)
+    liar = village.add(1)
+    behind = Node(Address("8.2.1.1", 7420), Identity(b"b" * 32))
+    liar.knows = [behind.offer(*(Address(host, 7420).through() for host in hosts))]
+    outside = Address("8.8.4.4", 7420).through()
+    village.nodes[outside] = behind
+    found = await look(village.meeting(given_at([liar])), 600)
+    assert found == {liar.node_id, behind.node_id}
+    assert set(village.dials) == {liar.address, outside}
 
 
 NASTY = ("", ".", "a..b", "x" * 250, "\0", "é" * 100, "[::1", "8.8.8.8%eth0", "::ffff:8.8.8.8")

@@ -151,6 +151,8 @@ def test_private_addresses_count_only_from_within() -> None:
 def test_networks_and_private_ranges(host: str, private: bool, network: str) -> None:
     assert network_of(host) == network
     assert is_private(host) is private
+    relayed = Address(host, 7420).through().host
+    assert (network_of(relayed), is_private(relayed)) == (network, private)
 
 
 # --- bounds ---
