@@ -25,6 +25,7 @@ from storjfs.farmer.reachability import (
     found_addresses,
     is_at_home,
     judge,
+    wants_relay,
 )
 from storjfs.farmer.settings import FarmerSettings
 from storjfs.network.behind import Admit, Attachment
@@ -154,7 +155,7 @@ class Reach:
         if not self._settings().peers:
             return math.inf
         attached = sum(one.attached for one, _ in self._relays.values())
-        short = self.state is State.CLOSED and attached < min(RELAYS, len(self._settings().peers))
+        short = wants_relay(self._known()) and attached < min(RELAYS, len(self._settings().peers))
         return SHORT_OF_RELAYS if short else AGAIN[self.state]
 
     async def _keep_mapped(self) -> None:
@@ -225,12 +226,13 @@ class Reach:
 
     def _use_relays(self, nursery: trio.Nursery, admit: Admit) -> None:
         """Attach to relays while nobody can dial this farmer, and leave them when somebody can."""
+        wanted = wants_relay(self._known())
         named = {peer.address for peer in self._settings().peers}
         for relay, (one, scope) in list(self._relays.items()):
-            if relay not in named or (self.state is State.OPEN and not one.streams):
+            if relay not in named or (not wanted and self.state is State.OPEN and not one.streams):
                 scope.cancel()
                 del self._relays[relay]
-        if self.state is not State.CLOSED:
+        if not wanted:
             return
         # One that is lost is kept, for renters know its address; but another one is used beside it.
         working = sum(one.attached for one, _ in self._relays.values())

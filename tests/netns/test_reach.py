@@ -37,6 +37,33 @@ def test_a_farmer_of_the_internet_learns_that_it_is_reached(net: Lab, tmp_path: 
         assert "unreachable" not in {warn["code"] for warn in found["warnings"]}
 
 
+def test_the_sixth_version_counts_and_a_relay_stands_in_for_the_fourth(net: Lab, tmp_path: Path) -> None:
+    """A farmer whose router lets in IPv6 and not IPv4: here it drops what comes of the latter."""
+    world = net.network("203.0.113.0/24")
+    asked, host = net.host("asked", world), net.host("farmer", world)
+    for number, one in enumerate((asked, host), 1):
+        one.run(["ip", "address", "add", f"2001:db8::{number}/64", "dev", "eth0", "nodad"])
+    host.nft(f"table ip no {{ chain no {{ type filter hook input priority 0; tcp dport {PORT} drop; }}\n}}")
+    with (
+        relay_at(asked, tmp_path / "asked", "--listen", f"[::]:{PORT}", "--no-map-port") as other,
+        farmer_at(
+            host,
+            tmp_path / "farmer",
+            *("--listen", f"[::]:{PORT}", "--no-map-port"),
+            *("--peer", f"[2001:db8::1]:{PORT}", "--peer", other.where),
+        ) as farmer,
+    ):
+        farmer.until_attached(1)
+        found = farmer.until_reached("yes")
+        assert (
+            f"[2001:db8::1]:{PORT} reached [2001:db8::2]:{PORT} from outside"
+            in (found["live"]["reach"]["words"][0])
+        )
+        assert found["live"]["reach"]["words"][1] == "by kind of address: IPv4 no, IPv6 yes"
+        assert found["live"]["addresses"][0] == f"[2001:db8::2]:{PORT}"
+        assert any(one.startswith("relay+") for one in found["live"]["addresses"])
+
+
 def test_a_farmer_behind_a_router_learns_what_to_forward_and_that_it_was_forwarded(
     net: Lab, tmp_path: Path
 ) -> None:
