@@ -82,7 +82,10 @@ class Reach:
         settings = self._settings()
         direct = settings.announce or self._direct()
         relayed = tuple(relay.through() for relay, (one, _) in self._relays.items() if one.attached)
-        closed = self.state is State.CLOSED
+        known = self._known()
+        if relayed and known.local_only and not settings.announce:
+            direct = ()  # who dials this from elsewhere reaches a stranger
+        closed = judge(known) is State.CLOSED
         return tuple(dict.fromkeys(relayed + direct if closed else direct + relayed))[:MAX_ADDRESSES]
 
     def _direct(self) -> tuple[Address, ...]:

@@ -262,4 +262,5 @@ def _relay_words(relays: Sequence[RelayFacts]) -> list[str]:
     used = [relay.address for relay in relays if relay.attached]
     if used:
         return [f"meanwhile it is reached through {' and '.join(used)}"]
-    return [f"no relay leads to it: {'; '.join(f'{one.address}: {one.problem}' for one in relays)}"]
+    problems = [f"{one.address}: {one.problem}" for one in relays if one.problem]
+    return [f"no relay leads to it: {'; '.join(problems)}"] if problems else []

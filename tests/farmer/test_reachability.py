@@ -120,6 +120,8 @@ def test_relays_are_named_while_it_is_closed() -> None:
         "meanwhile it is reached through relay.example.org:7420"
     )
     assert explain(known(OUTSIDE), (lost,))[-1] == "no relay leads to it: other.example.org:7420: no answer"
+    asking = RelayFacts("other.example.org:7420", False, "", 0)
+    assert not any("relay" in line for line in explain(known(OUTSIDE), (asking,)))
     assert not any("relay" in line for line in explain(known(REACHED), (used,)))
 
 
