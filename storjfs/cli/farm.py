@@ -78,6 +78,7 @@ at_option = click.option(
 @click.pass_context
 def farm(
     context: click.Context,
+    /,
     share: str | None,
     folder: Path,
     listen: str | None,
@@ -86,16 +87,13 @@ def farm(
     schedule: str | None,
     connections: int | None,
     connections_per_renter: int | None,
-    peer: tuple[str, ...],
-    relay: bool | None,
-    relay_limit: str | None,
-    map_port: bool | None,
     prices: str | None,
     price: str | None,
     egress_price: str | None,
     group: str | None,
     ledger: Path | None,
     new_ledger: bool,
+    **reach: Any,
 ) -> None:
     """Be a farmer: share disk space, prove what you hold, and earn.
 
@@ -113,10 +111,7 @@ def farm(
         "schedule": Schedule.parse(schedule) if schedule is not None else None,
         "connections": connections,
         "connections_per_renter": connections_per_renter,
-        "peers": tuple(map(StaticFarmer.parse, peer)) or None,
-        "relay": relay,
-        "relay_limit": Limit.parse(relay_limit) if relay_limit is not None else None,
-        "map_port": map_port,
+        **_reach(**reach),
         "price": parse_credits(price) if price is not None else row and row.storage,
         "egress_price": parse_credits(egress_price) if egress_price is not None else row and row.egress,
         "group": group,
@@ -140,6 +135,18 @@ def farm(
             settings.write(folder)
 
         context.obj = keep
+
+
+def _reach(
+    peer: tuple[str, ...], relay: bool | None, relay_limit: str | None, map_port: bool | None
+) -> dict[str, Any]:
+    """The settings of how it is reached, and of whom it relays."""
+    return {
+        "peers": tuple(map(StaticFarmer.parse, peer)) or None,
+        "relay": relay,
+        "relay_limit": Limit.parse(relay_limit) if relay_limit is not None else None,
+        "map_port": map_port,
+    }
 
 
 def run(folder: Path, settings: FarmerSettings) -> None:

@@ -25,6 +25,7 @@ from storjfs.farmer.reachability import (
     found_addresses,
     is_at_home,
     judge,
+    renewed,
     wants_relay,
 )
 from storjfs.farmer.settings import FarmerSettings
@@ -90,11 +91,10 @@ class Reach:
 
     def _direct(self) -> tuple[Address, ...]:
         """Those that nobody named: where others reached it, and what a renter in this network would dial."""
-        listening = [one for one in self._listening() if one.host not in ANY]
-        if listening:
-            return tuple(listening)
+        at_home = [one for one in self._listening() if one.host not in ANY]
         own, mapped = _own_address(), self.mapper.facts
-        at_home = [Address(own, self._port)] if own and self._port else []
+        if not at_home and own and self._port:
+            at_home = [Address(own, self._port)]
         forwarded = [Address(mapped.address, mapped.port)] if mapped.leads_outside else []
         return tuple(dict.fromkeys([*found_addresses(self._trials), *forwarded, *at_home]))
 
@@ -197,7 +197,7 @@ class Reach:
                 for where in await _by_family(peer.address):
                     nursery.start_soon(one, peer, where)
         before = self.state, self._trials
-        self._trials = tuple(sorted(found, key=lambda trial: (trial.asked, trial.family)))
+        self._trials = renewed(self._trials, found, self._clock())
         order = [peer.address for peer in self._settings().peers]
         self._offering = sorted(offering, key=lambda one: order.index(one[0]))
         if (self.state, self._trials) != before:

@@ -24,6 +24,10 @@ _PROVIDER: Final = ip_network("100.64.0.0/10")
 """RFC 6598: addresses between a provider and its customers' routers."""
 
 
+BELIEVED: Final = 86400.0
+"""Seconds for which a word counts, where its giver says nothing any more."""
+
+
 class State(StrEnum):
     """docs/decisions/0013-reachability.md."""
 
@@ -151,6 +155,15 @@ def judge(known: Known) -> State:
     if any(trial.reached != Reached.YES for trial in said):
         return State.CLOSED
     return State.UNKNOWN
+
+
+def renewed(before: Sequence[Trial], new: Sequence[Trial], now: float) -> tuple[Trial, ...]:
+    """What is known after one more round: who does not say this time is believed for a day."""
+    kept = {
+        (trial.asked, trial.family): trial for trial in before if trial.reached and now - trial.at < BELIEVED
+    }
+    found = [one if one.reached else kept.get((one.asked, one.family), one) for one in new]
+    return tuple(sorted(found, key=lambda one: (one.asked, one.family)))
 
 
 def wants_relay(known: Known) -> bool:

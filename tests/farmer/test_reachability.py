@@ -4,6 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from storjfs.farmer.reachability import (
+    BELIEVED,
     Known,
     MappingFacts,
     RelayFacts,
@@ -14,6 +15,7 @@ from storjfs.farmer.reachability import (
     is_at_home,
     is_shared,
     judge,
+    renewed,
     wants_relay,
 )
 from storjfs.protocol.terms import Address
@@ -123,6 +125,16 @@ def test_relays_are_named_while_it_is_closed() -> None:
     asking = RelayFacts("other.example.org:7420", False, "", 0)
     assert not any("relay" in line for line in explain(known(OUTSIDE), (asking,)))
     assert not any("relay" in line for line in explain(known(REACHED), (used,)))
+
+
+def test_who_says_nothing_this_time_is_believed_for_a_day() -> None:
+    """Else a peer that restarts would cost a farmer its address."""
+    mute = replace(MUTE, at=BELIEVED / 2)
+    assert renewed((REACHED,), (mute,), BELIEVED / 2) == (REACHED,)
+    assert renewed((REACHED,), (mute,), BELIEVED * 1.1) == (mute,)
+    assert renewed((REACHED,), (OUTSIDE,), 1.0) == (OUTSIDE,)
+    assert renewed((REACHED,), (replace(mute, family="IPv6"),), 1.0) == (replace(mute, family="IPv6"),)
+    assert renewed((REACHED,), (), 1.0) == (), "no peer any more"
 
 
 def test_a_relay_is_wanted_by_who_cannot_be_dialled_by_all() -> None:
