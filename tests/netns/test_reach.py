@@ -190,6 +190,45 @@ def test_a_drive_behind_a_router_keeps_its_data_with_farmers_behind_others(net: 
             drive.umount()
 
 
+@pytest.mark.skipif(not os.environ.get("STORJFS_THOROUGH"), reason="waits minutes for what is silent")
+def test_a_relay_that_falls_silent_is_left_for_the_other(net: Lab, tmp_path: Path) -> None:
+    """No packet says that it is gone: TCP's own questions, and pings, find out."""
+    world = net.network("203.0.113.0/24")
+    hosts = [net.host(f"relay{number}", world) for number in range(2)]
+    home = net.router("home", net.network("198.51.100.0/24"), "192.168.1.0/24")
+    renter = net.host("renter", net.router("renters", net.network("192.0.2.0/24"), "192.168.7.0/24").lan)
+    with (
+        unmounted(tmp_path / "renter") as drive,
+        relay_at(hosts[0], tmp_path / "relay0") as first,
+        relay_at(hosts[1], tmp_path / "relay1") as second,
+        farmer_at(
+            net.host("farmer0", home.lan),
+            tmp_path / "farmer0",
+            *("--peer", first.where, "--peer", second.where, "--no-map-port"),
+            *("--ledger", str(drive.paths().ledger_db), "--new-ledger"),
+        ) as one,
+        farmer_at(
+            net.host("farmer1", world),
+            tmp_path / "farmer1",
+            *("--ledger", str(drive.paths().ledger_db), "--new-ledger"),
+        ) as other,
+    ):
+        one.until_attached(2)
+        addresses = (one.through(first), one.through(second), other.where)
+        drive.init(*(word for address in addresses for word in ("--farmer", address)), code='"1/2"')
+        with renter.entered():
+            drive.mount()
+        sums = write(drive, "before")
+        drive.run("flush", timeout=300)
+        hosts[0].cut()
+        sums |= write(drive, "after")
+        # It gives up waiting after a minute, which is not long enough to be sure that somebody is gone.
+        await_that(lambda: drive.run("flush", check=False).returncode == 0, "the other relay is used", 300)
+        read_cold(drive, renter.entered, sums)
+        hosts[0].heal()
+        one.until_attached(2)
+
+
 def write(drive: Drive, name: str) -> dict[str, str]:
     """Some files; the sums of their content."""
     sums = {}
