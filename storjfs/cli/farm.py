@@ -86,6 +86,7 @@ at_option = click.option(
 @click.pass_context
 def farm(
     context: click.Context,
+    /,
     share: str | None,
     folder: Path,
     listen: str | None,
@@ -94,10 +95,6 @@ def farm(
     schedule: str | None,
     connections: int | None,
     connections_per_renter: int | None,
-    peer: tuple[str, ...],
-    relay: bool | None,
-    relay_limit: str | None,
-    map_port: bool | None,
     prices: str | None,
     price: str | None,
     egress_price: str | None,
@@ -107,6 +104,7 @@ def farm(
     announce_lan: bool | None,
     ledger: Path | None,
     new_ledger: bool,
+    **reach: Any,
 ) -> None:
     """Be a farmer: share disk space, prove what you hold, and earn.
 
@@ -124,10 +122,7 @@ def farm(
         "schedule": Schedule.parse(schedule) if schedule is not None else None,
         "connections": connections,
         "connections_per_renter": connections_per_renter,
-        "peers": tuple(map(StaticFarmer.parse, peer)) or None,
-        "relay": relay,
-        "relay_limit": Limit.parse(relay_limit) if relay_limit is not None else None,
-        "map_port": map_port,
+        **_reach(**reach),
         "price": parse_credits(price) if price is not None else row and row.storage,
         "egress_price": parse_credits(egress_price) if egress_price is not None else row and row.egress,
         "dht": dht,
@@ -158,6 +153,18 @@ def farm(
             settings.write(folder)
 
         context.obj = keep
+
+
+def _reach(
+    peer: tuple[str, ...], relay: bool | None, relay_limit: str | None, map_port: bool | None
+) -> dict[str, Any]:
+    """The settings of how it is reached, and of whom it relays."""
+    return {
+        "peers": tuple(map(StaticFarmer.parse, peer)) or None,
+        "relay": relay,
+        "relay_limit": Limit.parse(relay_limit) if relay_limit is not None else None,
+        "map_port": map_port,
+    }
 
 
 def run(folder: Path, settings: FarmerSettings) -> None:

@@ -187,7 +187,11 @@ class Farmer:
         When cancelled it claims what it earned, which takes LAST_WORDS at most. The object is closed then.
         """
         where = self.settings.listen
-        host, port = (where.host, where.port) if where is not None else (LOCAL.host, 0)
+        host: str | None = LOCAL.host
+        port = 0
+        if where is not None:
+            # As usual on Linux, :: is all addresses of both kinds; trio would take those of IPv6 alone.
+            host, port = (None if where.host == "::" else where.host), where.port
         handler = partial(self.traffic.serve, service=self.service)
         limits = replace(
             LIMITS,

@@ -25,6 +25,8 @@ from storjfs.farmer.reachability import (
     found_addresses,
     is_at_home,
     judge,
+    renewed,
+    wants_relay,
 )
 from storjfs.farmer.settings import FarmerSettings
 from storjfs.network.behind import Admit, Attachment
@@ -81,14 +83,14 @@ class Reach:
         settings = self._settings()
         direct = settings.announce or self._direct()
         relayed = tuple(relay.through() for relay, (one, _) in self._relays.items() if one.attached)
-        closed = self.state is State.CLOSED
+        known = self._known()
+        if relayed and known.local_only and not settings.announce:
+            direct = ()  # who dials this from elsewhere reaches a stranger
+        closed = judge(known) is State.CLOSED
         return tuple(dict.fromkeys(relayed + direct if closed else direct + relayed))[:MAX_ADDRESSES]
 
     def _direct(self) -> tuple[Address, ...]:
         """Those that nobody named: where others reached it, and what a renter in this network would dial."""
-        listening = [one for one in self._listening() if one.host not in EVERYWHERE]
-        if listening:
-            return tuple(listening)
         mapped = self.mapper.facts
         at_home = [Address(host, one.port) for one in self._listening() for host in _at_home(one.host)]
         forwarded = [Address(mapped.address, mapped.port)] if mapped.leads_outside else []
@@ -154,7 +156,7 @@ class Reach:
         if not self._settings().peers:
             return math.inf
         attached = sum(one.attached for one, _ in self._relays.values())
-        short = self.state is State.CLOSED and attached < min(RELAYS, len(self._settings().peers))
+        short = wants_relay(self._known()) and attached < min(RELAYS, len(self._settings().peers))
         return SHORT_OF_RELAYS if short else AGAIN[self.state]
 
     async def _keep_mapped(self) -> None:
@@ -193,7 +195,7 @@ class Reach:
                 for where in await _by_family(peer.address):
                     nursery.start_soon(one, peer, where)
         before = self.state, self._trials
-        self._trials = tuple(sorted(found, key=lambda trial: (trial.asked, trial.family)))
+        self._trials = renewed(self._trials, found, self._clock())
         order = [peer.address for peer in self._settings().peers]
         self._offering = sorted(offering, key=lambda one: order.index(one[0]))
         if (self.state, self._trials) != before:
@@ -225,12 +227,13 @@ class Reach:
 
     def _use_relays(self, nursery: trio.Nursery, admit: Admit) -> None:
         """Attach to relays while nobody can dial this farmer, and leave them when somebody can."""
+        wanted = wants_relay(self._known())
         named = {peer.address for peer in self._settings().peers}
         for relay, (one, scope) in list(self._relays.items()):
-            if relay not in named or (self.state is State.OPEN and not one.streams):
+            if relay not in named or (not wanted and self.state is State.OPEN and not one.streams):
                 scope.cancel()
                 del self._relays[relay]
-        if self.state is not State.CLOSED:
+        if not wanted:
             return
         # One that is lost is kept, for renters know its address; but another one is used beside it.
         working = sum(one.attached for one, _ in self._relays.values())
@@ -253,8 +256,10 @@ def _is_local(host: str) -> bool:
 
 
 def _at_home(listening: str) -> tuple[str, ...]:
-    """The addresses of this machine that who listens on all of one kind names: that from which it talks to
-    the internet, else, in a network that leads nowhere, all."""
+    """Where a renter in this network dials who listens there. For all addresses of one kind that is the one
+    from which this machine talks to the internet; in a network that leads nowhere, all."""
+    if listening not in EVERYWHERE:
+        return (listening,)
     six = ":" in listening
     own = _own_address("2001:db8::1" if six else "192.0.2.1")
     return (own,) if own else tuple(host for host in own_addresses() if (":" in host) == six)

@@ -24,6 +24,10 @@ _PROVIDER: Final = ip_network("100.64.0.0/10")
 """RFC 6598: addresses between a provider and its customers' routers."""
 
 
+BELIEVED: Final = 86400.0
+"""Seconds for which a word counts, where its giver says nothing any more."""
+
+
 class State(StrEnum):
     """docs/decisions/0013-reachability.md."""
 
@@ -153,6 +157,23 @@ def judge(known: Known) -> State:
     return State.UNKNOWN
 
 
+def renewed(before: Sequence[Trial], new: Sequence[Trial], now: float) -> tuple[Trial, ...]:
+    """What is known after one more round: who does not say this time is believed for a day."""
+    kept = {
+        (trial.asked, trial.family): trial for trial in before if trial.reached and now - trial.at < BELIEVED
+    }
+    found = [one if one.reached else kept.get((one.asked, one.family), one) for one in new]
+    return tuple(sorted(found, key=lambda one: (one.asked, one.family)))
+
+
+def wants_relay(known: Known) -> bool:
+    """Whether some renters cannot dial it: all, or those who have no IPv6."""
+    if judge(known) is not State.OPEN:
+        return judge(known) is State.CLOSED
+    said = [trial for trial in known.trials if trial.reached and trial.family == "IPv4"]
+    return bool(said) and all(trial.reached != Reached.YES for trial in said)
+
+
 def found_addresses(trials: Sequence[Trial]) -> tuple[Address, ...]:
     """Where others reached it, those outside first."""
     reached = [trial for trial in trials if trial.reached == Reached.YES]
@@ -167,11 +188,11 @@ def explain(known: Known, relays: Sequence[RelayFacts] = ()) -> tuple[str, ...]:
     """Lines for the farmer's owner: what is, how that is known, what to do."""
     state = judge(known)
     lines = [*_state_words(known, state), *_family_words(known, state)]
-    if state is State.CLOSED and not known.local_only:
+    if wants_relay(known) and not known.local_only:
         lines += _advice(known)
     if known.mapping.state in ("refused", "missing"):
         lines.append(f"the router was not asked to open the port: {known.mapping.problem}")
-    if state is not State.OPEN and relays:
+    if relays and (state is not State.OPEN or wants_relay(known)):
         lines += _relay_words(relays)
     return tuple(lines)
 
@@ -253,5 +274,6 @@ def _forward(known: Known, trial: Trial) -> str:
 def _relay_words(relays: Sequence[RelayFacts]) -> list[str]:
     used = [relay.address for relay in relays if relay.attached]
     if used:
-        return [f"meanwhile renters reach it through {' and '.join(used)}"]
-    return [f"no relay leads to it: {'; '.join(f'{one.address}: {one.problem}' for one in relays)}"]
+        return [f"meanwhile it is reached through {' and '.join(used)}"]
+    problems = [f"{one.address}: {one.problem}" for one in relays if one.problem]
+    return [f"no relay leads to it: {'; '.join(problems)}"] if problems else []

@@ -6,9 +6,14 @@ import trio
 
 
 def address_of(stream: trio.abc.Stream) -> str:
-    """The IP address (no zone) of the other side of the TCP connection below `stream`, empty without one."""
+    """The IP address (no zone) of the other side of the TCP connection below `stream`.
+
+    Empty without one, and where a relay is in between: that is not the other side's.
+    """
     below: object = stream
     while not isinstance(below, trio.SocketStream):
+        if getattr(below, "through_relay", False):
+            return ""
         below = getattr(below, "transport", None)
         if below is None:
             return ""

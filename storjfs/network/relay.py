@@ -78,7 +78,7 @@ class _Place:
 
     def __init__(self, connection: ControlConnection, limits: RelayLimits) -> None:
         self.connection = connection
-        self.origin = origin(connection.host) if connection.host else ""
+        self.origin = origin(connection.host)
         self.allowance = Allowance(limits.call_rate, limits.call_burst)
         self.waiting = 0
 
@@ -133,14 +133,16 @@ class Relay:
     def attach(self, farmer: NodeId, connection: ControlConnection) -> AttachAnswer:
         """A place for `farmer`, until `leave`; of two of its connections the last counts.
 
-        Raises RequestFailed (UNSUPPORTED, BUSY).
+        Raises RequestFailed (UNSUPPORTED, BAD_REQUEST, BUSY).
         """
         if not self.is_open:
             raise RequestFailed(ErrorCode.UNSUPPORTED, "this farmer relays nobody")
+        if not connection.host:
+            raise RequestFailed(ErrorCode.BAD_REQUEST, "a relay is not reached through a relay")
         place = _Place(connection, self.limits)
         others = [one for node_id, one in self._places.items() if node_id != farmer]
         same = sum(one.origin == place.origin for one in others)
-        if len(others) >= self.limits.farmers or (place.origin and same >= self.limits.farmers_per_address):
+        if len(others) >= self.limits.farmers or same >= self.limits.farmers_per_address:
             raise RequestFailed(ErrorCode.BUSY, "this relay has no place left")
         self._places[farmer] = place
         return AttachAnswer(self.limits.streams_per_farmer, connection.host)

@@ -165,6 +165,7 @@ class Gate:
         visitor.connections += 1
         keep_alive(transport)
         stream = TlsStream(transport, self.identity.server, server_side=True, head=head)
+        stream.through_relay = relayed
         try:
             if await self._authenticated(stream, visitor):
                 await self._handle(stream)

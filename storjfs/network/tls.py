@@ -41,6 +41,8 @@ class TlsStream(trio.abc.Stream):
         self.peer = NOBODY
         self.address: Address | None = None
         """Where it was dialled."""
+        self.through_relay = False
+        """Whether the address below is that of a relay and not the other side's."""
         self.guest: Guest | None = None
         """What the peer may take, all its connections together; set by who lets it in."""
         self.transport = transport

@@ -4,6 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from storjfs.farmer.reachability import (
+    BELIEVED,
     Known,
     MappingFacts,
     RelayFacts,
@@ -14,6 +15,8 @@ from storjfs.farmer.reachability import (
     is_at_home,
     is_shared,
     judge,
+    renewed,
+    wants_relay,
 )
 from storjfs.protocol.terms import Address
 
@@ -102,7 +105,7 @@ def test_what_is_announced_is_where_others_got_through_those_outside_first() -> 
                 OUTSIDE,
                 replace(REACHED, family="IPv6", seen="2001:db8::1", own="2001:db8::1"),
             ),
-            ["reached [2001:db8::1]:7421 from outside", "IPv4 no, IPv6 yes"],
+            ["reached [2001:db8::1]:7421 from outside", "IPv4 no, IPv6 yes", "forward TCP port 7421"],
         ),
     ],
 )
@@ -116,10 +119,33 @@ def test_relays_are_named_while_it_is_closed() -> None:
     used = RelayFacts("relay.example.org:7420", True, "", 3)
     lost = RelayFacts("other.example.org:7420", False, "no answer", 0)
     assert explain(known(OUTSIDE), (used, lost))[-1] == (
-        "meanwhile renters reach it through relay.example.org:7420"
+        "meanwhile it is reached through relay.example.org:7420"
     )
     assert explain(known(OUTSIDE), (lost,))[-1] == "no relay leads to it: other.example.org:7420: no answer"
+    asking = RelayFacts("other.example.org:7420", False, "", 0)
+    assert not any("relay" in line for line in explain(known(OUTSIDE), (asking,)))
     assert not any("relay" in line for line in explain(known(REACHED), (used,)))
+
+
+def test_who_says_nothing_this_time_is_believed_for_a_day() -> None:
+    """Else a peer that restarts would cost a farmer its address."""
+    mute = replace(MUTE, at=BELIEVED / 2)
+    assert renewed((REACHED,), (mute,), BELIEVED / 2) == (REACHED,)
+    assert renewed((REACHED,), (mute,), BELIEVED * 1.1) == (mute,)
+    assert renewed((REACHED,), (OUTSIDE,), 1.0) == (OUTSIDE,)
+    assert renewed((REACHED,), (replace(mute, family="IPv6"),), 1.0) == (replace(mute, family="IPv6"),)
+    assert renewed((REACHED,), (), 1.0) == (), "no peer any more"
+
+
+def test_a_relay_is_wanted_by_who_cannot_be_dialled_by_all() -> None:
+    sixth = replace(REACHED, family="IPv6", seen="2001:db8::1")
+    assert wants_relay(known(OUTSIDE))
+    assert wants_relay(known(OUTSIDE, sixth)), "renters without IPv6"
+    assert not wants_relay(known(sixth))
+    assert not wants_relay(known(REACHED, replace(sixth, reached="silent")))
+    assert not wants_relay(known())
+    used = RelayFacts("relay.example.org:7420", True, "", 3)
+    assert "meanwhile" in explain(known(OUTSIDE, sixth), (used,))[-1]
 
 
 def test_addresses_that_mean_nothing_elsewhere() -> None:

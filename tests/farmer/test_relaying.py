@@ -18,8 +18,9 @@ from storjfs.farmer.report import make_report
 from storjfs.farmer.schedule import ALWAYS, Limit
 from storjfs.farmer.traffic import CHUNK, Traffic
 from storjfs.network.splice import PIPE
+from storjfs.protocol.failures import RequestFailed
 from storjfs.protocol.ids import NodeId
-from storjfs.protocol.messages import GetOffer
+from storjfs.protocol.messages import Attach, DialBack, GetOffer
 from storjfs.settlement import Ledger
 from storjfs.volume import StaticFarmer
 from tests.farmer.renter import MIB, Renter, farming, renting
@@ -67,7 +68,8 @@ async def test_a_renter_does_all_through_the_relay(tmp_path: Path, ledger: Ledge
     async with relayed(tmp_path) as (helper, farmer), through(helper, farmer, ledger) as renter:
         await renter.agree()
         assert renter.offer is not None
-        assert renter.offer.addresses[0] == helper.listening[0].through()
+        # Not where it listens on its own machine: elsewhere that would be somebody else.
+        assert renter.offer.addresses == (helper.listening[0].through(),)
         shard = await renter.put(2 * MIB)
         assert await renter.get(shard, 5, 100_000) == shard.data[5:100_005]
         assert all(verdict.passed for verdict in await renter.audit())
@@ -82,6 +84,16 @@ async def test_a_renter_does_all_through_the_relay(tmp_path: Path, ledger: Ledge
         # Nobody who is relayed is taken for a renter of the relay.
         assert {one.renter for one in live_of(helper).renters} == {farmer.node_id.hex()}
     assert not helper.relay.streams
+
+
+async def test_who_comes_through_a_relay_has_nobody_dialled(tmp_path: Path, ledger: Ledger) -> None:
+    """The address below is the relay's, who has asked for nothing."""
+    async with relayed(tmp_path) as (helper, farmer), through(helper, farmer, ledger) as renter:
+        farmer.apply(farmer.settings.changed(relay=True))
+        with pytest.raises(RequestFailed, match="no address"):
+            await renter.peer.request(DialBack(7420))
+        with pytest.raises(RequestFailed, match="not reached through a relay"):
+            await renter.peer.request(Attach())
 
 
 async def test_the_farmer_says_how_it_is_reached(tmp_path: Path) -> None:

@@ -37,6 +37,33 @@ def test_a_farmer_of_the_internet_learns_that_it_is_reached(net: Lab, tmp_path: 
         assert "unreachable" not in {warn["code"] for warn in found["warnings"]}
 
 
+def test_the_sixth_version_counts_and_a_relay_stands_in_for_the_fourth(net: Lab, tmp_path: Path) -> None:
+    """A farmer whose router lets in IPv6 and not IPv4: here it drops what comes of the latter."""
+    world = net.network("203.0.113.0/24")
+    asked, host = net.host("asked", world), net.host("farmer", world)
+    for number, one in enumerate((asked, host), 1):
+        one.run(["ip", "address", "add", f"2001:db8::{number}/64", "dev", "eth0", "nodad"])
+    host.nft(f"table ip no {{ chain no {{ type filter hook input priority 0; tcp dport {PORT} drop; }}\n}}")
+    with (
+        relay_at(asked, tmp_path / "asked", "--listen", f"[::]:{PORT}", "--no-map-port") as other,
+        farmer_at(
+            host,
+            tmp_path / "farmer",
+            *("--listen", f"[::]:{PORT}", "--no-map-port"),
+            *("--peer", f"[2001:db8::1]:{PORT}", "--peer", other.where),
+        ) as farmer,
+    ):
+        farmer.until_attached(1)
+        found = farmer.until_reached("yes")
+        assert (
+            f"[2001:db8::1]:{PORT} reached [2001:db8::2]:{PORT} from outside"
+            in (found["live"]["reach"]["words"][0])
+        )
+        assert found["live"]["reach"]["words"][1] == "by kind of address: IPv4 no, IPv6 yes"
+        assert found["live"]["addresses"][0] == f"[2001:db8::2]:{PORT}"
+        assert any(one.startswith("relay+") for one in found["live"]["addresses"])
+
+
 def test_a_farmer_behind_a_router_learns_what_to_forward_and_that_it_was_forwarded(
     net: Lab, tmp_path: Path
 ) -> None:
@@ -161,6 +188,45 @@ def test_a_drive_behind_a_router_keeps_its_data_with_farmers_behind_others(net: 
             read_cold(drive, renter.entered, sums)
             await_that(lambda: drive.status()["health"] == "healthy", "no trace of it is left")
             drive.umount()
+
+
+@pytest.mark.skipif(not os.environ.get("STORJFS_THOROUGH"), reason="waits minutes for what is silent")
+def test_a_relay_that_falls_silent_is_left_for_the_other(net: Lab, tmp_path: Path) -> None:
+    """No packet says that it is gone: TCP's own questions, and pings, find out."""
+    world = net.network("203.0.113.0/24")
+    hosts = [net.host(f"relay{number}", world) for number in range(2)]
+    home = net.router("home", net.network("198.51.100.0/24"), "192.168.1.0/24")
+    renter = net.host("renter", net.router("renters", net.network("192.0.2.0/24"), "192.168.7.0/24").lan)
+    with (
+        unmounted(tmp_path / "renter") as drive,
+        relay_at(hosts[0], tmp_path / "relay0") as first,
+        relay_at(hosts[1], tmp_path / "relay1") as second,
+        farmer_at(
+            net.host("farmer0", home.lan),
+            tmp_path / "farmer0",
+            *("--peer", first.where, "--peer", second.where, "--no-map-port"),
+            *("--ledger", str(drive.paths().ledger_db), "--new-ledger"),
+        ) as one,
+        farmer_at(
+            net.host("farmer1", world),
+            tmp_path / "farmer1",
+            *("--ledger", str(drive.paths().ledger_db), "--new-ledger"),
+        ) as other,
+    ):
+        one.until_attached(2)
+        addresses = (one.through(first), one.through(second), other.where)
+        drive.init(*(word for address in addresses for word in ("--farmer", address)), code='"1/2"')
+        with renter.entered():
+            drive.mount()
+        sums = write(drive, "before")
+        drive.run("flush", timeout=300)
+        hosts[0].cut()
+        sums |= write(drive, "after")
+        # It gives up waiting after a minute, which is not long enough to be sure that somebody is gone.
+        await_that(lambda: drive.run("flush", check=False).returncode == 0, "the other relay is used", 300)
+        read_cold(drive, renter.entered, sums)
+        hosts[0].heal()
+        one.until_attached(2)
 
 
 def write(drive: Drive, name: str) -> dict[str, str]:
