@@ -11,7 +11,7 @@ import trio
 from storjfs.errors import StorjfsError
 from storjfs.farmer.settings import FarmerSettings
 from storjfs.network.identity import Identity
-from storjfs.network.lan import announced, is_loopback
+from storjfs.network.lan import announced, is_loopback, moved
 from storjfs.network.meeting import Meeting
 from storjfs.network.sources import Found, Given
 from storjfs.protocol.directory import Directory, hint_of, is_private, peer_source
@@ -113,7 +113,8 @@ class Neighbours:
             try:
                 async with announced(self._identity.node_id, listening.host, listening.port):
                     self.announced = True
-                    await trio.sleep_forever()
+                    await moved()
+                continue
             except (StorjfsError, OSError) as error:
                 log.log(logging.DEBUG if said else logging.WARNING, "%s", error)
                 said = True

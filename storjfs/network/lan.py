@@ -26,6 +26,8 @@ RESOLVE: Final = 3000
 """Milliseconds for the details of a name."""
 CLOSE: Final = 5.0
 """Seconds that saying goodbye may take."""
+CHECK: Final = 15.0
+"""Seconds between two looks at the addresses of this machine."""
 EVERYWHERE: Final = ("0.0.0.0", "::")
 
 
@@ -59,6 +61,13 @@ def _check_ours(hosts: Sequence[str]) -> None:
     for host in hosts:
         if host not in there:
             raise NoLan(f"this machine does not have the address {host}")
+
+
+async def moved() -> None:
+    """Return when this machine has other addresses than now."""
+    before = set(_all_addresses())
+    while set(_all_addresses()) == before:  # noqa: ASYNC110 - the kernel is asked
+        await trio.sleep(CHECK)
 
 
 def is_loopback(host: str) -> bool:
@@ -119,7 +128,8 @@ class Lan(Source):
         self._hosts = hosts
 
     async def find(self) -> AsyncIterator[Found]:
-        """Those there are, and those that come; never ends by itself. Raises NoLan."""
+        """Those there are, and those that come; ends when this machine gets other addresses, for it listens
+        only where it had some. Raises NoLan."""
         send, receive = trio.open_memory_channel[Found](WAITING)
         token = trio.lowlevel.current_trio_token()
 
@@ -133,13 +143,20 @@ class Lan(Source):
             with suppress(trio.RunFinishedError):
                 token.run_sync_soon(hand_over, found)
 
+        before = set(_all_addresses())
         try:
             carrier = await trio.to_thread.run_sync(_browse, self._hosts, heard)
         except Exception as error:  # the same
             raise NoLan(f"nothing can be heard in the local network: {error}") from error
         try:
-            async for found in receive:
-                yield found
+            while True:
+                found: Found | None = None
+                with trio.move_on_after(CHECK):
+                    found = await receive.receive()
+                if found is not None:
+                    yield found
+                elif set(_all_addresses()) != before:
+                    return
         finally:
             await _close(carrier)
             send.close()

@@ -9,9 +9,10 @@ from typing import Any, cast
 
 import pytest
 import trio
+import trio.testing
 from zeroconf import ServiceInfo, Zeroconf
 
-from storjfs.network.lan import SERVICE, Lan, NoLan, _found, announced, is_loopback, own_addresses
+from storjfs.network.lan import SERVICE, Lan, NoLan, _found, announced, is_loopback, moved, own_addresses
 from storjfs.network.sources import Found
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.terms import Address
@@ -129,6 +130,33 @@ async def test_an_address_that_is_not_ours_cannot_be_announced_from() -> None:
     with pytest.raises(NoLan):
         async for _ in Lan(["203.0.113.77"]).find():
             pass
+
+
+async def test_other_addresses_of_this_machine_are_listened_on_and_announced_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here = [HERE]
+    monkeypatch.setattr("storjfs.network.lan.CHECK", 0.01)
+    monkeypatch.setattr("storjfs.network.lan._all_addresses", lambda: list(here))
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            gone = trio.Event()
+
+            async def watch() -> None:
+                await moved()
+                gone.set()
+
+            async def listen() -> None:
+                async with aclosing(cast(Any, Lan([HERE]).find())) as names:
+                    async for _ in names:
+                        pass
+
+            nursery.start_soon(watch)
+            nursery.start_soon(listen)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not gone.is_set()
+            here.append("192.0.2.77")
+            await gone.wait()
 
 
 def test_own_addresses_are_addresses_of_this_machine() -> None:
