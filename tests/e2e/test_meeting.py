@@ -7,7 +7,6 @@ import json
 import os
 import random
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +26,7 @@ from storjfs.protocol.terms import Address
 from storjfs.volume import read_settings, write_settings
 from storjfs.volume.dht import DhtNeeds
 from tests.farmer.process import Running, status
-from tests.netns.lab import Host, lab
+from tests.netns.lab import lab
 from tests.network.dht.swarm import swarm
 
 from .drive import Drive, await_that, shards_in
@@ -35,25 +34,6 @@ from .drive import Drive, await_that, shards_in
 MIB = 1 << 20
 NETWORK = "test"
 CONTENT = random.Random(1).randbytes(3 * MIB)
-
-
-class LocalDrive(Drive):
-    """A drive whose commands run on a host of a lab."""
-
-    host: Host
-
-    def run(
-        self, *words: str, check: bool = True, timeout: float = 120.0
-    ) -> subprocess.CompletedProcess[str]:
-        done = self.host.run(
-            [sys.executable, "-m", "storjfs", *words],
-            env=self.env,
-            timeout=timeout,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
-        assert not check or done.returncode == 0, f"{words}\n{done.stdout}{done.stderr}{self.log()}"
-        return done
 
 
 class Farm:
@@ -135,8 +115,8 @@ def store_and_read(drive: Drive) -> None:
 def test_farmers_in_the_local_network_are_found_and_used(tmp_path: Path) -> None:
     with lab() as net:
         house = net.network("192.168.77.0/24")
-        drive = LocalDrive(tmp_path)
-        drive.host = net.host("renter", house)
+        drive = Drive(tmp_path)
+        drive.within = net.host("renter", house).command
         farmers = Farm(drive, tmp_path)
         for number in range(5):
             host = net.host(f"farmer{number}", house)
