@@ -1,13 +1,15 @@
 """What a person says about farmers in the settings, and how a command changes it there."""
 
+import dataclasses
 import tomllib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storjfs.protocol.terms import CREDIT
+from storjfs.protocol.terms import CREDIT, Address
 from storjfs.volume import Needs, SettingsError, Spread, VolumeSettings, parse_price
+from storjfs.volume.dht import DhtNeeds
 from storjfs.volume.finding import parse_ways
 from storjfs.volume.settings import StaticFarmer, edit_farmers
 from storjfs.volume.units import parse_region
@@ -81,6 +83,12 @@ def test_what_makes_no_sense_is_refused() -> None:
         ('needs.regions = "EU"', "list"),
         ('needs.regions = ["E U"]', "region"),
         ("needs.size = true", "size"),
+        ("dht = 5", "table"),
+        ("dht.port = 7421", "port"),
+        ("dht.network = 5", "name"),
+        ('dht.network = ""', "1 to 128"),
+        ('dht.listen = "127.0.0.1:7421"', "list"),
+        ('dht.bootstrap = ["here"]', "here"),
     ):
         with pytest.raises(SettingsError) as caught:
             VolumeSettings.from_toml(f'version = 1\nvolume_id = "{"00" * 16}"\n{line}\n')
@@ -95,6 +103,17 @@ def test_farmers_may_only_be_looked_for() -> None:
     assert settings.farmers == ()
     assert settings.find == ("lan", "peers")
     assert VolumeSettings.from_toml(settings.to_toml()) == settings
+
+
+def test_what_is_said_of_the_dht_is_written_and_read() -> None:
+    dht = DhtNeeds(
+        network="ours",
+        listen=(Address("127.0.0.1", 7421), Address("::1", 7421)),
+        bootstrap=(Address("node.example.org", 6881),),
+    )
+    settings = dataclasses.replace(BASE, farmers=(), find=("dht",), dht=dht)
+    assert VolumeSettings.from_toml(settings.to_toml()) == settings
+    assert VolumeSettings.from_toml(BASE.to_toml()).dht == DhtNeeds()
 
 
 def test_needs_are_written_and_read() -> None:
