@@ -179,9 +179,12 @@ def umount(directory: Path | None, volume: str | None, lazy: bool, no_flush: boo
     if not lazy:  # else it ends when the last program closes its files
         _await_end(pid)
     if left.get("refused"):
+        later = ""
+        if left["waiting"]:
+            later = f"; {wording.size(left['waiting'])} of it go to the farmers at the next mount"
         raise ReportedError(
             f"unmounted, but {left['refused']}",
-            "all that was synced is safe",
+            f"all that was synced is safe{later}",
             ExitCode.WRITES_REFUSED,
         )
     if left["waiting"] and not no_flush:

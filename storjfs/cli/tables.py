@@ -32,6 +32,8 @@ def print_status(report: dict[str, Any], console: Console) -> None:
     console.print(Text(words, style=style))
     for problem in report["problems"]:
         console.print(Text(f"  - {problem}"))
+    for warning in report.get("warnings", ()):
+        console.print(Text(f"  ! {warning}"))
     console.print(_summary(report))
     if report["contracts"]:
         console.print(contracts_table(report["contracts"], console.width))

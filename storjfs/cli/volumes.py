@@ -165,12 +165,13 @@ def _phrase_text(path: Path) -> str:
     try:
         return sys.stdin.read() if str(path) == "-" else path.read_text()
     except OSError as error:
-        raise PhraseError(
-            f"the phrase file {path} cannot be read: {error.strerror}",
-            hint="Nothing was made or changed. Give the file with the 24 words, or a recovery kit.",
-        ) from None
+        reason = f"cannot be read: {error.strerror}"
     except UnicodeDecodeError:
-        raise PhraseError(f"the phrase file {path} is not text") from None
+        reason = "is not text"
+    raise PhraseError(
+        f"the phrase file {path} {reason}",
+        hint="Nothing was made or changed. Give the file with the 24 words, or a recovery kit.",
+    )
 
 
 @click.command()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from storjfs.errors import StorjfsError
 from storjfs.store import copy_database
-from storjfs.store.durable import write_atomically
+from storjfs.store.durable import sync_folder, write_atomically
 from storjfs.volume import PassphraseSource, VolumePaths, has_metadata, unlock_volume
 from storjfs.volume.files import make_private
 
@@ -39,8 +39,8 @@ def back_up(paths: VolumePaths, passphrase: PassphraseSource | None, target: Pat
     """Write key, settings and databases of a volume into the new folder `target`; the names of the files.
 
     A mount may be running: each database is copied as of one moment, meta.db first, so that the others know
-    all that it refers to. The folder appears whole or not at all. Raises BackupExists, BackupFailed,
-    StoreError, VolumeDamaged, and what unlocking raises.
+    all that it refers to. The folder appears whole or not at all, and is on disk when this returns. Raises
+    BackupExists, BackupFailed, StoreError, VolumeDamaged, and what unlocking raises.
     """
     keys = unlock_volume(paths, passphrase)
     has_metadata(paths)
@@ -61,6 +61,7 @@ def back_up(paths: VolumePaths, passphrase: PassphraseSource | None, target: Pat
             file.chmod(0o600)
         names = sorted(os.listdir(part))
         part.rename(target)
+        sync_folder(target.parent)
     except OSError as error:
         raise BackupFailed(
             f"the backup {target} cannot be written: {error.strerror}", hint="give another folder"

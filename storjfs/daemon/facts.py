@@ -99,6 +99,7 @@ def gather(
         audit_period=settings.audit_period,
         segment_problems=segments.problems,
         renter_problems=renter.problems,
+        warnings=renter.warnings,
         lost_files=trouble.lost_files,
         disk_problems=disk_problems,
         unwritten=unwritten,

@@ -48,8 +48,10 @@ class FullDisk:
         wanted = self._reserve // 16
         if _free(self._paths.data_dir) < wanted:
             self._ballast.give_up()
-        if _free(self._paths.data_dir) < wanted and _same_disk(self._paths.data_dir, self._paths.cache_dir):
-            _give_up_oldest(self._paths.cache_dir, lambda: _free(self._paths.data_dir) >= wanted)
+        data, cache = self._paths.data_dir, self._paths.cache_dir
+        # The cache folder may be gone: it is what a person deletes first.
+        if _free(data) < wanted and cache.is_dir() and _same_disk(data, cache):
+            _give_up_oldest(cache, lambda: _free(data) >= wanted)
 
     def attach(self, store: MetaStore, segments: Segments) -> None:
         """Have these ask and tell. On the loop; before anything is committed."""

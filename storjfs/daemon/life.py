@@ -107,7 +107,7 @@ class Life:
             log.info("unmounted")
             await self._drive.filesystem.rest()
             with self._last_flush:
-                await self._flush(_nobody, LAST_PATIENCE)
+                await self._last_words(_nobody, LAST_PATIENCE)
             self._flushed.set()
             with trio.move_on_after(ANSWER_PATIENCE):
                 await control.idle()
@@ -175,6 +175,21 @@ class Life:
             nursery.cancel_scope.cancel()
         return 0 if done else self._drive.waiting()
 
+    async def _last_words(self, tell: Tell, patience: float) -> None:
+        """As `_flush`, before an unmount, which nothing keeps from happening that would stay as it is."""
+        try:
+            try:
+                await self._flush(tell, patience)
+            except WritesRefused as refused:
+                # It is gone from the kernel too, so a mount that stays would bring nothing back.
+                self._refused = str(refused)
+                await self._flush(tell, patience, sync=False)
+        except Exception:
+            # Only the next mount can write again; and what is unmounted already cannot stay.
+            failure = self._drive.failure
+            if failure is None or not (failure.permanent or self._unmounted.is_set()):
+                raise
+
     async def _watch_flush(self, tell: Tell, patience: float, scope: trio.CancelScope) -> None:
         most = least = self._drive.waiting()
         moved = trio.current_time()
@@ -235,12 +250,7 @@ class Life:
     async def _umount_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
         flush = bool(asked.get("flush", True))
         if flush:
-            try:
-                await self._flush(tell, FARMERS_PATIENCE)
-            except WritesRefused as refused:
-                # It is gone from the kernel too, so a mount that stays would bring nothing back.
-                self._refused = str(refused)
-                await self._flush(tell, FARMERS_PATIENCE, sync=False)
+            await self._last_words(tell, FARMERS_PATIENCE)
         if self._state == "mounted":
             await tell({"step": f"unmounting {self._mountpoint}"})
             lazy = bool(asked.get("lazy", False))
@@ -252,7 +262,11 @@ class Life:
             self._last_flush.cancel()
         if not lazy:
             await self._flushed.wait()
-        return {"waiting": self._drive.waiting(), "refused": self._refused}
+        lost, failure = self._refused, self._drive.failure
+        # A full disk may have room again before a lazy unmount has come to its end.
+        if failure is not None and (failure.permanent or not lazy):
+            lost = f"{failure}; what was written last and not synced is lost"
+        return {"waiting": self._drive.waiting(), "refused": lost}
 
     async def _audit_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
         return await self._drive.audit_now()

@@ -15,6 +15,7 @@ from storjfs.farmer.embedded import farmer_folders
 from storjfs.farmer.identity import FILE as IDENTITY
 from storjfs.keys import VolumeKeys
 from storjfs.protocol.contracts import SERVES_SHARDS
+from storjfs.protocol.ids import NodeId
 from storjfs.protocol.signing import SigningKey
 from storjfs.renter.audits import HELD_STATES
 from storjfs.renter.book import STATE_NUMBERS, ContractBook
@@ -48,7 +49,7 @@ def note_embedded(paths: VolumePaths, serving: Collection[bytes], book: Contract
     next start does it.
     """
     known = _noted(paths)
-    wanted = set(serving) | {farmer for farmer in known if any(book.with_farmer(farmer))}
+    wanted = set(serving) | {farmer for farmer in known if book.current(NodeId(farmer)) is not None}
     if wanted != known:
         text = "".join(f"{one.hex()}\n" for one in sorted(wanted))
         try:

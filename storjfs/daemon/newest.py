@@ -10,12 +10,12 @@ import errno
 import logging
 import os
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from storjfs.store import DiskFull, MetaStore, Statement
+from storjfs.store import DiskFull, MetaStore, Statement, StoreError
+from storjfs.store.durable import copy_atomically, sync_folder
 from storjfs.volume import VolumePaths
 from storjfs.volume.files import make_private
 
@@ -45,9 +45,13 @@ class Newest:
         return
 
     def committed(self, group: int) -> None:
-        """Write the mark where the commit raised it. A full disk leaves it as it was."""
-        ((upcoming,),) = self._store.read(_NEXT)
-        if upcoming == self._written:
+        """Write the mark where the commit raised it. A disk that is full or fails leaves it as it was."""
+        try:
+            upcoming = _upcoming(self._store.read(_NEXT))
+        except StoreError as error:
+            log.info("how far meta.db has come cannot be read: %s", error)
+            return
+        if upcoming is None or upcoming == self._written:
             return
         try:
             fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -67,8 +71,13 @@ def is_older(paths: VolumePaths, read: Read) -> bool:
         mark = int(paths.newest_file.read_text())
     except (OSError, ValueError):
         return False
-    rows = read(_NEXT, ())
-    return bool(rows) and rows[0][0] < mark
+    upcoming = _upcoming(read(_NEXT, ()))
+    return upcoming is not None and upcoming < mark
+
+
+def _upcoming(rows: Sequence[Any]) -> int | None:
+    """The number of the next segment; None where damaged metadata do not tell."""
+    return rows[0][0] if rows and isinstance(rows[0][0], int) else None
 
 
 def set_aside_newer(paths: VolumePaths, read: Read) -> str:
@@ -96,7 +105,9 @@ def _set_aside(paths: VolumePaths, read: Read) -> str:
         if not rows:
             file.rename(kept / file.name)
         elif rows[0][0] in (0, 1) and file.stat().st_size > rows[0][1]:
-            shutil.copyfile(file, kept / file.name)
+            copy_atomically(file, kept / file.name)
+    # Before anything is cut or removed.
+    sync_folder(kept)
     where = "What was sent of them is with the farmers."
     if any(kept.iterdir()):
         where = f"What was not sent of them is in {kept}, the rest with the farmers."

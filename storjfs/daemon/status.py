@@ -73,6 +73,7 @@ class Facts:
     audit_period: float
     segment_problems: Sequence[str] = ()
     renter_problems: Sequence[str] = ()
+    warnings: Sequence[str] = ()
     lost_files: Sequence[str] | None = None
     segments_damaged: int = 0
     disk_problems: Sequence[str] = ()
@@ -209,6 +210,7 @@ def report(facts: Facts, mount: Mapping[str, Any] | None) -> dict[str, Any]:
         "schema": SCHEMA,
         "health": health_of(facts),
         "problems": problems_of(facts),
+        "warnings": list(facts.warnings),
         "volume": {
             "name": facts.volume,
             "k": facts.k,

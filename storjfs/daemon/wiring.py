@@ -28,7 +28,7 @@ from storjfs.renter.renter import Renter
 from storjfs.renter.settings import KnownFarmer, RenterSettings, known_farmers
 from storjfs.segments.segments import Segments
 from storjfs.settlement import Ledger
-from storjfs.store import MetaStore
+from storjfs.store import MetaStore, StoreError
 from storjfs.volume import (
     EmbeddedFarm,
     VolumePaths,
@@ -254,6 +254,11 @@ class Drive:
     def waiting(self) -> int:
         """Bytes that are not with enough farmers yet."""
         return self.segments.waiting_bytes()
+
+    @property
+    def failure(self) -> StoreError | None:
+        """Why what was written last cannot be made durable; None while it can."""
+        return self.store.failure
 
     async def flush(self) -> None:
         """Return when all data is with enough farmers; waits for them as long as they are away."""

@@ -159,7 +159,8 @@ class Announcer:
 
     async def _make(self, value: bytes, before: Item | None) -> Item:
         """A new record, above all that is known, on disk when this returns."""
-        known = [one.number for one in (before, self._kept()) if one is not None]
+        kept_before = await trio.to_thread.run_sync(self._kept)
+        known = [one.number for one in (before, kept_before) if one is not None]
         number = next_number(*known, now=self._clock())
         item = Item.make(self._key, record_salt(self._network), number, value)
         kept = encode(_Kept(item.key, item.salt, item.number, item.value, item.signature))

@@ -31,10 +31,12 @@ class Damage:
         )
         return [ShardId(row[0]) for row in rows]
 
-    async def note(self, shard_id: ShardId, reason: str) -> None:
-        """Keep it, unless the shard was deleted meanwhile. Idempotent; durable on return."""
+    async def note(self, shard_id: ShardId, reason: str) -> bool:
+        """Keep it, unless the shard was deleted meanwhile; whether it is kept. Idempotent, durable."""
         if self.reason(shard_id) is not None:
-            return
+            return True
+        if not self._records.read("SELECT 1 FROM shard WHERE shard_id = ?", shard_id):
+            return False
         log.error("%s: its renter is told, and it earns nothing any more", reason)
         row: Statement = (
             "INSERT OR IGNORE INTO damaged(shard_id, contract, found, reason) "
@@ -42,6 +44,7 @@ class Damage:
             (int(self._clock()), reason, shard_id),
         )
         await self._records.commit([row])
+        return self.reason(shard_id) is not None
 
 
 def count_damaged(records: Records) -> int:

@@ -118,8 +118,8 @@ class Scrub:
             held = Held(ShardId(row[0]), *row[1:])
             if self._damage.reason(held.shard_id) is None:
                 reason = await self.judge(held)
-                if reason is not None:
-                    await self._damage.note(held.shard_id, reason)
+                # One that was deleted since the rows were read is missing as it should be.
+                if reason is not None and await self._damage.note(held.shard_id, reason):
                     damaged += 1
             place, shards, size = held.shard_id, shards + 1, size + held.length
             if trio.current_time() >= until:

@@ -1,7 +1,6 @@
 """A segment whose row is lost is made again from its file on this machine."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from storjfs.coding.frames import Algorithm, FrameCipher, FrameCorrupt
 from storjfs.coding.geometry import FRAME_OVERHEAD, run_end, run_frames
 from storjfs.integrity.tables import Row, Tables
 from storjfs.keys import VolumeKeys
-from storjfs.store.durable import sync_folder
+from storjfs.store.durable import copy_atomically
 
 _NAME: Final = 32
 Runs = list[tuple[int, int]]
@@ -55,7 +54,7 @@ def make_segment_again(tables: Tables, row: Row, local: LocalFiles) -> None:
         if algorithm is None:
             continue
         if not unsent:
-            _copy(path, local.journal / path.name)
+            copy_atomically(path, local.journal / path.name)
         size = max(run_end(pos, length) for pos, length in runs)
         live = tables.one("SELECT COALESCE(SUM(len), 0) FROM extent WHERE seg = ?", seg)
         plain = sum(length for _, length in runs)
@@ -88,13 +87,3 @@ def _proves(cipher: FrameCipher, fd: int, at: int, size: int) -> bool:
     except FrameCorrupt:
         return False
     return True
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Durable under its name when it returns, or not there."""
-    part = target.with_suffix(".part")
-    shutil.copyfile(source, part)
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.rename(target)
-    sync_folder(target.parent)

@@ -11,6 +11,7 @@ from storjfs.network.failures import PeerUnreachable, RequestTimeout
 from storjfs.network.frames import Buffer, FrameStream
 from storjfs.network.guests import Guest
 from storjfs.network.turns import Turns
+from storjfs.network.width import FIRST, Width
 from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
 from storjfs.protocol.framing import (
     MAX_DATA_FRAME,
@@ -34,6 +35,8 @@ _FATAL = (ProtocolViolation, trio.BrokenResourceError, trio.ClosedResourceError)
 _SKIP = 64 << 10
 _TOGETHER = 16 << 10
 """Bytes up to which a header and what follows it are copied to be sent as one."""
+STUCK = 1.0
+"""Seconds after which a transfer that is given up was stuck, and not just no longer wanted."""
 _AT_ONCE = 0.02
 """Seconds until a farmer looks whether a peer still waits for its answer."""
 
@@ -232,17 +235,20 @@ def _refusal(number: int, error: Exception) -> bytes:
 
 
 class DataPool:
-    """At most `size` data connections to one farmer, made by `connect` when needed and kept while they work.
+    """A few data connections to one farmer, made by `connect` when needed and kept while they work; how many
+    of them there may be follows from what they bring (`Width`), beginning with `size`.
 
     Transfers that wait for one go by their priority, and uploads leave one to the others. A connection on
     which a transfer was cancelled, timed out or failed is dropped, which tells the farmer to stop; a refusal
     keeps it.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[FrameStream]], size: int = 3) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[FrameStream]], size: int = FIRST) -> None:
         self._connect = connect
-        self._turns = Turns(size, {Priority.UPLOAD: max(1, size - 1)})
+        self.width = Width(size)
+        self._turns = Turns(self.width.count, _shares(self.width.count))
         self._idle: list[FrameStream] = []
+        self._open = 0
         self._closed = False
 
     async def put(self, header: Put, data: Buffer, timeout: float) -> PutAnswer:  # noqa: ASYNC109
@@ -263,7 +269,7 @@ class DataPool:
                 await frames.send(data)
             return await _answer(frames, header)
 
-        return await self._attempt(transfer, timeout, Priority.UPLOAD)
+        return await self._attempt(transfer, header.length, timeout, Priority.UPLOAD)
 
     async def get_into(
         self,
@@ -289,7 +295,7 @@ class DataPool:
                 raise ProtocolViolation("the farmer sends another length than was asked for")
             await frames.receive_exactly(buffer)
 
-        await self._attempt(transfer, timeout, priority)
+        await self._attempt(transfer, header.length, timeout, priority)
 
     async def aclose(self) -> None:
         """Close the idle connections at once; those in use are closed when their transfer ends."""
@@ -300,20 +306,43 @@ class DataPool:
     async def _attempt(
         self,
         transfer: Callable[[FrameStream], Awaitable[T]],
+        length: int,
         timeout: float,  # noqa: ASYNC109
         priority: Priority,
     ) -> T:
         with trio.move_on_after(timeout):
             async with self._turns.turn(priority):
-                while self._idle:
-                    try:
-                        async with self._lent(self._idle.pop()) as frames:
-                            return await transfer(frames)
-                    except PeerUnreachable:
-                        continue  # it broke while nobody used it
-                async with self._lent(await self._connect()) as frames:
-                    return await transfer(frames)
+                began, done = trio.current_time(), False
+                try:
+                    answer = await self._transfer(transfer)
+                    done = True
+                finally:
+                    self._judge(began, length, done=done)
+                return answer
         raise RequestTimeout(f"the transfer took longer than {timeout:g} s")
+
+    async def _transfer(self, transfer: Callable[[FrameStream], Awaitable[T]]) -> T:
+        while self._idle:
+            try:
+                async with self._lent(self._idle.pop()) as frames:
+                    return await transfer(frames)
+            except PeerUnreachable:
+                continue  # it broke while nobody used it
+        frames = await self._connect()
+        self._open += 1
+        async with self._lent(frames):
+            return await transfer(frames)
+
+    def _judge(self, began: float, length: int, *, done: bool) -> None:
+        """How many connections there may be after a transfer that is `done`, or was given up."""
+        now, width = trio.current_time(), self.width
+        before = width.count
+        if done:
+            width.done(now, length, waiting=self._turns.waiting > 0)
+        elif now - began >= STUCK:
+            width.stalled()
+        if width.count != before:
+            self._turns.resize(width.count, _shares(width.count))
 
     @asynccontextmanager
     async def _lent(self, frames: FrameStream) -> AsyncIterator[FrameStream]:
@@ -327,10 +356,16 @@ class DataPool:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise PeerUnreachable(f"the data connection broke: {error}") from error
         finally:
-            if sound and not self._closed:
+            if sound and not self._closed and self._open <= self.width.count:
                 self._idle.append(frames)
             else:
+                self._open -= 1
                 await trio.aclose_forcefully(frames)
+
+
+def _shares(count: int) -> dict[Priority, int]:
+    """Uploads leave one connection to the others."""
+    return {Priority.UPLOAD: max(1, count - 1)}
 
 
 async def _answer(frames: FrameStream, header: Request[T]) -> T:

@@ -12,7 +12,9 @@ from storjfs.network.failures import PeerUnreachable, WrongPeer
 from storjfs.network.frames import CONTROL_BUFFER, DATA_BUFFER, Buffer, FrameStream
 from storjfs.network.greeting import greet
 from storjfs.network.identity import Identity
+from storjfs.network.origin import address_of
 from storjfs.network.streams import DIAL_TIMEOUT, open_stream
+from storjfs.network.width import FIRST
 from storjfs.protocol.failures import ProtocolViolation, RequestFailed
 from storjfs.protocol.greeting import HIGHEST, LOWEST
 from storjfs.protocol.ids import ContractId, NodeId, ShardId
@@ -79,7 +81,7 @@ class Peer:
         vouchers: Callable[[], Sequence[Signed]] = tuple,
         greeted: Callable[[HelloAnswer], None] | None = None,
         role: Role = Role.RENTER,
-        data_connections: int = 3,
+        data_connections: int = FIRST,
         source: random.Random | None = None,
     ) -> None:
         """`vouchers()` gives those for each hello, `greeted` gets each answer to one; `handler` serves the
@@ -94,6 +96,10 @@ class Peer:
         self._control: ControlConnection | None = None
         self._nursery: trio.Nursery | None = None
         self._cancels = False
+        self.reached = ""
+        """The numeric address at which it answered last; empty: never, not over TCP, or only through a relay."""
+        self.failing = False
+        """Whether the last attempt to connect failed."""
         self._data = DataPool(self._dial_data, data_connections)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -216,12 +222,14 @@ class Peer:
             try:
                 answer = await self._greet(frames, purpose)
                 self._backoff.reset()
+                self.failing, self.reached = False, address_of(stream) or self.reached
                 if purpose is Purpose.CONTROL and self._greeted is not None:
                     self._greeted(answer)
             except BaseException:
                 await trio.aclose_forcefully(stream)
                 raise
         except (PeerUnreachable, ProtocolViolation, RequestFailed) as error:
+            self.failing = True
             absent = isinstance(error, PeerUnreachable) and not isinstance(error, WrongPeer)
             self._backoff.failed(trio.current_time(), LONGEST_ABSENCE if absent else LONGEST_BACKOFF)
             raise

@@ -90,7 +90,7 @@ async def _dial(identity: Identity, node_id: NodeId | None, address: Address) ->
         raise PeerUnreachable("through a relay one reaches only a farmer whose identity is known")
     else:
         stream = await dial_through(identity, node_id, relay)
-    stream.address = address
+    stream.address, stream.through_relay = address, relay is not None
     return stream
 
 

@@ -30,10 +30,23 @@ class Turns:
         if count < 1 or any(bound < 1 for bound in (most or {}).values()):
             raise ValueError("there must be a place for everybody")
         self._count = self._free = count
+        self._most = dict(most or {})
         self._left = {priority: min(count, (most or {}).get(priority, count)) for priority in Priority}
         self._waiting: dict[Priority, deque[_Waiter]] = {}
         self._came = 0
         self._given = 0
+
+    def resize(self, count: int, most: Mapping[Priority, int] | None = None) -> None:
+        """Have so many places from now on; who has one keeps it."""
+        if count < 1 or any(bound < 1 for bound in (most or {}).values()):
+            raise ValueError("there must be a place for everybody")
+        before, after = self._most, dict(most or {})
+        for priority in Priority:
+            old = min(self._count, before.get(priority, self._count))
+            self._left[priority] += min(count, after.get(priority, count)) - old
+        self._free += count - self._count
+        self._count, self._most = count, after
+        self._let_in()
 
     @property
     def taken(self) -> int:
@@ -51,7 +64,7 @@ class Turns:
 
     async def take(self, priority: Priority) -> None:
         """Wait for a place and take it, until it is given back."""
-        if self._free and self._left[priority] and not self._others_first(priority):
+        if self._free > 0 and self._left[priority] > 0 and not self._others_first(priority):
             await trio.lowlevel.checkpoint_if_cancelled()
             self._free -= 1
             self._left[priority] -= 1
@@ -81,7 +94,10 @@ class Turns:
         """The place is free again."""
         self._free += 1
         self._left[priority] += 1
-        while self._free and (chosen := self._next()) is not None:
+        self._let_in()
+
+    def _let_in(self) -> None:
+        while self._free > 0 and (chosen := self._next()) is not None:
             self._free -= 1
             self._left[chosen] -= 1
             self._waiting[chosen].popleft().granted.set()

@@ -62,8 +62,13 @@ TEXTS: dict[ErrorCode, str] = {
 }
 
 
+def plain(text: str) -> str:
+    """Words of another side as they may be shown and logged: one line, without commands to a terminal."""
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
+
+
 class RequestFailed(StorjfsError):
-    """The other side answered a request with a refusal: `code`, and its own words in `detail`.
+    """The other side answered a request with a refusal: `code`, and its own words, made `plain`, in `detail`.
 
     A handler raises it to refuse; the connection stays usable. `code` is a plain int where the other side
     knows more codes than we do.
@@ -75,5 +80,5 @@ class RequestFailed(StorjfsError):
             text = TEXTS[ErrorCode(code)]
         except ValueError:
             self.code, text = int(code), f"unknown error {int(code)}"
-        self.detail = detail[:256]
+        self.detail = plain(detail[:256])
         super().__init__(f"{text} ({self.detail})" if self.detail else text)

@@ -10,7 +10,7 @@ from typing import Annotated, Self
 from msgspec import Meta, Struct
 
 from storjfs.protocol.encoding import decode, encode
-from storjfs.protocol.failures import ProtocolViolation
+from storjfs.protocol.failures import ProtocolViolation, plain
 from storjfs.protocol.ids import (
     NO_CONTRACT,
     NO_PREDECESSOR,
@@ -53,7 +53,8 @@ class Address(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     def __str__(self) -> str:
         if self.relay is not None:
             return f"{RELAYED}{self.relay}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        host = plain(self.host)
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
     @property
     def relay(self) -> "Address | None":

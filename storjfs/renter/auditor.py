@@ -127,8 +127,8 @@ class Auditor:
 
     def heard_from(self, farmer: NodeId) -> None:
         """The farmer is there (again): do not wait for the next retry."""
-        for entry in self._book:
-            if entry.node_id == farmer and entry.number in self._work:
+        for entry in self._book.with_farmer(farmer):
+            if entry.number in self._work:
                 self._work[entry.number].wake.set()
 
     def contained(self, contract: int) -> bool:

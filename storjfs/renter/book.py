@@ -90,6 +90,8 @@ class ContractBook:
         self._store = store
         self._crash_point = crash_point
         self._entries: dict[int, Entry] = {}
+        self._of_farmer: dict[NodeId, list[Entry]] = {}
+        self._by_id: dict[ContractId, Entry] = {}
         self._changed: dict[int, Entry] = {}
         sql = "SELECT contract, contract_id, node_id, state, terms, addresses FROM contract"
         self._highest = 0
@@ -101,7 +103,7 @@ class ContractBook:
         for row in store.read(sql):
             self._highest = max(self._highest, row[0])
             try:
-                self._entries[row[0]] = _entry_of(*row)
+                self._know(_entry_of(*row))
             except (StorjfsError, KeyError, ValueError, TypeError) as error:
                 # Of damaged metadata. One farmer's shards are missed then, which is what the others are for.
                 _LOG.error("contract %d cannot be read, its farmer is not used: %s", row[0], error)
@@ -126,16 +128,16 @@ class ContractBook:
 
     def current(self, farmer: NodeId) -> Entry | None:
         """The contract with this farmer that is not over, the newest if there should be several."""
-        found = self.with_farmer(farmer)
+        found = [entry for entry in self.with_farmer(farmer) if entry.state not in OVER]
         return found[-1] if found else None
 
-    def with_farmer(self, farmer: bytes) -> list[Entry]:
-        """All contracts with this farmer that are not over."""
-        return [entry for entry in self if entry.node_id == farmer and entry.state not in OVER]
+    def with_farmer(self, farmer: NodeId) -> Sequence[Entry]:
+        """All contracts with this farmer, oldest first. Not to be changed."""
+        return self._of_farmer.get(farmer, ())
 
     def by_id(self, contract_id: ContractId) -> Entry | None:
         """The contract with this id."""
-        return next((entry for entry in self if entry.contract_id == contract_id), None)
+        return self._by_id.get(contract_id)
 
     # --- changing ---
 
@@ -173,13 +175,19 @@ class ContractBook:
 
     def moved(self, farmer: NodeId, addresses: Sequence[Address]) -> None:
         """The farmer listens elsewhere now. Durable with a later group: an address is only a hint."""
-        for entry in self:
-            if entry.node_id == farmer and entry.state not in OVER and entry.addresses != tuple(addresses):
+        for entry in self.with_farmer(farmer):
+            if entry.state not in OVER and entry.addresses != tuple(addresses):
                 entry.addresses = tuple(addresses)
                 self._touch(entry)
 
+    def _know(self, entry: Entry) -> None:
+        if entry.number not in self._entries:
+            self._entries[entry.number] = entry
+            self._of_farmer.setdefault(entry.node_id, []).append(entry)
+            self._by_id.setdefault(entry.contract_id, entry)
+
     def _touch(self, entry: Entry) -> None:
-        self._entries[entry.number] = entry
+        self._know(entry)
         self._changed[entry.number] = entry
         self._store.changed()
 

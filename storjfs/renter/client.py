@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TypeVar
@@ -12,7 +13,7 @@ from storjfs.coding.merkle import shard_root
 from storjfs.network.failures import PeerUnreachable, RequestTimeout
 from storjfs.network.peer import Peer
 from storjfs.protocol.failures import BadSignature, ErrorCode, ProtocolViolation, RequestFailed
-from storjfs.protocol.ids import Digest, NodeId, ShardId, short
+from storjfs.protocol.ids import Digest, ShardId, short
 from storjfs.protocol.messages import MAX_LISTED, Delete, HeldShard, ListShards
 from storjfs.protocol.priorities import Priority
 from storjfs.protocol.receipts import MAX_DELETE, DeleteOrder, Receipt, open_receipt, sign_delete
@@ -28,8 +29,9 @@ from storjfs.renter.errors import (
 )
 from storjfs.renter.farmers import Farmers
 from storjfs.renter.local_records import LocalRecords
-from storjfs.renter.placement import Candidate, choose, code_for
+from storjfs.renter.placement import Candidate, Spread, choose, code_for, spread
 from storjfs.renter.settings import RenterSettings
+from storjfs.renter.speed import Way
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,9 @@ GET_TIMEOUT = 60.0
 SLOWEST = 64 << 10
 """Bytes per second that a transfer of a large range may sink to before it is given up."""
 REMEMBERED_DELETIONS = 4096
+WARN_EVERY = 60.0
+LOOKED_AT = 256
+"""Farmers among which a choice is made at first, drawn anew each time."""
 
 _COUNTED = frozenset({ErrorCode.CORRUPT, ErrorCode.INTERNAL})
 """Refusals that may come after the farmer has counted the range as sent."""
@@ -84,10 +89,12 @@ class ShardClient:
         self._rng = rng
         self._waiting: dict[int, int] = {}
         self._deleted: dict[bytes, None] = {}
-        self.preferred: Callable[[NodeId], bool] = lambda farmer: False
-        """Whether the user wants a farmer to get more than others do."""
         self.full = trio.Event()
         """Set when a farmer says that a contract has no room left."""
+        self.preferred: Collection[bytes] = ()
+        """Node ids of farmers that the user wants to be used before others."""
+        self._warned = ""
+        self._looked = -math.inf
 
     # --- placement ---
 
@@ -104,23 +111,49 @@ class ShardClient:
 
         `exclude`: contracts that hold a shard of the segment already. Of their farmers none is chosen.
         """
-        holders = [self._book.get(number) for number in exclude]
-        nodes = {entry.node_id for entry in holders if entry is not None}
-        groups = [self._records.standing(number).operator for number in exclude]
+        holders = [entry for number in exclude if (entry := self._book.get(number)) is not None]
+        nodes = {entry.node_id for entry in holders}
+        groups = {group for entry in holders for group in self.candidate(entry).groups}
+        entries = [entry for entry in self._book if self._book.takes(entry) and entry.node_id not in nodes]
+        self._warn()
+
+        def of(some: Sequence[Entry]) -> list[Candidate]:
+            candidates = [self.candidate(entry) for entry in some]
+            chosen = choose(candidates, count, size, exclude, rng=self._rng, taken_groups=groups)
+            by_number = {one.contract: one for one in candidates}
+            return [by_number[number] for number in chosen]
+
+        if len(entries) > LOOKED_AT:
+            # So that a choice does not take longer the more farmers there are.
+            some = {entry.number: entry for entry in self._rng.sample(entries, LOOKED_AT)}
+            some |= {entry.number: entry for entry in entries if entry.node_id in self.preferred}
+            found = of(list(some.values()))
+            if len(found) == count and all(one.well for one in found):
+                return [one.contract for one in found]
+        return [one.contract for one in of(entries)]
+
+    def spread(self) -> Spread:
+        """How far apart the shards of a segment can be put now."""
         candidates = [self.candidate(entry) for entry in self._book if self._book.takes(entry)]
-        return choose(
-            [one for one in candidates if one.node_id not in nodes],
-            count,
-            size,
-            exclude,
-            rng=self._rng,
-            taken_groups=[group for group in groups if group],
-        )
+        # Embedded farmers stand on one machine by design, which status says anyway.
+        return spread(candidates, self.code()[1], local=not self._settings.farmers_planned)
+
+    def _warn(self) -> None:
+        """Say in the log, once, that the farmers stand too close together. Looks once a minute at most."""
+        if not self._looked <= self._now() - WARN_EVERY:
+            return
+        self._looked = self._now()
+        warning = self.spread().warning
+        if warning and warning != self._warned:
+            log.warning("%s", warning)
+        self._warned = warning
 
     def candidate(self, entry: Entry) -> Candidate:
         """The contract as placement sees it."""
         standing = self._records.standing(entry.number)
         now = self._now()
+        node_id, speeds = entry.node_id, self._farmers.speeds
+        place = self._farmers.place(node_id)
         return Candidate(
             contract=entry.number,
             node_id=entry.node_id,
@@ -131,14 +164,30 @@ class ShardClient:
             score=standing.score,
             passed=standing.passed,
             resting=standing.resting(now, self._settings.audit_period),
-            online=not standing.silent_since,
-            preferred=self.preferred(entry.node_id),
+            online=not standing.silent_since and not self._farmers.failing(node_id),
+            lagging=speeds.lagging(node_id, Way.PUT),
+            rate=speeds.rate(node_id, Way.PUT),
+            price=entry.terms.price,
+            preferred=node_id in self.preferred,
+            network=place.network,
+            vicinity=place.vicinity,
         )
 
     def usual_latency(self, contract: int) -> float:
         """Seconds within which this farmer answers about nine in ten gets: wait so long before you hedge."""
         entry = self._book.get(contract)
-        return self._farmers.latency(entry.node_id).usual() if entry else 0.0
+        return self._farmers.usual_latency(entry.node_id) if entry else 0.0
+
+    def lagging(self, contract: int, way: Way) -> bool:
+        """Whether its farmer is to be worked around now; see Speeds."""
+        entry = self._book.get(contract)
+        return entry is not None and self._farmers.speeds.lagging(entry.node_id, way)
+
+    def late(self, contract: int, way: Way, length: int, seconds: float) -> None:
+        """A transfer was waited for so long, and others were faster; see Speeds."""
+        entry = self._book.get(contract)
+        if entry is not None:
+            self._farmers.speeds.late(entry.node_id, way, length, seconds)
 
     # --- shards ---
 
@@ -154,6 +203,7 @@ class ShardClient:
             raise ServiceRefused("contract over", f"contract {short(entry.contract_id)} takes no new shards")
         size = len(sealed)
         self._waiting[contract] = self._waiting.get(contract, 0) + size
+        before = trio.current_time()
         try:
             signed = await self._ask(
                 entry,
@@ -161,6 +211,7 @@ class ShardClient:
                     entry.contract_id, ShardId(shard_id), sealed, PUT_TIMEOUT + size / SLOWEST
                 ),
             )
+            self._farmers.speeds.took(entry.node_id, Way.PUT, size, trio.current_time() - before)
             if root is None:
                 root = await trio.to_thread.run_sync(shard_root, sealed)
             expected = Receipt(
@@ -210,7 +261,9 @@ class ShardClient:
             # Who was not asked, or refused, has sent nothing: a farmer that is away must not earn by it.
             if asked:
                 due = self._cashier.received(entry, length, whole=whole)
-        self._farmers.latency(entry.node_id).saw(trio.current_time() - before)
+        seconds = trio.current_time() - before
+        self._farmers.latency(entry.node_id).saw(seconds)
+        self._farmers.speeds.took(entry.node_id, Way.GET, length, seconds)
         if due:
             await self._cashier.pay_egress(entry)
         return buffer

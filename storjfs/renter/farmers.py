@@ -4,6 +4,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import median
 from typing import TypeVar
 
 import trio
@@ -19,7 +20,9 @@ from storjfs.protocol.messages import HelloAnswer, Ping, Request
 from storjfs.protocol.signing import Signed
 from storjfs.protocol.terms import Address
 from storjfs.renter.latency import UsualLatency
+from storjfs.renter.places import Place, place_of
 from storjfs.renter.settings import KnownFarmer
+from storjfs.renter.speed import Speeds
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +53,7 @@ class Farmers:
         self._peers: dict[NodeId, Peer] = {}
         self._addresses: dict[NodeId, tuple[Address, ...]] = {}
         self._latency: dict[NodeId, UsualLatency] = {}
+        self.speeds = Speeds(trio.current_time)
         self._identities: dict[NodeId, Identity] = {}
         self._nursery: trio.Nursery | None = None
         self._making = trio.Lock()
@@ -138,12 +142,29 @@ class Farmers:
         peer = self._peers.get(farmer)
         return peer is not None and peer.connected
 
+    def failing(self, farmer: NodeId) -> bool:
+        """Whether the last attempt to connect failed."""
+        peer = self._peers.get(farmer)
+        return peer is not None and peer.failing
+
+    def place(self, farmer: NodeId) -> Place:
+        """Where it stands: where it was reached counts more than where it says that it is."""
+        peer = self._peers.get(farmer)
+        reached = (peer.reached,) if peer is not None and peer.reached else ()
+        return place_of((*reached, *(address.host for address in self.addresses(farmer))))
+
     def latency(self, farmer: NodeId) -> UsualLatency:
         """How fast it usually is; the live object."""
         found = self._latency.get(farmer)
         if found is None:
             found = self._latency[farmer] = UsualLatency()
         return found
+
+    def usual_latency(self, farmer: NodeId) -> float:
+        """Seconds that its answers usually take; of one that gave none yet, what those of the others take."""
+        own = self.latency(farmer)
+        others = () if own.known else [one.usual() for one in self._latency.values() if one.known]
+        return median(others) if others else own.usual()
 
     async def find_out(self) -> None:
         """Learn who answers at addresses that were given without a node id; who does not is tried next time.

@@ -29,6 +29,7 @@ from storjfs.protocol.messages import (
 from storjfs.protocol.terms import Contract, check_successor
 from storjfs.renter.book import OVER, ContractBook, Entry
 from storjfs.renter.cashier import Cashier
+from storjfs.renter.clock import EverMoreSeldom
 from storjfs.renter.errors import DepositExhausted, OtherTerms, TermsRefused
 from storjfs.renter.farmers import Farmers
 from storjfs.renter.local_records import LocalRecords
@@ -62,6 +63,7 @@ class Market:
         self._now = now
         self._crash_point = crash_point
         self._compared: dict[int, float] = {}
+        self._reclaims = EverMoreSeldom()
         self.taken_up: set[int] = set()
         """Contracts that were given up and run again: which of their shards are there has yet to be seen."""
 
@@ -297,6 +299,8 @@ class Market:
     async def reclaim(self) -> None:
         """Have the rest of the deposits of lanes returned that nothing needs any more."""
         for entry in self._book.in_state(OVER):
+            if not self._reclaims.due(entry.number, self._now()):
+                continue
             lane = self._cashier.lane(entry)
             current = self._book.current(entry.node_id)
             if lane is not None and not current and lane.deposit > lane.signed:

@@ -6,6 +6,8 @@ Their shards move to other farmers before the farmer deletes them.
 import logging
 from collections.abc import Callable, Sequence
 
+import trio
+
 from storjfs.protocol.contracts import State
 from storjfs.renter.audits import HELD_STATES, MarkLost
 from storjfs.renter.book import ContractBook, Entry
@@ -52,7 +54,7 @@ class Moving:
                 if entry.state is not State.ENDING:
                     await self._market.leave(entry)
                 await self._market.end_empty(entry)
-            elif self._give_up_some(entry):
+            elif await self._give_up_some(entry):
                 await self._store.sync()
 
     async def _is_empty(self, entry: Entry) -> bool:
@@ -65,7 +67,7 @@ class Moving:
         )
         return not left
 
-    def _give_up_some(self, entry: Entry) -> int:
+    async def _give_up_some(self, entry: Entry) -> int:
         after = self._after.get(entry.number, b"")
         sql = (
             f"SELECT seg, idx, shard_id, length FROM shard WHERE contract = ? AND shard_id > ? "
@@ -76,6 +78,8 @@ class Moving:
         self._after[entry.number] = rows[-1][2] if rows else b""
         moved = 0
         for seg, idx, shard_id, length in rows:
+            # To look for a place goes through all farmers.
+            await trio.lowlevel.checkpoint()
             if self._complete(seg) and self._place(length, self._holders(seg)):
                 self._mark_lost(seg, idx, shard_id)
                 moved += 1

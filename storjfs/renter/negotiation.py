@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
+from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed, plain
 from storjfs.protocol.ids import NodeId, lane_id, short
 from storjfs.protocol.messages import GetOffer, Propose
 from storjfs.protocol.signing import Signed
@@ -211,7 +211,7 @@ class Negotiation:
         if contract is None:
             # The next round starts from the newest offer, which is where counter-terms come from.
             await self._pay.drop_proposal(farmer)
-            raise OtherTerms(f"farmer {short(farmer)} wants other terms: {answer.reason}")
+            raise OtherTerms(f"farmer {short(farmer)} wants other terms: {plain(answer.reason)}")
         if contract.body != proposal.body or contract.renter_signature != proposal.renter_signature:
             raise ProtocolViolation("the farmer signed something else than was proposed")
         contract.open()

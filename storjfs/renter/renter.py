@@ -24,6 +24,7 @@ from storjfs.renter.audits import HELD_STATES, Audits, MarkLost
 from storjfs.renter.book import OVER, ContractBook, Entry
 from storjfs.renter.cashier import Cashier
 from storjfs.renter.client import Buffer, ShardClient
+from storjfs.renter.clock import EverMoreSeldom
 from storjfs.renter.farmers import Farmers
 from storjfs.renter.local_records import LocalRecords
 from storjfs.renter.market import Market
@@ -35,6 +36,7 @@ from storjfs.renter.read_back import ReadBack
 from storjfs.renter.report import ContractReport, RenterReport, contract_report
 from storjfs.renter.seeking import Seeking
 from storjfs.renter.settings import KnownFarmer, RenterSettings
+from storjfs.renter.speed import Way
 from storjfs.settlement import Settlement
 from storjfs.store import MetaStore
 
@@ -148,12 +150,12 @@ class Renter:
             self.look_around,
         )
         self.negotiation.saw = self.seeking.saw
-        self.client.preferred = lambda farmer: farmer in self.seeking.marks.preferred
         self._sources, self._ask_peers = sources or {}, ask_peers
         self._taken_off: frozenset[NodeId] = frozenset()
         self._store = store
         self._look = trio.Event()
         self._removed: set[NodeId] = set()
+        self._given_up = EverMoreSeldom()
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -222,6 +224,14 @@ class Renter:
         """See ShardClient.usual_latency."""
         return self.client.usual_latency(contract)
 
+    def lagging(self, contract: int, way: Way) -> bool:
+        """See ShardClient.lagging."""
+        return self.client.lagging(contract, way)
+
+    def late(self, contract: int, way: Way, length: int, seconds: float) -> None:
+        """See ShardClient.late."""
+        self.client.late(contract, way, length, seconds)
+
     async def put(self, contract: int, shard_id: bytes, sealed: Buffer, root: bytes | None = None) -> Receipt:
         """See ShardClient.put."""
         return await self.client.put(contract, shard_id, sealed, root)
@@ -257,6 +267,7 @@ class Renter:
         marks = self.seeking.marks
         marks.blocked = frozenset(NodeId(one) for one in blocked)
         marks.preferred = frozenset(NodeId(one) for one in preferred)
+        self.client.preferred = marks.preferred
         self.book.leaving = self._taken_off | marks.blocked
         self.look_around()
 
@@ -330,7 +341,10 @@ class Renter:
             problems.append(f"audits wait: {self.records.problem}")
         rows = [self._row(entry) for entry in self.book]
         rows.sort(key=lambda row: (row.state in OVER, row.contract))
-        return RenterReport(rows, problems, balance, self._pay.promised())
+        warning = self.client.spread().warning
+        return RenterReport(
+            rows, problems, balance, self._pay.promised(), warnings=[warning] if warning else []
+        )
 
     def _row(self, entry: Entry) -> ContractReport:
         standing = self.records.standing(entry.number)
@@ -430,6 +444,8 @@ class Renter:
             await self._moving.step()
             await self.market.reclaim()
             for entry in self.book.in_state(OVER):
-                await self.auditor.give_up_shards(entry)
+                # Again: a put that was under way may have ended since.
+                if self._given_up.due(entry.number, self._now()):
+                    await self.auditor.give_up_shards(entry)
         except StorjfsError as error:
             log.warning("contracts: %s", error)

@@ -1,5 +1,6 @@
 """What `storjfs status` and `storjfs contracts` show of the contracts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from storjfs.protocol.contracts import State
@@ -47,12 +48,14 @@ class ContractReport:
 
 @dataclass(frozen=True, slots=True)
 class RenterReport:
-    """Contracts that are not over first; `problems` are sentences for a person."""
+    """Contracts that are not over first; `problems` are sentences for a person, `warnings` too, of what works
+    and could be better."""
 
     contracts: list[ContractReport]
     problems: list[str]
     balance: int | None
     deposits: int
+    warnings: Sequence[str] = ()
 
 
 def contract_report(

@@ -156,7 +156,9 @@ class Deleter:
             await self._ask_farmers()
 
     async def _ask_farmers(self) -> None:
+        seen = set()
         for contract in self._catalogue.doomed_contracts():
+            seen.add(contract)
             at, delay = self._retry.get(contract, (0.0, FIRST_RETRY))
             if trio.current_time() < at:
                 continue
@@ -172,6 +174,8 @@ class Deleter:
                 self._retry[contract] = (trio.current_time() + delay, min(2 * delay, LAST_RETRY))
             else:
                 self._retry.pop(contract, None)
+        # Of some nothing is to be deleted any more, as after fsck has withdrawn it.
+        self._retry = {contract: when for contract, when in self._retry.items() if contract in seen}
 
     def retry_now(self) -> None:
         """A farmer may be back."""

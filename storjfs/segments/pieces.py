@@ -70,6 +70,7 @@ class Pieces:
         self._prefetch_bytes = 0
         self._kept: OrderedDict[int, Buffer] = OrderedDict()
         self._nursery: trio.Nursery | None = None
+        fetcher.has, fetcher.local, fetcher.caught = self._has, self._local_row, self._caught
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Own the fetches until cancelled; waiting reads are then cancelled or fail."""
@@ -130,7 +131,7 @@ class Pieces:
     async def from_others(self, segment: Segment, first: int, count: int) -> memoryview:
         """The same without the shards that they lie in, decoded from the others; nothing of it is kept."""
         parts = [
-            await self._fetcher.rows(segment, idx, at, pieces, avoid=(idx,))
+            await self._fetcher.rows(segment, idx, at, pieces, avoid=(idx,), trust_local=False)
             for idx, at, pieces in ranges_of(segment, first, count)
         ]
         return memoryview(b"".join(parts))
@@ -156,8 +157,8 @@ class Pieces:
         fetches: list[Fetch] = []
         base = segment.seg << 10
         for at, pieces in self._unfetched(segment, first, count, fetches):
-            for low in range(at, at + pieces, LARGEST_FETCH):
-                fetch = Fetch(segment.seg, low, min(LARGEST_FETCH, at + pieces - low), prefetch=prefetch)
+            for low, size in _cut(at, pieces, shard_pieces(segment)):
+                fetch = Fetch(segment.seg, low, size, prefetch=prefetch)
                 kept = self._kept_pieces(segment, fetch)
                 if kept is not None:
                     fetch.data = kept
@@ -231,6 +232,44 @@ class Pieces:
         if fetch in self._prefetching:
             del self._prefetching[fetch]
             self._prefetch_bytes -= fetch.count * PIECE
+
+    # --- for decodes ---
+
+    def _has(self, segment: Segment, first: int, count: int) -> bool:
+        file = self._cache.find(segment)
+        return file is not None and not file.unsent and file.has(first, count)
+
+    async def _local_row(self, segment: Segment, first: int, count: int) -> Buffer | None:
+        file = self._cache.find(segment)
+        if file is None or not self._has(segment, first, count) or not self._cache.opened(file):
+            return None
+        out = bytearray(count * PIECE)
+        file.users += 1
+        try:
+            await trio.to_thread.run_sync(os.preadv, file.fd, [out], first * PIECE, limiter=self._threads)
+        except OSError as error:
+            _LOG.info("local data of segment %d cannot be read: %s", segment.seg, error)
+            return None
+        finally:
+            file.users -= 1
+        return out
+
+    def _caught(self, segment: Segment, first: int, data: Buffer) -> None:
+        """Put pieces into the cache that nobody has asked for yet, unless they are on their way."""
+        base = segment.seg << 10
+        count = min(len(data) // PIECE, -(-segment.size // PIECE) - first)
+        asked = any(base + piece in self._flying for piece in range(first, first + count))
+        if self._nursery is None or count <= 0 or asked or self._has(segment, first, count):
+            return
+        fetch = Fetch(segment.seg, first, count, prefetch=False)
+        fetch.data = data
+        pin = ExitStack()
+        pin.enter_context(self._catalogue.pinned(segment))
+        self._nursery.start_soon(self._keep_caught, segment, fetch, pin)
+
+    async def _keep_caught(self, segment: Segment, fetch: Fetch, pin: ExitStack) -> None:
+        with pin:
+            await self._cache_pieces(segment, fetch)
 
     async def _cache_pieces(self, segment: Segment, fetch: Fetch) -> bool:
         size = fetch.count * PIECE
@@ -344,3 +383,13 @@ def _absent(file: LocalFile | None, first: int, count: int) -> Iterator[tuple[in
         while piece < end and not file.has(piece, 1):
             piece += 1
         yield start, piece - start
+
+
+def _cut(first: int, count: int, per_shard: int) -> Iterator[tuple[int, int]]:
+    """Ranges of LARGEST_FETCH pieces at most, of `count` within one shard; cut at the same places in every
+    shard, so that a decode and reads of the other rows want the same."""
+    end = first + count
+    while first < end:
+        size = min(LARGEST_FETCH - first % per_shard % LARGEST_FETCH, end - first)
+        yield first, size
+        first += size

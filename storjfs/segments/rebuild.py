@@ -6,6 +6,7 @@ after its receipt; a crash before leaves the lost row and an id to be deleted.
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
@@ -16,13 +17,14 @@ from storjfs.coding.buffers import Buffer
 from storjfs.coding.geometry import PIECE, SEALED_PIECE, sealed_length, shard_length
 from storjfs.errors import StorjfsError
 from storjfs.keys import VolumeKeys
+from storjfs.renter.speed import Way
 from storjfs.segments.cache import Cache
 from storjfs.segments.catalogue import Catalogue
 from storjfs.segments.encoder import Buffers, Encoder, Sealed, seal_shard
 from storjfs.segments.fetch import Fetcher, erasure_code
+from storjfs.segments.placing import holders
 from storjfs.segments.records import Segment, Shard
 from storjfs.segments.together import all_of
-from storjfs.segments.uploader import holders
 from storjfs.segments.values import NOBODY, Placement, ShardState, State
 from storjfs.store import MetaStore
 
@@ -30,6 +32,10 @@ _LOG = logging.getLogger(__name__)
 
 RANGE: Final = 16
 """Pieces of each source shard in memory at once."""
+SOURCE_PATIENCE: Final = 5.0
+"""Seconds after which a range comes from another source, where there is one."""
+PUT_PATIENCE: Final = 20.0
+"""Seconds for a put that others wait for; after that its farmer lags."""
 
 
 class RebuildFailed(StorjfsError):
@@ -41,6 +47,10 @@ class RebuildFailed(StorjfsError):
             hint="It is tried again by itself; storjfs status shows which farmers are missing.",
         )
         self.seg = seg
+
+
+class OnlySlow(RebuildFailed):
+    """Nobody but farmers that lag could take a shard."""
 
 
 class Rebuilder:
@@ -71,10 +81,11 @@ class Rebuilder:
         self._faulty = faulty
         self._crash_point = crash_point
 
-    async def rebuild(self, segment: Segment) -> int:
+    async def rebuild(self, segment: Segment, *, patient: bool = True) -> int:
         """Make the shards that are lost; returns how many were put and committed.
 
-        Raises RebuildFailed where nothing at all could be done. Cancelled, it leaves what it has put.
+        Unless `patient`, only farmers that do not lag get any. Raises OnlySlow where there are none of these,
+        RebuildFailed where nothing at all could be done. Cancelled, it leaves what it has put.
         """
         catalogue = self._catalogue
         with catalogue.pinned(segment):
@@ -83,7 +94,7 @@ class Rebuilder:
             if not lost or segment.busy or segment.state is not State.STORED:
                 await trio.lowlevel.checkpoint()
                 return 0
-            rows = self._new_rows(segment, lost)
+            rows = self._new_rows(segment, lost, patient)
             if not rows:
                 raise RebuildFailed(segment.seg, "no farmer is left that could take a shard")
             segment.busy = True
@@ -94,7 +105,7 @@ class Rebuilder:
                 put = 0
                 for row in rows:
                     if row.idx in made:
-                        put += await self._put(segment, row, made[row.idx])
+                        put += await self._put(segment, row, made[row.idx], patient)
             finally:
                 segment.busy = False
                 for row in rows:
@@ -105,7 +116,7 @@ class Rebuilder:
                 raise RebuildFailed(segment.seg, "no farmer took the shard")
             return put
 
-    def _new_rows(self, segment: Segment, lost: Sequence[int]) -> list[Shard]:
+    def _new_rows(self, segment: Segment, lost: Sequence[int], patient: bool) -> list[Shard]:
         catalogue = self._catalogue
         size = sealed_length(shard_length(segment.size, segment.k))
         taken = holders(catalogue, segment)
@@ -114,6 +125,11 @@ class Rebuilder:
         found = self._placement.choose(len(lost), size, taken | failed)
         if len(found) < len(lost):
             found += self._placement.choose(len(lost) - len(found), size, taken | set(found))
+        if not patient:
+            swift = [contract for contract in found if not self._placement.lagging(contract, Way.PUT)]
+            if found and not swift:
+                raise OnlySlow(segment.seg, "only farmers that lag are left")
+            found = swift
         return [
             catalogue.add_shard(segment, idx, contract, size)
             for idx, contract in zip(lost, found, strict=False)
@@ -203,7 +219,11 @@ class Rebuilder:
         placement = self._placement
         return sorted(
             self._catalogue.held(segment).values(),
-            key=lambda one: (placement.contained(one.contract), placement.usual_latency(one.contract)),
+            key=lambda one: (
+                placement.contained(one.contract),
+                placement.lagging(one.contract, Way.GET),
+                placement.usual_latency(one.contract),
+            ),
         )
 
     async def _decode_into(
@@ -243,13 +263,16 @@ class Rebuilder:
             while True:
                 shard = using[at]
                 try:
-                    blocks[shard.idx] = await self._fetcher.shard(segment, shard, first, count)
+                    with trio.move_on_after(SOURCE_PATIENCE if spare else math.inf):
+                        blocks[shard.idx] = await self._fetcher.shard(segment, shard, first, count)
+                        return
+                    self._placement.late(shard.contract, Way.GET, count * SEALED_PIECE, SOURCE_PATIENCE)
+                    if spare:
+                        using[at] = spare.pop(0)
                 except (StorjfsError, OSError) as error:
                     if not spare:
                         raise RebuildFailed(segment.seg, f"too few shards can be had: {error}") from error
                     using[at] = spare.pop(0)
-                else:
-                    return
 
         await all_of(*(partial(one, at) for at in range(len(using))))
         return blocks
@@ -261,17 +284,22 @@ class Rebuilder:
 
     # --- putting them ---
 
-    async def _put(self, segment: Segment, row: Shard, sealed: Sealed) -> int:
+    async def _put(self, segment: Segment, row: Shard, sealed: Sealed, patient: bool) -> int:
         """1 if a farmer signed for the shard, else 0."""
         if segment.state is not State.STORED:
             return 0
+        receipt = None
         try:
-            receipt = await self._placement.put(row.contract, row.shard_id, sealed.view, sealed.root)
+            with trio.move_on_after(math.inf if patient else PUT_PATIENCE):
+                receipt = await self._placement.put(row.contract, row.shard_id, sealed.view, sealed.root)
         except (StorjfsError, OSError) as error:
             _LOG.warning("repair of segment %d, contract %d: %s", segment.seg, row.contract, error)
             return 0
         finally:
             self._buffers.give_back(sealed.buffer)
+        if receipt is None:
+            self._placement.late(row.contract, Way.PUT, row.length, PUT_PATIENCE)
+            return 0
         if receipt.root != sealed.root:
             return 0
         self._crash_point("rebuilt shard put")

@@ -11,7 +11,7 @@ from storjfs.errors import StorjfsError
 from storjfs.renter.repair_policy import SegmentHealth, Urgency, danger, repair_order, urgency
 from storjfs.segments.cache import Cache
 from storjfs.segments.catalogue import Catalogue
-from storjfs.segments.rebuild import Rebuilder, RebuildFailed
+from storjfs.segments.rebuild import OnlySlow, Rebuilder, RebuildFailed
 from storjfs.segments.records import Segment
 from storjfs.segments.values import SegmentUnreadable, ShardState, State
 from storjfs.store import outlasting
@@ -51,6 +51,9 @@ class Repair:
         self._wake = trio.Event()
         self._turn = trio.Lock()
         self._delay = FIRST_RETRY
+        self._slow: dict[int, None] = {}
+        """Segments whose missing shards only farmers that lag could take."""
+        self._more_slow = trio.Event()
 
     def hurt(self, segment: Segment) -> None:
         """The segment lost a shard."""
@@ -66,7 +69,9 @@ class Repair:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Survey and repair until cancelled."""
         task_status.started()
-        await outlasting(self._work)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(outlasting, self._work)
+            nursery.start_soon(outlasting, self._work_slowly)
 
     async def _work(self) -> None:
         while True:
@@ -83,7 +88,12 @@ class Repair:
         while wanted := [seg for seg in await self.survey() if seg not in failed]:
             for seg in wanted:
                 try:
-                    await self.one(self._catalogue.get(seg))
+                    await self._one(self._catalogue.get(seg), patient=False)
+                except OnlySlow:
+                    failed.add(seg)
+                    if len(self._slow) < MOST_IN_SIGHT:
+                        self._slow[seg] = None
+                        self._more_slow.set()
                 except (StorjfsError, OSError) as error:
                     failed.add(seg)
                     _LOG.warning("%s", error)
@@ -93,14 +103,38 @@ class Repair:
                     break  # perhaps something more urgent
         return len(failed)
 
+    async def _work_slowly(self) -> None:
+        """Place what only farmers that lag can take, one segment at a time and beside everything else, so
+        that nothing more urgent waits for them."""
+        delay = FIRST_RETRY
+        while True:
+            while not self._slow:
+                self._more_slow = trio.Event()
+                await self._more_slow.wait()
+            seg = next(iter(self._slow))
+            try:
+                await self._rebuilder.rebuild(self._catalogue.get(seg))
+                self._problem(seg, "")
+                delay = FIRST_RETRY
+            except (StorjfsError, OSError) as error:
+                _LOG.info("%s", error)
+                await trio.sleep(delay)
+                delay = min(2 * delay, LAST_RETRY)
+            # The next survey names it again if it lacks a shard still.
+            self._slow.pop(seg, None)
+            self._wake.set()
+
     async def one(self, segment: Segment) -> int:
         """Rebuild one segment; returns the number of shards made. Raises RebuildFailed."""
+        return await self._one(segment, patient=True)
+
+    async def _one(self, segment: Segment, *, patient: bool) -> int:
         with self._catalogue.pinned(segment):
             async with self._turn:
                 self._hurt.discard(segment.seg)
                 if segment.state is not State.STORED:
                     return 0
-                made = await self._rebuilder.rebuild(segment)
+                made = await self._rebuilder.rebuild(segment, patient=patient)
                 self._problem(segment.seg, "")
                 return made
 
@@ -129,7 +163,8 @@ class Repair:
         except SegmentUnreadable:
             self._hurt.discard(seg)
             return
-        if segment.state is not State.STORED or segment.busy or seg in found or seg in rescued:
+        known = seg in found or seg in rescued or seg in self._slow
+        if segment.state is not State.STORED or segment.busy or known:
             return
         for shard in list(self._catalogue.shards(segment)):
             if shard.state is ShardState.UPLOADING:

@@ -24,6 +24,10 @@ class Together:
         """Run `call` beside the body."""
         self._nursery.start_soon(self._one, call)
 
+    def cancel(self) -> None:
+        """Cancel what was started; the block then ends without an error."""
+        self._nursery.cancel_scope.cancel()
+
     async def _one(self, call: Callable[[], Awaitable[object]]) -> None:
         try:
             await call()

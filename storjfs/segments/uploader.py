@@ -7,8 +7,10 @@ are sent again.
 
 import logging
 import math
+from collections import deque
 from collections.abc import Callable
 from functools import partial
+from statistics import median
 from typing import Final
 
 import trio
@@ -16,13 +18,14 @@ import trio
 from storjfs.coding.geometry import sealed_length, shard_length
 from storjfs.errors import StorjfsError
 from storjfs.keys import VolumeKeys
+from storjfs.renter.speed import Way
 from storjfs.segments.cache import Cache
 from storjfs.segments.catalogue import Catalogue
-from storjfs.segments.encoder import Buffers, Encoder
+from storjfs.segments.encoder import Buffers
 from storjfs.segments.files import LocalFile, unproven_bytes
-from storjfs.segments.records import Segment, Shard
-from storjfs.segments.together import Together, all_of
-from storjfs.segments.values import Placement, ShardState, State
+from storjfs.segments.placing import Attempt, holders
+from storjfs.segments.records import Segment
+from storjfs.segments.values import Placement, State
 from storjfs.store import MetaStore, StoreError
 
 _LOG = logging.getLogger(__name__)
@@ -45,6 +48,10 @@ URGENT_RETRY: Final = 5.0
 LONGEST_PUT: Final = 240.0
 """Seconds after which a shard on its way is no sign of life any more: the renter gives it up before."""
 RUNS_AT_ONCE: Final = 256
+FEW_PUTS: Final = 4
+"""Puts from which on it is known what they usually take."""
+TRAILING: Final = 32 << 20
+"""Sealed bytes of stored segments that are still on their way to stragglers while the next ones are sent."""
 
 
 class Pace:
@@ -93,8 +100,9 @@ class Pace:
 class Uploader:
     """Works off closed segments in their order. Methods belong to the loop's thread.
 
-    `sent` is called when a segment is stored and its file may become cache (not yet committed). `damaged` is
-    called with what is wrong with a file that is sent all the same.
+    The next segment begins when the last is stored; what is then still on its way to stragglers trails
+    (`placing.Attempt`). `sent` is called when a segment is stored and its file may become cache (not yet
+    committed). `damaged` is called with what is wrong with a file that is sent all the same.
     """
 
     def __init__(
@@ -112,21 +120,24 @@ class Uploader:
         damaged: Callable[[Segment, str], None],
         crash_point: Callable[[str], None] = lambda name: None,
     ) -> None:
-        self._store = store
-        self._catalogue = catalogue
+        self.store = store
+        self.catalogue = catalogue
         self._cache = cache
-        self._placement = placement
-        self._shard_key = keys.shard_key
-        self._threads = threads
+        self.placement = placement
+        self.shard_key = keys.shard_key
+        self.threads = threads
         self._pace = pace
         self._sent = sent
         self._failed = failed
         self._damaged = damaged
-        self._crash_point = crash_point
+        self.crash_point = crash_point
         self.buffers = Buffers()
         self._offered, self._next = trio.open_memory_channel[Segment](math.inf)
         self._flying_bytes = 0
         self._flying = 0
+        self.trailing: dict[int, int] = {}
+        """Stored segments with shards still on their way, and how many bytes."""
+        self._took: deque[float] = deque(maxlen=32)
         self._landed = trio.Event()
         self.busy = 0
         self.sent_bytes = 0
@@ -178,21 +189,29 @@ class Uploader:
             task_status.started()
 
     async def _work(self) -> None:
+        assert self._nursery is not None
         while True:
             segment = await self._next.receive()
             await self._hold_back()
-            self.busy += 1
-            try:
-                await self._pause()
-                await self._upload(segment)
-            except StoreError as error:
-                self._failed(segment, str(error))
-                assert self._nursery is not None
-                self._nursery.start_soon(self._later, segment, False)
-            finally:
-                self.busy -= 1
-            if not self.busy:
-                self.buffers.clear()
+            enough = trio.Event()
+            self._nursery.start_soon(self._carry, segment, enough)
+            await enough.wait()
+
+    async def _carry(self, segment: Segment, enough: trio.Event) -> None:
+        """All of one segment; sets `enough` when the next one may begin."""
+        self.busy += 1
+        try:
+            await self._pause()
+            await self._upload(segment, enough)
+        except StoreError as error:
+            self._failed(segment, str(error))
+            assert self._nursery is not None
+            self._nursery.start_soon(self._later, segment, False)
+        finally:
+            self.busy -= 1
+            enough.set()
+        if not self.busy:
+            self.buffers.clear()
 
     async def _hold_back(self) -> None:
         """While nothing gets through, one segment at a time is tried, after ever longer pauses: each attempt
@@ -207,20 +226,20 @@ class Uploader:
             with trio.move_on_at(self._next_attempt):
                 await changed.wait()
 
-    async def _upload(self, segment: Segment) -> None:
+    async def _upload(self, segment: Segment, enough: trio.Event) -> None:
         if segment.state is State.CLOSED:
-            before = len(self._catalogue.held(segment))
-            with self._catalogue.pinned(segment):
+            before = len(self.catalogue.held(segment))
+            with self.catalogue.pinned(segment):
                 segment.busy = True
                 try:
-                    await self._round(segment)
+                    await self._round(segment, enough)
                 except (StorjfsError, OSError, EOFError) as error:
                     _LOG.warning("segment %d is not stored yet: %s", segment.seg, error)
                     self._failed(segment, str(error))
                 finally:
                     segment.busy = False
             if segment.state is State.CLOSED:
-                progressed = len(self._catalogue.held(segment)) > before
+                progressed = len(self.catalogue.held(segment)) > before
                 if not progressed and self._failing_since is None:
                     self._failing_since = trio.current_time()
                 assert self._nursery is not None
@@ -241,23 +260,23 @@ class Uploader:
             await changed.wait()
         self.offer(segment)
 
-    async def _round(self, segment: Segment) -> None:
+    async def _round(self, segment: Segment, enough: trio.Event) -> None:
         """One attempt at all that is missing of one segment."""
-        catalogue = self._catalogue
+        catalogue = self.catalogue
         if segment.k == 0 or not catalogue.shards(segment):
             # Nothing was sent yet, so the code may still follow the farmers at hand.
-            catalogue.set_code(segment, *self._placement.code())
+            catalogue.set_code(segment, *self.placement.code())
         held = catalogue.held(segment)
         missing = [idx for idx in range(segment.n) if idx not in held]
         size = sealed_length(shard_length(segment.size, segment.k))
         file = self._cache.find(segment)
         if file is not None and file.written < segment.size:
-            await self._store.sync()  # the sealer has not written all of it yet
+            await self.store.sync()  # the sealer has not written all of it yet
         if file is None or not self._cache.opened(file):
             raise EOFError("its local file is missing")
         if file.unproven:
             await self._prove(segment, file)
-        contracts = self._placement.choose(len(missing), size, holders(catalogue, segment))
+        contracts = self._chosen(segment, len(held), len(missing), size)
         if len(held) + len(contracts) < segment.needed:
             there = len(held) + len(contracts)
             self._failed(segment, f"{segment.needed} farmers with room are needed, {there} are there")
@@ -267,20 +286,40 @@ class Uploader:
             catalogue.add_shard(segment, idx, contract, size)
             for idx, contract in zip(missing, contracts, strict=False)
         ]
-        encoder = Encoder(file.fd, segment.size, segment.k, segment.n, self.buffers, self._threads)
-        attempt = _Attempt(self, segment, encoder, rows)
-        file.users += 1
+        attempt = Attempt(self, segment, file, rows, enough)
         try:
             await attempt.run(parity=any(idx >= segment.k for idx in missing))
         finally:
-            file.users -= 1
+            self.trailing.pop(segment.seg, None)
             attempt.clean_up()
-            encoder.close()
             if segment.state is State.STORED:
                 # Also where this is cut off while the last shards are on their way.
                 catalogue.note_missing(segment)
 
-    def _got_through(self) -> None:
+    def _chosen(self, segment: Segment, held: int, missing: int, size: int) -> list[int]:
+        """Who gets the missing shards. Of those that lag only as many as it takes to be stored: what the
+        others of them would get is placed later, beside everything else, by the repair."""
+        placement = self.placement
+        chosen = placement.choose(missing, size, holders(self.catalogue, segment))
+        lagging = {contract for contract in chosen if placement.lagging(contract, Way.PUT)}
+        chosen.sort(key=lambda contract: contract in lagging)
+        return chosen[: max(len(chosen) - len(lagging), segment.needed - held)]
+
+    def took(self, seconds: float) -> None:
+        """A put was complete after so long."""
+        self._took.append(seconds)
+
+    def usual(self) -> float | None:
+        """Seconds that puts take of late; None where that is not known."""
+        return median(self._took) if len(self._took) >= FEW_PUTS else None
+
+    def may_trail(self, segment: Segment, size: int) -> bool:
+        """Whether the next segment may begin beside `size` bytes of this one that are still on their way."""
+        self.trailing[segment.seg] = size
+        return size == 0 or sum(self.trailing.values()) <= TRAILING or len(self.trailing) == 1
+
+    def got_through(self) -> None:
+        """A farmer took a shard."""
         self.progressed = trio.current_time()
         if self._failing_since is not None:
             self._failing_since = None
@@ -305,10 +344,10 @@ class Uploader:
         bad, after = 0, -1
         file.users += 1
         try:
-            while runs := self._catalogue.runs_of(segment.seg, after, RUNS_AT_ONCE):
+            while runs := self.catalogue.runs_of(segment.seg, after, RUNS_AT_ONCE):
                 places = [(pos, length) for pos, length, _, _ in runs]
                 prove = partial(unproven_bytes, file, segment.cipher, places)
-                bad += await trio.to_thread.run_sync(prove, limiter=self._threads)
+                bad += await trio.to_thread.run_sync(prove, limiter=self.threads)
                 after = runs[-1][0]
         finally:
             file.users -= 1
@@ -318,7 +357,7 @@ class Uploader:
                 segment, f"{bad} bytes of its local file were changed while the drive was not mounted"
             )
 
-    async def _turn(self, size: int) -> None:
+    async def turn(self, size: int) -> None:
         """Wait until one more put may start, and count it."""
         while self._flying >= self._pace.puts() or (
             self._flying and self._flying_bytes + size > BYTES_AT_ONCE
@@ -327,83 +366,8 @@ class Uploader:
         self._flying += 1
         self._flying_bytes += size
 
-    def _returned(self, size: int) -> None:
+    def returned(self, size: int) -> None:
+        """The put that was counted is over, or trails."""
         self._flying -= 1
         self._flying_bytes -= size
         self._landed.set()
-
-
-class _Attempt:
-    """The shards of one segment on their way to farmers, and to others where those fail."""
-
-    def __init__(self, uploader: Uploader, segment: Segment, encoder: Encoder, rows: list[Shard]) -> None:
-        self._of = uploader
-        self._segment = segment
-        self._encoder = encoder
-        self._rows = rows
-        self._refused: set[int] = set()
-
-    async def run(self, *, parity: bool) -> None:
-        of = self._of
-        # The ids, and that the segment is closed, have to be durable before a farmer gets to see any of it.
-        await all_of(of._store.sync, partial(self._encoder.load, parity=parity))
-        of._crash_point("ids committed")
-        async with Together() as together:
-            for row in list(self._rows):
-                await of._turn(row.length)
-                together.start(partial(self._place, row))
-
-    def clean_up(self) -> None:
-        """What has no receipt by now gets none: have it deleted."""
-        for row in self._rows:
-            if row.state is ShardState.UPLOADING and row in self._of._catalogue.shards(self._segment):
-                self._of._catalogue.remove_shard(self._segment, row)
-
-    async def _place(self, row: Shard) -> None:
-        """Put one index somewhere, however many farmers that takes; the turn is taken already."""
-        of, segment = self._of, self._segment
-        catalogue, size = of._catalogue, row.length
-        try:
-            while segment.state is not State.DOOMED:
-                if await self._put(row):
-                    return
-                # Whether that farmer has it is unknown: this id is to be deleted; the next farmer gets
-                # another.
-                self._refused.add(row.contract)
-                catalogue.remove_shard(segment, row)
-                self._rows.remove(row)
-                taken = holders(catalogue, segment) | self._refused
-                found = of._placement.choose(1, size, taken)
-                if not found:
-                    return
-                row = catalogue.add_shard(segment, row.idx, found[0], size)
-                self._rows.append(row)
-                await of._store.sync()
-        finally:
-            of._returned(size)
-
-    async def _put(self, row: Shard) -> bool:
-        of, segment = self._of, self._segment
-        sealed = await self._encoder.seal(row.idx, of._shard_key(row.shard_id))
-        try:
-            receipt = await of._placement.put(row.contract, row.shard_id, sealed.view, sealed.root)
-        except (StorjfsError, OSError) as error:
-            _LOG.warning("shard %d of segment %d, contract %d: %s", row.idx, segment.seg, row.contract, error)
-            return False
-        finally:
-            of.buffers.give_back(sealed.buffer)
-        if receipt.root != sealed.root:
-            _LOG.warning("contract %d signed for another shard than was sent", row.contract)
-            return False
-        of._crash_point("shard put")
-        of._catalogue.shard_held(segment, row, sealed.root, sealed.checksum)
-        of.sent_bytes += row.length
-        of._got_through()
-        if segment.state is State.CLOSED and len(of._catalogue.held(segment)) >= segment.needed:
-            of._catalogue.stored(segment)
-        return True
-
-
-def holders(catalogue: Catalogue, segment: Segment) -> set[int]:
-    """The contracts under which a shard of the segment lies or travels; lost ones are not counted."""
-    return {shard.contract for shard in catalogue.shards(segment) if shard.state is not ShardState.LOST}

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple, Protocol
 
 from storjfs.coding.buffers import Buffer
 from storjfs.errors import FilesystemError
+from storjfs.renter.speed import Way
 
 
 class State(IntEnum):
@@ -108,7 +109,9 @@ class Receipt(Protocol):
 class Placement(Protocol):
     """What this room needs of the renter. Sizes and offsets in bytes of sealed shards.
 
-    `put`, `get` and `delete` raise a StorjfsError or OSError when they fail, and may be cancelled.
+    `lagging`: whether the farmer is to be worked around now; `late` tells that a transfer was waited for so
+    long while others were faster. `put`, `get` and `delete` raise a StorjfsError or OSError when they fail,
+    and may be cancelled.
     """
 
     def code(self) -> tuple[int, int]: ...
@@ -118,6 +121,10 @@ class Placement(Protocol):
     def usual_latency(self, contract: int) -> float: ...
 
     def contained(self, contract: int) -> bool: ...
+
+    def lagging(self, contract: int, way: Way) -> bool: ...
+
+    def late(self, contract: int, way: Way, length: int, seconds: float) -> None: ...
 
     async def put(
         self, contract: int, shard_id: bytes, sealed: Buffer, root: bytes | None = None

@@ -15,6 +15,7 @@ import apsw
 import trio
 
 from storjfs.store.batch import Values
+from storjfs.store.database import StoreError
 
 SLOW: Final = 0.001
 """Seconds that a query takes at least whose reading from the disk is worth a thread."""
@@ -57,7 +58,7 @@ class Aside:
         def query() -> tuple[apsw.Connection | None, bool]:
             used = connection
             before, started = resource.getrusage(resource.RUSAGE_THREAD).ru_inblock, perf_counter()
-            with contextlib.suppress(apsw.Error):
+            with contextlib.suppress(apsw.Error, StoreError):
                 used = used or self._connect()
                 used.execute(sql, args).fetchall()
             read = resource.getrusage(resource.RUSAGE_THREAD).ru_inblock != before

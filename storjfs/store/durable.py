@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 from pathlib import Path
 
 
@@ -31,3 +32,20 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
         beside.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def copy_atomically(source: Path, target: Path) -> None:
+    """Make `target` a copy of the file `source`; on disk when this returns. Raises OSError.
+
+    A crash leaves at most a part of it, under the name with `.part` behind it.
+    """
+    part = target.with_name(f"{target.name}.part")
+    try:
+        shutil.copyfile(source, part)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        os.rename(part, target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    sync_folder(target.parent)

@@ -87,6 +87,7 @@ CREATE TABLE segment (
     plain       INTEGER NOT NULL DEFAULT 0 -- plaintext bytes of its frames: what `live` was at most
 );
 CREATE INDEX segment_by_state ON segment (state);
+CREATE INDEX segment_bare ON segment (seg) WHERE state = 2 AND k = n;  -- stored without a spare shard
 
 CREATE TABLE shard (
     shard_id    BLOB NOT NULL PRIMARY KEY, -- 32 random bytes, new at each upload
@@ -131,6 +132,7 @@ UPDATE segment SET plain = (SELECT COALESCE(SUM(length), 0) FROM run WHERE run.s
 REPLACE INTO counters SELECT 'segments_garbage', COALESCE(SUM(plain - live), 0) FROM segment WHERE state = 2;
 """,
     2: """
+CREATE INDEX segment_bare ON segment (seg) WHERE state = 2 AND k = n;
 ALTER TABLE doomed ADD COLUMN length INTEGER NOT NULL DEFAULT 0;
 REPLACE INTO counters SELECT 'held_shards_' || contract, COUNT(*) FROM shard
     WHERE state IN (1, 2) AND contract <> 0 GROUP BY contract;

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from storjfs.daemon.backup import back_up
 from storjfs.settlement import Ledger
 from tests.cli.home import Home, home_in, wait_until_gone
+from tests.real_drives import make_volume
 
 DATABASES = ("meta.db", "pay.db", "ledger.db", "ledger.db.operator", "embedded")
 WRITER = """
@@ -137,6 +139,24 @@ def test_nothing_is_left_of_a_backup_that_fails(home: Home, tmp_path: Path) -> N
     assert "cannot be written" in done.stderr
     home.do("backup", str(tmp_path / "young"))
     assert sorted(os.listdir(tmp_path / "young")) == ["key", "settings.toml"]
+
+
+def test_a_backup_that_is_told_of_survives_power_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = make_volume(tmp_path, monkeypatch)
+    synced = list[str]()
+    fsync = os.fsync
+
+    def note(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", note)
+    target = tmp_path / "elsewhere" / "backup"
+    assert back_up(paths, None, target) == ["key", "settings.toml"]
+    assert synced[-1] == str(target.parent)
+    assert synced[-2].startswith(f"{target.parent}/.backup.")
 
 
 def test_a_backup_into_the_drive_or_beside_its_files_is_refused(home: Home) -> None:

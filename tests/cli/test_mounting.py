@@ -1,7 +1,9 @@
 """A volume mounted and unmounted in every way there is; the farmers are real."""
 
+import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -138,6 +140,31 @@ def test_a_busy_mount_stays_and_lazily_goes(home: Home) -> None:
     wait_until_gone(pid)
     home.do("mount", str(home.at))
     assert (home.at / "file").read_bytes() == b"xy"
+
+
+def test_a_mount_that_can_no_longer_be_written_is_unmounted_and_says_what_is_lost(home: Home) -> None:
+    home.do("mount", str(home.at))
+    descriptor = os.open(home.at / "file", os.O_RDWR | os.O_CREAT)
+    os.write(descriptor, b"synced")
+    os.fsync(descriptor)
+    pid = home.pid()
+    # A write fails in a way that nothing can be done about.
+    _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (4096, most))
+    os.pwrite(descriptor, bytes(100_000), 4096)
+    with pytest.raises(OSError, check=lambda error: error.errno == errno.EIO):
+        os.fsync(descriptor)
+    os.close(descriptor)
+    assert home.run("flush").returncode == 12
+    done = home.run("umount", str(home.at))
+    assert done.returncode == 15, done.stderr
+    assert "no longer be written" in done.stderr
+    assert "not synced is lost" in done.stderr
+    assert "of it go to the farmers at the next mount" in done.stderr
+    wait_until_gone(pid)
+    home.do("mount", str(home.at))
+    assert (home.at / "file").read_bytes()[:6] == b"synced"
+    home.do("umount", str(home.at))
 
 
 def test_a_read_only_mount_refuses_writes(home: Home) -> None:

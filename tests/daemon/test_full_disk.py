@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import trio
 
+from storjfs.daemon import full_disk
+from storjfs.daemon.full_disk import FullDisk
 from storjfs.daemon.wiring import Drive
 from storjfs.errors import FilesystemError
 from storjfs.segments import files, sealer
@@ -84,3 +86,12 @@ async def test_a_quota_is_told_as_such_and_nothing_is_lost(
         assert await drive.filesystem.read(first, 0, 100) == b"in memory only"
         for handle in (first, second):
             await drive.filesystem.release(handle)
+
+
+def test_way_is_made_also_where_somebody_has_deleted_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = make_volume(tmp_path, monkeypatch)
+    paths.cache_dir.rmdir()
+    monkeypatch.setattr(full_disk, "_free", lambda folder: 0)
+    FullDisk(paths, 256 << 20).make_way()

@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -19,7 +20,7 @@ from storjfs.errors import FilesystemError, StorjfsError
 from storjfs.filesystem import Capacity, Filesystem
 from storjfs.fuse import Adapter, parse_options, serve
 from storjfs.segments import Run
-from storjfs.store import MetaStore
+from storjfs.store import DiskFull, MetaStore, StoreError
 from tests.filesystem.memory_segments import MemorySegments
 
 
@@ -43,21 +44,64 @@ async def test_a_mount_that_could_not_be_taken_off_still_sends_the_rest_when_it_
     assert not mount._last_flush.cancel_called
 
 
-async def test_a_mount_that_was_taken_off_as_asked_does_not_wait_for_the_farmers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Drive:
-        def waiting(self) -> int:
-            return 7
+class Drive:
+    """One whose `failure` keeps it from writing anything down."""
 
+    def __init__(self, failure: StoreError | None = None) -> None:
+        self.failure = failure
+
+    def waiting(self) -> int:
+        return 7
+
+    async def flush(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.failure is not None:
+            raise self.failure
+
+
+FULL = DiskFull("no space left", errno.ENOSPC, "Free some.")
+OVER = StoreError("the disk fails")
+LOST = "what was written last and not synced is lost"
+
+
+@pytest.fixture
+def mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Life:
+    """One that is mounted, as far as it knows, and has been unmounted once it asks for that."""
+    made = Life(MountRequest(volume="default", mountpoint=str(tmp_path / "cloud")), Teller(None))
+    made._state = "mounted"
+    made._flushed.set()
     monkeypatch.setattr(life, "detach", lambda target, *, lazy: None)
-    mount = Life(MountRequest(volume="default", mountpoint=str(tmp_path / "cloud")), Teller(None))
-    mount._drive = Drive()  # type: ignore[assignment]
-    mount._state = "mounted"
-    mount._flushed.set()
+    monkeypatch.setattr(life, "sync_mount", lambda target: None)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("failure", "refused"), [(None, ""), (FULL, f"no space left; {LOST}"), (OVER, f"the disk fails; {LOST}")]
+)
+async def test_a_mount_that_was_taken_off_as_asked_does_not_wait_for_the_farmers(
+    mount: Life, failure: StoreError | None, refused: str
+) -> None:
+    mount._drive = Drive(failure)  # type: ignore[assignment]
     with trio.fail_after(5):
-        assert await mount._umount_asked({"flush": False}, nobody) == {"waiting": 7, "refused": ""}
+        assert await mount._umount_asked({"flush": False}, nobody) == {"waiting": 7, "refused": refused}
     assert mount._last_flush.cancel_called
+
+
+async def test_a_full_disk_keeps_the_mount_and_one_that_failed_does_not(mount: Life) -> None:
+    mount._adapter = SimpleNamespace(refused=0)  # type: ignore[assignment]
+    mount._drive = Drive(FULL)  # type: ignore[assignment]
+    with pytest.raises(ExceptionGroup, check=lambda group: group.exceptions == (FULL,)):
+        await mount._umount_asked({}, nobody)
+    mount._drive = Drive(OVER)  # type: ignore[assignment]
+    answer = await mount._umount_asked({}, nobody)
+    assert answer == {"waiting": 7, "refused": f"the disk fails; {LOST}"}
+
+
+@pytest.mark.parametrize("failure", [FULL, OVER], ids=["full", "failed"])
+async def test_what_is_unmounted_already_ends_in_good_order(mount: Life, failure: StoreError) -> None:
+    mount._drive = Drive(failure)  # type: ignore[assignment]
+    mount._unmounted.set()
+    await mount._last_words(nobody, 1.0)
 
 
 DIRTY = """

@@ -1,7 +1,7 @@
 """What has taken a farmer's place and identity, and means no good.
 
 Run as `python -m tests.e2e.hostile_farmer FOLDER PORT FIRST`: as the farmer in FOLDER it treats
-each connection in another way, beginning with number FIRST. It prints the name of each way that it has gone.
+each connection in another way, beginning with number FIRST. It prints the name of each way that it goes.
 """
 
 import itertools
@@ -137,20 +137,21 @@ async def after_the_hello(way: Callable[[FrameStream, Frame], Awaitable[None]], 
     if frame is not None:
         await frames.send(hello(frame.id))
     while (frame := await frames.receive_frame()) is not None:
-        await way(frames, frame)
         tell(way.__name__)
+        await way(frames, frame)
 
 
 async def speak(identity: Identity, way: Way, name: str, transport: trio.SocketStream) -> None:
     """TLS as `identity`, and then this way."""
     stream = TlsStream(transport, identity.server, server_side=True)
     await stream.do_handshake()
+    if name:
+        tell(name)
     await way(FrameStream(stream))
-    tell(name)
 
 
 def tell(name: str) -> None:
-    """It was done."""
+    """It is about to be done."""
     sys.stdout.write(f"{name}\n")
     sys.stdout.flush()
 
@@ -170,9 +171,9 @@ async def main() -> None:
     async def treat(transport: trio.SocketStream) -> None:
         way = next(turn)
         try:
-            await way(transport)
             if way in UNDER_TLS:
                 tell(way.__name__)
+            await way(transport)
             # Not closed: how long that is borne is for the other side to say.
             while await transport.receive_some():
                 pass

@@ -28,7 +28,7 @@ def test_a_mount_without_the_farmers_of_before_is_refused_until_they_are_back(dr
     for words in (("mount", str(drive.at)), ("scrub",), ("gc",), ("fsck", "--repair")):
         refused = drive.run(*words, check=False)
         assert refused.returncode == 12, (words, refused.stderr)
-        what, what_to_do = refused.stderr.splitlines()
+        *_, what, what_to_do = refused.stderr.splitlines()
         assert f"is in {farm}" in what
         assert "Put that folder back" in what_to_do
         assert "is lost" in what_to_do

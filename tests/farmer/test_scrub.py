@@ -18,6 +18,7 @@ from storjfs.farmer.live import selling_of
 from storjfs.farmer.records import VERSION
 from storjfs.farmer.report import brief, make_report
 from storjfs.farmer.scrub import RATE, Pass
+from storjfs.farmer.shelf import Held
 from storjfs.protocol.failures import ErrorCode
 from storjfs.protocol.ids import ShardId
 from storjfs.settlement import Ledger
@@ -118,6 +119,25 @@ async def test_missing_and_short_files_are_found(tmp_path: Path, ledger: Ledger)
         os.truncate(farmer.shelf.path(shards[1].shard_id), 100)
         assert (await whole_pass(farmer)).damaged == 2
         assert damaged(farmer) == {one.shard_id for one in shards[:2]}
+
+
+async def test_what_is_deleted_while_it_reads_is_no_damage(
+    tmp_path: Path, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with at_work(tmp_path, ledger) as (farmer, renter, _):
+        shards = [await renter.put(9000) for _ in range(2)]
+        read = farmer.scrub._read
+
+        async def delete_first(held: Held, *, hurry: bool) -> None:
+            if shards:
+                await renter.delete(*shards)
+                shards.clear()
+            await read(held, hurry=hurry)
+
+        farmer.scrub._read = delete_first  # type: ignore[method-assign]
+        assert (await whole_pass(farmer)).damaged == 0
+        assert damaged(farmer) == set()
+    assert "its renter is told" not in caplog.text
 
 
 async def test_what_is_known_of_a_shard_goes_with_it(tmp_path: Path, ledger: Ledger) -> None:

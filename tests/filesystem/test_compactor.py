@@ -60,6 +60,9 @@ async def test_compaction_touches_no_time_and_no_other_byte(
         await v.store.sync()
         before = set(v.segments.data)
         assert await v.fs.compact() > 0
+        # What had to give way to something else is moved at the next look.
+        while await v.fs.compact():
+            await v.store.sync()
         await v.store.sync()
         assert not before & set(v.segments.data) - {max(before)}
         for ino, content in expected.items():

@@ -3,11 +3,12 @@
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import trio
 
-from storjfs.store import MetaStore
+from storjfs.store import MetaStore, StoreError
 from storjfs.store.aside import FIRST, MOST, Aside
 from tests.filesystem.volumes import KEY, volume
 
@@ -68,6 +69,13 @@ async def test_the_more_often_that_was_wrong_the_longer_it_takes(store: MetaStor
 
 async def test_what_a_thread_cannot_read_is_left_to_the_loop(store: MetaStore) -> None:
     await store.aside.fetch("SELECT * FROM no_such_table", ())
+
+
+async def test_so_is_everything_where_a_thread_gets_no_connection() -> None:
+    def connect() -> NoReturn:
+        raise StoreError("too many open files")
+
+    await Aside(connect).fetch(QUERY, ("next_ino",))
 
 
 async def test_requests_fetch_what_no_cache_has_and_see_what_is_not_committed(tmp_path: Path) -> None:

@@ -207,6 +207,7 @@ async def test_a_volume_of_the_first_format_counts_its_plaintext_and_shards(tmp_
         assert sum(shards for shards, _ in held) == volume.farm.shard_count()
         assert sum(plain - live for _, plain, live in before) == 10_000
     older = open_meta(volume.path / "meta.db", KEYS.metadata_key)
+    run_script(older, "DROP INDEX segment_bare")
     run_script(older, "ALTER TABLE segment DROP COLUMN plain; ALTER TABLE doomed DROP COLUMN length")
     run_script(older, "DELETE FROM counters WHERE key LIKE 'held_%'; PRAGMA user_version=1")
     older.close()

@@ -155,3 +155,36 @@ def test_every_request_has_a_priority() -> None:
     found = {type(request).__name__: priority_of(request) for request in REQUESTS}
     assert found["Get"] < found["Audit"] < found["Put"]
     assert found["Pay"] == found["Ping"] == READ
+
+
+async def test_the_number_of_places_changes_while_they_are_taken(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    turns = Turns(4, {UPLOAD: 3})
+    for _ in range(3):
+        await turns.take(UPLOAD)
+    turns.resize(1)
+    await nobody_gets_one(turns)
+    for _ in range(3):
+        turns.give_back(UPLOAD)
+    assert turns.taken == 0
+    await turns.take(UPLOAD)
+    await nobody_gets_one(turns)
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(turns.take, UPLOAD)
+        await trio.testing.wait_all_tasks_blocked()
+        assert turns.waiting == 2
+        turns.resize(3, {UPLOAD: 2})
+        await trio.testing.wait_all_tasks_blocked()
+        assert (turns.taken, turns.waiting) == (2, 1)
+        turns.give_back(UPLOAD)
+    with pytest.raises(ValueError):
+        turns.resize(0)
+
+
+async def nobody_gets_one(turns: Turns) -> None:
+    """However long it waits."""
+    with trio.move_on_after(1000) as waited:
+        await turns.take(READ)
+    assert waited.cancelled_caught

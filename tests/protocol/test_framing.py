@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storjfs.protocol.failures import TEXTS, ErrorCode, ProtocolViolation, RequestFailed
+from storjfs.protocol.failures import TEXTS, ErrorCode, ProtocolViolation, RequestFailed, plain
 from storjfs.protocol.framing import (
     HEADER,
     MAX_FRAME,
@@ -19,6 +19,7 @@ from storjfs.protocol.framing import (
 from storjfs.protocol.ids import ContractId, ShardId
 from storjfs.protocol.messages import ANSWER, FAILURE, METHODS, REQUESTS, Done, Get, GetAnswer, Ping
 from storjfs.protocol.signing import Kind, Signed
+from storjfs.protocol.terms import Address
 from tests.protocol import values
 
 GET = Get(ContractId(bytes(32)), ShardId(bytes(32)), 65552, 1)
@@ -46,7 +47,7 @@ def test_refusals_carry_code_and_words(code: ErrorCode, detail: str) -> None:
     with pytest.raises(RequestFailed) as caught:
         open_answer(frame, GET)
     assert caught.value.code is code
-    assert caught.value.detail == detail[:256]
+    assert caught.value.detail == plain(detail[:256])
     assert TEXTS[code] in str(caught.value)
 
 
@@ -91,6 +92,16 @@ def test_unknown_methods_are_refused_not_fatal() -> None:
 def test_a_request_where_an_answer_is_due_is_a_violation() -> None:
     with pytest.raises(ProtocolViolation):
         open_answer(parse_frame(body(encode_request(1, Ping()))), Ping())
+
+
+def test_words_of_the_other_side_are_one_line_without_commands_to_a_terminal() -> None:
+    words = "no\r\n2026-01-01 INFO all is well\x1b[2J\u202e, grüße"
+    frame = parse_frame(body(encode_failure(1, ErrorCode.REFUSED, words)))
+    with pytest.raises(RequestFailed) as caught:
+        open_answer(frame, Ping())
+    assert str(caught.value).isprintable()
+    assert caught.value.detail == "no\ufffd\ufffd2026-01-01 INFO all is well\ufffd[2J\ufffd, grüße"
+    assert str(Address("a\x1b[2J.example", 7420)) == "a\ufffd[2J.example:7420"
 
 
 def test_what_is_too_large_is_not_sent() -> None:

@@ -2,12 +2,15 @@
 
 import random
 from collections import Counter
-from typing import Any
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from storjfs.renter.client import LOOKED_AT, ShardClient
 from storjfs.renter.placement import Candidate, choose, code_for, stripes
 
 GIB = 1 << 30
@@ -137,3 +140,58 @@ def test_what_one_farmer_has_beyond_the_others_is_no_room() -> None:
     assert stripes([10, 10, 10, 10, 10, 10], 5) == 12
     assert stripes([], 5) == 0
     assert stripes([7, 9], 5) == 7
+
+
+class ManyFarmers(ShardClient):
+    """What `choose` needs of a client, with candidates that are there already."""
+
+    def __init__(self, farmers: list[Candidate]) -> None:
+        self._book: Any = Book(farmers)
+        self._rng = random.Random(1)
+        self.preferred = ()
+        self.looked_at = 0
+
+    def _warn(self) -> None:
+        """Not what this is about."""
+
+    def candidate(self, entry: Any) -> Candidate:
+        self.looked_at += 1
+        return cast(Candidate, entry.one)
+
+
+class Book:
+    """Contracts with these farmers."""
+
+    def __init__(self, farmers: list[Candidate]) -> None:
+        self.entries = {
+            one.contract: SimpleNamespace(number=one.contract, node_id=one.node_id, one=one)
+            for one in farmers
+        }
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.entries.values())
+
+    def get(self, number: int) -> Any:
+        return self.entries.get(number)
+
+    def takes(self, entry: Any) -> bool:
+        return True
+
+
+def test_a_choice_does_not_go_through_all_of_very_many_farmers() -> None:
+    client = ManyFarmers([farmer(number, preferred=number == 7) for number in range(1, 2001)])
+    client.preferred = {farmer(7).node_id}
+    seen: Counter[int] = Counter()
+    for _ in range(100):
+        before = client.looked_at
+        seen.update(client.choose(50, 1, [1]))
+        assert client.looked_at - before <= LOOKED_AT + 2
+    assert len(seen) > 1000
+    assert seen[7] > 30
+    assert 1 not in seen
+
+
+def test_it_does_where_those_drawn_are_not_all_well() -> None:
+    bad = [farmer(number, lagging=True) for number in range(1, 1951)]
+    client = ManyFarmers([*bad, *(farmer(number) for number in range(1951, 2001))])
+    assert sorted(client.choose(50, 1)) == list(range(1951, 2001))

@@ -86,10 +86,12 @@ async def test_space_shrinks_by_what_is_stored_and_grows_with_the_contracts(
 
 
 async def test_what_a_contract_that_ends_still_holds_is_counted_with_the_others(
-    tmp_path: Path, fast_clock: trio.testing.MockClock
+    tmp_path: Path, fast_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mib = 1 << 20
-    settings = quick_settings(capacity=64 * mib, code=(1, 2))
+    # No round takes place meanwhile, which would begin to move what the ending contract holds.
+    monkeypatch.setattr("storjfs.renter.renter.ROUND", 1e9)
+    settings = quick_settings(capacity=64 * mib, code=(1, 2), audit_period=1_000_000)
     async with a_world(tmp_path, fast_clock, 3) as world, world.life(settings) as (renter, catalogue):
         for _ in range(3):
             await catalogue.store_segment(renter, 4 * mib)

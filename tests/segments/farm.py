@@ -10,6 +10,7 @@ import trio
 from storjfs.coding.buffers import Buffer
 from storjfs.coding.merkle import shard_root
 from storjfs.renter.errors import FarmerUnavailable, ServiceRefused, ShardMissing
+from storjfs.renter.speed import Way
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,12 @@ class Farmer:
     get_delay: float = 0.0
     put_delay: float = 0.0
     usual: float = 0.01
+    lagging: bool = False
+    late: int = 0
+    """How often it was told to be."""
     stuck: trio.Event | None = None
+    """Gets wait for it."""
+    stuck_puts: trio.Event | None = None
     turn: trio.Lock | None = None
     """Gets wait for it, so one is served after the other."""
     gets: int = 0
@@ -46,6 +52,8 @@ class Farm:
         self.deleted: list[bytes] = []
         self.seen: dict[bytes, bytes] = {}
         self.most_at_once = 0
+        self.sent = 0
+        """Bytes read from them."""
         self._at_once = 0
 
     def code(self) -> tuple[int, int]:
@@ -57,6 +65,16 @@ class Farm:
     def usual_latency(self, contract: int) -> float:
         return self.farmers[contract].usual
 
+    def lagging(self, contract: int, way: Way) -> bool:
+        return self.farmers[contract].lagging
+
+    def late(self, contract: int, way: Way, length: int, seconds: float) -> None:
+        """Whoever is late on a busy machine only does not lag for the rest of the test."""
+        farmer = self.farmers[contract]
+        farmer.late += 1
+        stuck = farmer.stuck is not None or farmer.stuck_puts is not None
+        farmer.lagging |= farmer.put_delay > 10 or stuck
+
     def choose(self, count: int, size: int, exclude: Collection[int] = ()) -> list[int]:
         free = [
             number
@@ -64,6 +82,7 @@ class Farm:
             if number not in exclude and farmer.online and not farmer.full
         ]
         self.random.shuffle(free)
+        free.sort(key=lambda number: self.farmers[number].lagging)
         return free[:count]
 
     async def put(self, contract: int, shard_id: bytes, sealed: Buffer, root: bytes | None = None) -> Receipt:
@@ -73,6 +92,8 @@ class Farm:
         self.most_at_once = max(self.most_at_once, self._at_once)
         try:
             await trio.sleep(farmer.put_delay)
+            if farmer.stuck_puts is not None:
+                await farmer.stuck_puts.wait()
             if not farmer.online:
                 raise FarmerUnavailable
             if farmer.full:
@@ -100,6 +121,7 @@ class Farm:
             raise FarmerUnavailable
         if shard_id not in farmer.shards:
             raise ShardMissing
+        self.sent += length
         return farmer.shards[shard_id][offset : offset + length]
 
     async def delete(self, contract: int, shard_ids: Sequence[bytes]) -> None:

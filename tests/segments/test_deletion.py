@@ -55,6 +55,24 @@ async def test_deletion_waits_for_farmers_that_are_away_across_restarts(volume: 
         assert volume.farm.shard_count() == 0
 
 
+async def test_what_was_withdrawn_from_a_farmer_that_is_away_is_not_tried_for_ever(volume: Volume) -> None:
+    async with volume.running() as segments:
+        (run,) = volume.append_random(MIB)
+        await segments.flush()
+        await until(lambda: volume.farm.shard_count() == 5)
+        volume.farm.go(online=False)
+        segments.live(run.seg, -run.length)
+        await until(lambda: segments.report().to_delete == 5, volume.store)
+        await until(lambda: len(segments._deleter._retry) == 5)
+        for (shard_id,) in volume.store.read("SELECT shard_id FROM doomed"):
+            segments.amend.withdraw(shard_id)
+        await volume.store.sync()
+        segments.farmers_changed()
+        await until(lambda: not segments._deleter._retry)
+        assert segments._deleter._next_look() == float("inf")
+        assert volume.farm.shard_count() == 5
+
+
 async def test_a_reader_keeps_a_doomed_segment_until_it_has_read(volume: Volume) -> None:
     async with volume.running() as segments:
         (run,) = volume.append_random(5000)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from storjfs.store.durable import write_atomically
+from storjfs.store.durable import copy_atomically, write_atomically
 
 Said = list[tuple[str, str]]
 
@@ -53,6 +53,25 @@ def test_a_write_that_fails_leaves_the_old_content_and_nothing_beside_it(
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_copy_is_there_whole_or_not_at_all(
+    tmp_path: Path, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(b"content")
+    copy_atomically(source, target)
+    assert target.read_bytes() == b"content"
+    part = str(tmp_path / "target.part")
+    assert said == [("fsync", part), ("rename", str(target)), ("fsync", str(tmp_path))]
+
+    def fail(fd: int) -> None:
+        raise OSError("the disk fails")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="the disk fails"):
+        copy_atomically(source, tmp_path / "other")
+    assert sorted(os.listdir(tmp_path)) == ["source", "target"]
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640])

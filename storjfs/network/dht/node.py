@@ -7,6 +7,7 @@ module imports libtorrent, which comes with the extra `storjfs[dht]`.
 import ipaddress
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def require_libtorrent() -> ModuleType:
     except ImportError as error:
         raise DhtUnavailable(
             f"farmers are found through the DHT with libtorrent, which is not there: {error}",
-            hint="Install it: pip install 'storjfs[dht]'",
+            hint=f"Install it (the extra storjfs[dht]): {sys.executable} -m pip install libtorrent",
         ) from None
     return libtorrent  # type: ignore[no-any-return, unused-ignore]
 

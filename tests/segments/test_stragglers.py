@@ -1,0 +1,235 @@
+"""Slow and silent farmers hold up neither uploads nor reads, and what they miss is placed in the end."""
+
+import pytest
+import trio
+
+from storjfs.coding.geometry import PIECE
+from storjfs.segments import Part, Run
+from storjfs.segments.records import Segment
+from tests.segments.conftest import Volume, until
+
+MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What counts as late on a machine with nothing else to do; no result depends on it."""
+    monkeypatch.setattr("storjfs.segments.placing.LATE_AT_LEAST", 0.2)
+    monkeypatch.setattr("storjfs.segments.placing.STRAGGLES_AT_LEAST", 0.4)
+
+
+def full(volume: Volume, segments: int) -> bool:
+    report = volume.segments.report()
+    return report.full == segments and not report.degraded and not report.at_risk
+
+
+async def test_what_a_silent_farmer_does_not_take_another_one_gets(volume: Volume) -> None:
+    volume.farm.farmers[2].put_delay = 1e9
+    async with volume.running() as segments:
+        for _ in range(4):
+            volume.append_random(3 * MIB)
+            segments._journal.close_open()
+        with trio.fail_after(60):
+            await segments.flush()
+        await until(lambda: full(volume, 4), volume.store)
+        assert volume.farm.farmers[2].puts == 0
+        assert volume.farm.farmers[2].late > 0
+        assert volume.farm.shard_count() == 20
+
+
+async def test_a_segment_that_needs_a_silent_farmer_gets_others_at_once(volume: Volume) -> None:
+    for number in (2, 5):
+        volume.farm.farmers[number].put_delay = 1e9
+    async with volume.running() as segments:
+        volume.append_random(3 * MIB)
+        with trio.fail_after(60):
+            await segments.flush()
+        assert len([one for one in volume.farm.farmers.values() if one.puts]) == 4
+
+
+async def test_where_nobody_else_is_there_the_slow_one_gets_its_shard_later(volume: Volume) -> None:
+    volume.farm.farmers.pop(6)
+    slow = volume.farm.farmers[3]
+    slow.stuck_puts = trio.Event()
+    async with volume.running() as segments:
+        for _ in range(3):
+            volume.append_random(3 * MIB)
+            segments._journal.close_open()
+        with trio.fail_after(60):
+            await segments.flush()
+        assert segments.waiting_bytes() == 0
+        assert volume.farm.shard_count() == 12
+        slow.stuck_puts.set()
+        slow.stuck_puts = None
+        await until(lambda: full(volume, 3), volume.store, seconds=60)
+        assert len(slow.shards) == 3
+
+
+async def test_a_flush_ends_also_where_only_the_rest_of_a_segment_is_sent(volume: Volume) -> None:
+    """As after a restart, when nothing is known yet of how long puts take."""
+    for number in (4, 5, 6):
+        volume.farm.farmers[number].online = False
+    async with volume.running() as segments:
+        volume.append_random(MIB)
+        segments._journal.close_open()
+        await until(lambda: volume.farm.shard_count() == 3, volume.store)
+        await until(lambda: not segments._uploader.busy, volume.store)
+        await volume.store.sync()
+    volume.farm.farmers[4].online = volume.farm.farmers[5].online = True
+    volume.farm.farmers[5].stuck_puts = trio.Event()
+    async with volume.running() as segments:
+        with trio.fail_after(60):
+            await segments.flush()
+        assert volume.farm.shard_count() == 4
+
+
+async def test_the_next_segment_begins_while_stragglers_of_the_last_are_waited_for(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storjfs.segments.placing.LATE_AT_LEAST", 1e6)
+    volume.farm.farmers.pop(6)
+    slow = volume.farm.farmers[3]
+    slow.put_delay = 1e9
+    async with volume.running() as segments:
+        for _ in range(3):
+            volume.append_random(3 * MIB)
+            segments._journal.close_open()
+        segments._uploader.hurry()
+        await until(lambda: segments.waiting_bytes() == 0, volume.store)
+        uploader = segments._uploader
+        await until(lambda: sorted(uploader.trailing) == [1, 2, 3], volume.store)
+        # Their puts take no turns.
+        await until(lambda: uploader._flying == 0)
+
+
+async def test_no_more_trails_than_there_is_memory_for(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storjfs.segments.placing.LATE_AT_LEAST", 1e6)
+    monkeypatch.setattr("storjfs.segments.uploader.TRAILING", 3 * MIB)
+    volume.farm.farmers.pop(6)
+    volume.farm.farmers[3].put_delay = 1e9
+    async with volume.running() as segments:
+        for _ in range(8):
+            volume.append_random(3 * MIB)
+            segments._journal.close_open()
+        trailing = segments._uploader.trailing
+        await until(lambda: len(trailing) >= 3, volume.store)
+        with trio.move_on_after(0.5):
+            await trio.sleep_forever()  # nothing is to happen: as long as it takes to see that it does not
+        assert len(trailing) <= 4
+        assert segments.waiting_bytes() >= 3 * 3 * MIB
+
+
+async def test_the_memory_of_a_segment_is_free_while_only_stragglers_are_left(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storjfs.segments.placing.LATE_AT_LEAST", 1e6)
+    volume.farm.farmers.pop(6)
+    volume.farm.farmers[3].put_delay = 1e9
+    async with volume.running() as segments:
+        volume.append_random(3 * MIB)
+        segments._journal.close_open()
+        await until(lambda: bool(segments._uploader.trailing), volume.store)
+        # Three shards of data and two of parity were in memory; one sealed shard is.
+        buffers = segments._uploader.buffers
+        await until(lambda: buffers._idle_bytes >= 5 * MIB)
+
+
+# --- reads ---
+
+
+async def stored(volume: Volume, size: int) -> tuple[list[Run], Segment]:
+    """Runs of one segment with the farmers, and nothing of it here."""
+    async with volume.running() as segments:
+        runs = [run for _ in range(size // MIB) for run in volume.append_random(MIB)]
+        await segments.flush()
+        await until(lambda: full(volume, 1), volume.store)
+        await until(lambda: not list(volume.journal.iterdir()), volume.store)
+        segment = segments._catalogue.get(runs[0].seg)
+        segments._catalogue.shards(segment)
+    volume.drop_cache()
+    return runs, segment
+
+
+def holder(segment: Segment, idx: int) -> int:
+    assert segment.shards is not None
+    return next(one.contract for one in segment.shards if one.idx == idx)
+
+
+async def read_all(volume: Volume, runs: list[Run]) -> None:
+    """In order, with read-ahead."""
+    volume.segments.prefetch([Part(*run, 0, run.length) for run in runs])
+    for run in runs:
+        assert await volume.read(run) == volume.written[run]
+
+
+async def test_whoever_lags_is_not_asked_while_others_have_the_data(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storjfs.segments.fetch.SHORTEST_HEDGE", 1e6)  # nobody is late on a busy machine
+    runs, segment = await stored(volume, 6 * MIB)
+    lagging = volume.farm.farmers[holder(segment, 1)]
+    lagging.lagging, lagging.stuck = True, trio.Event()
+    async with volume.running():
+        with trio.fail_after(20):
+            await read_all(volume, runs)
+    assert lagging.gets == 0
+
+
+async def test_whoever_lags_is_asked_where_the_others_are_too_few(volume: Volume) -> None:
+    runs, segment = await stored(volume, 6 * MIB)
+    volume.farm.farmers[holder(segment, 1)].lagging = True
+    for idx in (0, 3):
+        volume.farm.farmers[holder(segment, idx)].online = False
+    async with volume.running():
+        with trio.fail_after(20):
+            await read_all(volume, runs)
+
+
+async def test_one_that_is_waited_for_in_vain_is_told_of(volume: Volume) -> None:
+    runs, segment = await stored(volume, 6 * MIB)
+    silent = volume.farm.farmers[holder(segment, 1)]
+    silent.stuck = trio.Event()
+    async with volume.running():
+        with trio.fail_after(20):
+            await read_all(volume, runs)
+    assert silent.late > 0
+    assert silent.lagging
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+@pytest.mark.parametrize("lagging", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2)])
+async def test_reading_around_farmers_moves_no_more_bytes(
+    volume: Volume, lagging: tuple[int, ...], ahead: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read ahead: ranges that several want are shared. One after the other: what comes along is kept."""
+    monkeypatch.setattr("storjfs.segments.fetch.SHORTEST_HEDGE", 1e6)
+    runs, segment = await stored(volume, 11 * MIB)
+    for idx in lagging:
+        volume.farm.farmers[holder(segment, idx)].lagging = True
+    async with volume.running():
+        if ahead:
+            await read_all(volume, runs)
+        for run in runs:
+            assert await volume.read(run) == volume.written[run]
+    pieces = -(-segment.size // PIECE)
+    assert volume.farm.sent <= (pieces + 3 * 16) * (PIECE + 64)
+
+
+async def test_a_damaged_copy_of_another_row_does_no_harm_to_a_decode(volume: Volume) -> None:
+    runs, segment = await stored(volume, 11 * MIB)
+    first = [run for run in runs if run.pos + run.length <= 3 * MIB]
+    async with volume.running():
+        await read_all(volume, first)
+    volume.farm.farmers[holder(segment, 1)].lagging = True
+    copy = max(volume.cache.iterdir(), key=lambda path: path.stat().st_size)
+    with copy.open("r+b") as file:
+        for at in range(0, 3 * MIB, PIECE):
+            file.seek(at + 100)
+            file.write(b"rotten")
+    async with volume.running() as segments:
+        for run in runs[5:7]:
+            assert await volume.read(run) == volume.written[run]
+        assert not segments.report().damaged
+    assert not volume.faults
