@@ -97,7 +97,7 @@ class Peer:
         self._nursery: trio.Nursery | None = None
         self._cancels = False
         self.reached = ""
-        """The numeric address at which it answered last; empty: never, not over TCP, or only through a relay."""
+        """The numeric address at which it answered last; empty: never, not over TCP, or by a relay."""
         self.failing = False
         """Whether the last attempt to connect failed."""
         self._data = DataPool(self._dial_data, data_connections)

@@ -68,6 +68,7 @@ async def test_requests_and_shards_pass_both_ways() -> None:
         back = bytearray(len(data))
         await peer.get_range(CONTRACT, SHARD, 0, back)
         assert farmer.shards[SHARD] == back == data
+        assert not peer.reached, "where the relay stands tells nothing of the farmer"
     assert min(service.line.passed.values()) > len(data)
     assert service.line.joins == 2
     assert not service.hellos, "the relay heard of no renter"
