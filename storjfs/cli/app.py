@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "volumes": ("storjfs.cli.volumes", "volumes", "List the volumes on this machine."),
     "passphrase": ("storjfs.cli.volumes", "passphrase", "Change the passphrase of a volume."),
     "contracts": ("storjfs.cli.status", "contracts", "Show the contracts with farmers."),
+    "farmers": ("storjfs.cli.farmers", "farmers", "Show which farmers there are; add, block or prefer some."),
     "audit": ("storjfs.cli.upkeep", "audit", "Show the state of audits, or audit all shards now."),
     "repair": ("storjfs.cli.upkeep", "repair", "Rebuild missing shards now."),
     "fsck": ("storjfs.cli.integrity", "fsck", "Check the volume, and mend what can be mended."),

@@ -24,10 +24,10 @@ from storjfs.farmer.report import NoFarmer
 from storjfs.farmer.schedule import Limit, Schedule
 from storjfs.farmer.settings import FarmerSettings, parse_address
 from storjfs.settlement import Ledger
-from storjfs.volume import wording
+from storjfs.volume import StaticFarmer, wording
 from storjfs.volume.errors import SettingsError
 from storjfs.volume.files import make_private
-from storjfs.volume.units import parse_credits, parse_size
+from storjfs.volume.units import parse_credits, parse_region, parse_size
 
 NO_LIMIT: Final = "none"
 
@@ -60,6 +60,12 @@ at_option = click.option(
 @click.option("--schedule", metavar="TIMES", help='When the limit holds, as in "08:00-23:00"; else always.')
 @click.option("--connections", type=click.IntRange(min=1), help="Connections at a time.")
 @click.option("--connections-per-renter", type=click.IntRange(min=1), help="Of these, for each renter.")
+@click.option(
+    "--peer", metavar="HOST:PORT", multiple=True, help="Another farmer: tells of this one, tests, relays."
+)
+@click.option("--relay/--no-relay", default=None, help="Relay farmers that cannot be dialled.")
+@click.option("--relay-limit", metavar="RATE", help='Bandwidth for that, as in "20Mbit".')
+@click.option("--map-port/--no-map-port", default=None, help="Ask the router for the port.")
 @click.option("--prices", type=click.Choice(list(TABLE)), help="A row of the table of prices; home at first.")
 @click.option("--price", metavar="CREDITS", help="Per GiB and month.")
 @click.option("--egress-price", metavar="CREDITS", help="Per GiB sent to renters.")
@@ -67,6 +73,10 @@ at_option = click.option(
     "--dht/--no-dht", default=None, help="Let strangers find this farmer, through BitTorrent's DHT."
 )
 @click.option("--group", metavar="NAME", help="What it fails together with: one name per disk.")
+@click.option("--region", metavar="REGION", help='Where it stands, as in "EU" or "EU-DE".')
+@click.option(
+    "--lan/--no-lan", "announce_lan", default=None, help="Whether the local network hears of it (it does)."
+)
 @click.option(
     "--ledger",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -76,6 +86,7 @@ at_option = click.option(
 @click.pass_context
 def farm(
     context: click.Context,
+    /,
     share: str | None,
     folder: Path,
     listen: str | None,
@@ -89,8 +100,11 @@ def farm(
     egress_price: str | None,
     dht: bool | None,
     group: str | None,
+    region: str | None,
+    announce_lan: bool | None,
     ledger: Path | None,
     new_ledger: bool,
+    **reach: Any,
 ) -> None:
     """Be a farmer: share disk space, prove what you hold, and earn.
 
@@ -108,10 +122,13 @@ def farm(
         "schedule": Schedule.parse(schedule) if schedule is not None else None,
         "connections": connections,
         "connections_per_renter": connections_per_renter,
+        **_reach(**reach),
         "price": parse_credits(price) if price is not None else row and row.storage,
         "egress_price": parse_credits(egress_price) if egress_price is not None else row and row.egress,
         "dht": dht,
         "group": group,
+        "region": parse_region(region) if region is not None else None,
+        "announce_lan": announce_lan,
         "ledger": ledger.absolute() if ledger is not None else None,
     }
     if dht:
@@ -136,6 +153,18 @@ def farm(
             settings.write(folder)
 
         context.obj = keep
+
+
+def _reach(
+    peer: tuple[str, ...], relay: bool | None, relay_limit: str | None, map_port: bool | None
+) -> dict[str, Any]:
+    """The settings of how it is reached, and of whom it relays."""
+    return {
+        "peers": tuple(map(StaticFarmer.parse, peer)) or None,
+        "relay": relay,
+        "relay_limit": Limit.parse(relay_limit) if relay_limit is not None else None,
+        "map_port": map_port,
+    }
 
 
 def run(folder: Path, settings: FarmerSettings) -> None:

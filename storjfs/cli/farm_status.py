@@ -16,7 +16,7 @@ from rich.text import Text
 from storjfs.daemon.exit_codes import ReportedError
 from storjfs.daemon.farm import ask_facts
 from storjfs.farmer.figures import ContractFigures, Day, Report
-from storjfs.farmer.live import LineFacts, MeetingFacts
+from storjfs.farmer.live import LineFacts, Live, MeetingFacts
 from storjfs.farmer.report import read_report
 from storjfs.farmer.schedule import show_rate
 from storjfs.volume import wording
@@ -115,7 +115,10 @@ def _summary(report: Report) -> Table:
             f"{report.reachable}; {wording.count(live.connections, 'connection')} of {renters}, "
             f"last from another machine: {contact}",
         )
+        _reach(table, live)
         table.add_row("strangers", _meeting(live.dht, report.at))
+        lan = "announced in the local network" if live.announced_lan else "not announced in the local network"
+        table.add_row("found", f"{lan}; {wording.count(live.neighbours, 'other farmer')} known")
         table.add_row("sending", _line(live.sent))
         table.add_row("receiving", _line(live.received))
     elif report.running:
@@ -154,6 +157,38 @@ def _meeting(dht: MeetingFacts | None, now: float) -> str:
         return f"do not find this farmer: {dht.problem}"
     kept = wording.count(dht.nodes, "node")
     return f"find this farmer: announced in {dht.network} {wording.ago(dht.announced, now)}, kept by {kept}"
+
+
+def _reach(table: Table, live: Live) -> None:
+    """How that is known, the router's port, the relays; and who is relayed."""
+    if live.reach is not None:
+        for line in live.reach.words:
+            table.add_row("", line)
+        mapping = live.reach.mapping
+        if mapping.state == "mapped":
+            table.add_row("router", f"forwards {mapping.address} port {mapping.port} ({mapping.how})")
+        elif mapping.state != "off":
+            table.add_row("router", f"{_ROUTER[mapping.state]}{mapping.problem and f': {mapping.problem}'}")
+        for relay in live.reach.relays:
+            how = f"{wording.count(relay.streams, 'connection')}" if relay.attached else relay.problem or "-"
+            table.add_row("relay", f"{relay.address}: {how}")
+    if live.relaying:
+        streams = sum(one.streams for one in live.relayed)
+        passed = sum(one.to_farmer + one.from_farmer for one in live.relayed)
+        attached = sum(one.attached for one in live.relayed)
+        table.add_row(
+            "relaying",
+            f"{wording.count(attached, 'farmer')}, {wording.count(streams, 'connection')}, "
+            f"{wording.size(passed)} since yesterday",
+        )
+
+
+_ROUTER: Final = {
+    "asking": "is being asked for a port",
+    "none": "does not answer to UPnP or NAT-PMP",
+    "refused": "does not open a port",
+    "missing": "is not asked",
+}
 
 
 def _line(line: LineFacts) -> str:

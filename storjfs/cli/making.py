@@ -4,6 +4,7 @@ import datetime
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -48,10 +49,12 @@ def make_volume(
     farmers: tuple[StaticFarmer, ...] = (),
     cache_size: int | None = None,
     kit: Path | None = None,
+    **choices: Any,
 ) -> VolumeKeys:
     """Make the volume and say what was done; with `entropy` (from a phrase) the words are not shown again.
 
-    Where the rest of the volume of that phrase is there, only its key file is made. Raises VolumeExists;
+    Where the rest of the volume of that phrase is there, only its key file is made. `choices`
+    are further settings. Raises VolumeExists;
     KeyFileMissing where the rest is there and no phrase was given; PhraseError and StoreError where it is
     another volume's; WouldOverwrite, KitUnwritable for the kit.
     """
@@ -75,6 +78,7 @@ def make_volume(
         volume_id=keys.volume_id,
         farmers=farmers or EmbeddedFarm(),
         cache_size=cache_size or default_cache_size(paths.cache_dir),
+        **choices,
     )
     if remains:
         restore_volume(paths, entropy, settings, passphrase)
@@ -136,7 +140,8 @@ def write_kit(path: Path, phrase: str, volume: str, settings: VolumeSettings) ->
     addresses = (
         []
         if isinstance(settings.farmers, EmbeddedFarm)
-        else [str(farmer.address) for farmer in settings.farmers]
+        # A relay alone does not tell whom it leads to.
+        else [str(farmer if farmer.address.relay else farmer.address) for farmer in settings.farmers]
     )
     made = datetime.date.today().isoformat()
     text = recovery_kit(phrase, volume=volume, volume_id=settings.volume_id, made=made, farmers=addresses)

@@ -1,7 +1,7 @@
 """Options that many commands share, and what they stand for."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,6 +45,11 @@ def no_passphrase_option(command: Command) -> Command:
         is_flag=True,
         help="Keep a new volume's keys in a file that only you can read, so that it mounts unattended.",
     )(command)
+
+
+def split_words(values: Sequence[str]) -> list[str]:
+    """Of an option that may be given often, or once with commas."""
+    return [word.strip() for value in values for word in value.split(",") if word.strip()]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

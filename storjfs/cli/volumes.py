@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,11 +12,12 @@ from .options import (
     no_passphrase_option,
     passphrase_for,
     passphrase_options,
+    split_words,
     volume_option,
 )
 
 if TYPE_CHECKING:
-    from storjfs.volume import VolumePaths
+    from storjfs.volume import StaticFarmer, VolumePaths
 
 
 @click.command()
@@ -37,6 +38,24 @@ if TYPE_CHECKING:
     metavar="SIZE",
     help="Most local disk space for file data (as 20G), what waits for farmers included; at least 16M.",
 )
+@click.option(
+    "--find",
+    multiple=True,
+    metavar="WAY",
+    help="Look for farmers: lan (the local network), peers (ask those known), dht (BitTorrent's). "
+    "May be given often.",
+)
+@click.option("--size", metavar="SIZE", help="Room wanted for files, as in 1TB.")
+@click.option(
+    "--max-price",
+    metavar="PRICE",
+    help="The most to pay, as in 4/TiB-month; without a unit per GiB and month.",
+)
+@click.option("--regions", multiple=True, metavar="REGION", help="Where farmers may stand, as in EU.")
+@click.option(
+    "--spread", metavar="OVER", help="operators: one farmer of each (as usual); farmers: all that are good."
+)
+@click.option("--yes", is_flag=True, help="Agree to the farmers that are found without being asked.")
 @no_passphrase_option
 @passphrase_options
 def init(
@@ -45,6 +64,12 @@ def init(
     kit: Path | None,
     farmers: tuple[str, ...],
     cache_size: str | None,
+    find: tuple[str, ...],
+    size: str | None,
+    max_price: str | None,
+    regions: tuple[str, ...],
+    spread: str | None,
+    yes: bool,
     no_passphrase: bool,
     passphrase_file: Path | None,
     passphrase_command: str | None,
@@ -52,7 +77,8 @@ def init(
     """Make a new volume, and show its recovery phrase once.
 
     `storjfs mount` does this by itself the first time; use init to choose farmers, to keep a recovery kit, or
-    to make the volume from a phrase that you have.
+    to make the volume from a phrase that you have. With --find it looks around, shows which farmers it would
+    use, what they cost and how safe that is, and asks once.
     """
     from storjfs.keys import phrase_to_entropy
     from storjfs.volume import StaticFarmer, VolumeExists, VolumePaths, check_cache_size, parse_size
@@ -63,15 +89,63 @@ def init(
     if paths.exists:
         raise VolumeExists(f"there is a volume {volume} already", hint="give another name with --volume")
     chosen = tuple(StaticFarmer.parse(text) for text in farmers)
-    size = None if cache_size is None else check_cache_size(parse_size(cache_size))
+    cache = None if cache_size is None else check_cache_size(parse_size(cache_size))
+    chosen, choices = _farmers_for(paths, chosen, find, size, max_price, regions, spread, yes)
     entropy = None
     if phrase_file is not None:
         entropy = phrase_to_entropy(_phrase_text(phrase_file))
     passphrase = new_passphrase_for(volume, passphrase_file, passphrase_command, no_passphrase)
     if kit is None and phrase_file is None and sys.stdin.isatty() and sys.stdout.isatty():
         kit = _ask_for_kit()
-    make_volume(paths, passphrase, entropy=entropy, farmers=chosen, cache_size=size, kit=kit)
+    make_volume(paths, passphrase, entropy=entropy, farmers=chosen, cache_size=cache, kit=kit, **choices)
     click.echo(f"Mount it with: storjfs mount {'' if volume == 'default' else f'--volume {volume} '}DIR")
+
+
+def _farmers_for(
+    paths: "VolumePaths",
+    farmers: tuple["StaticFarmer", ...],
+    find: tuple[str, ...],
+    size: str | None,
+    max_price: str | None,
+    regions: tuple[str, ...],
+    spread: str | None,
+    yes: bool,
+) -> tuple[tuple["StaticFarmer", ...], dict[str, Any]]:
+    """The farmers of a new volume, and its settings other than the usual ones."""
+    from storjfs.volume import (
+        Needs,
+        VolumeSettings,
+        parse_price,
+        parse_regions,
+        parse_size,
+        parse_spread,
+        parse_ways,
+    )
+
+    needs = Needs(
+        size=None if size is None else parse_size(size),
+        regions=parse_regions(split_words(regions)),
+        spread=Needs().spread if spread is None else parse_spread(spread),
+    )
+    choices: dict[str, Any] = {"needs": needs}
+    if max_price is not None:
+        choices["price_max"] = parse_price(max_price)
+    ways = parse_ways(split_words(find))
+    if not ways:
+        if size is not None or regions or spread is not None or yes:
+            raise click.UsageError("--size, --regions, --spread and --yes belong to --find.")
+        return farmers, choices
+    if "dht" in ways:
+        from storjfs.network.dht import require_libtorrent
+
+        require_libtorrent()
+    from storjfs.daemon.farmers import sources_of
+
+    from .looking import choose_farmers
+
+    draft = VolumeSettings(volume_id=bytes(16), farmers=farmers, find=ways, **choices)
+    chosen, capacity = choose_farmers(paths, draft, sources_of(draft) or {}, confirmed=yes)
+    return chosen, {**choices, "find": ways, "capacity": capacity}
 
 
 def _ask_for_kit() -> Path | None:

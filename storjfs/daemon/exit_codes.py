@@ -42,6 +42,8 @@ OF_ERROR: dict[str, ExitCode] = {
     "NoFuse": ExitCode.NO_FUSE,
     "MountFailed": ExitCode.NO_FUSE,
     "FarmersUnreachable": ExitCode.FARMERS_UNREACHABLE,
+    "TooFewFarmers": ExitCode.FARMERS_UNREACHABLE,
+    "NoSuchFarmer": ExitCode.NOT_FOUND,
     "VolumeNotFound": ExitCode.NOT_FOUND,
     "NotMounted": ExitCode.NOT_FOUND,
     "NoFarmer": ExitCode.NOT_FOUND,

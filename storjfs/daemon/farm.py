@@ -28,6 +28,7 @@ from storjfs.farmer.pulse import ClockWatch, Pulse, is_synchronised
 from storjfs.farmer.report import brief, newest_moment
 from storjfs.farmer.settings import FILE, FarmerSettings
 from storjfs.protocol.messages import CANCEL_CAPABILITY
+from storjfs.protocol.terms import Address
 from storjfs.volume import wording
 from storjfs.volume.errors import SettingsError
 
@@ -75,6 +76,7 @@ class FarmProcess:
                 lambda: farmer.addresses,
                 capabilities=(CANCEL_CAPABILITY,),
             )
+        self._addresses: tuple[Address, ...] = ()
 
     async def run(self) -> None:
         """Serve until a signal ends it. Raises what keeps it from starting."""
@@ -98,11 +100,14 @@ class FarmProcess:
             farmer.settings.write(farmer.folder)  # only what works is kept
         await self._listen(nursery)
         self._say(f"identity  {farmer.node_id.hex()}")
-        for address in farmer.addresses:
+        self._addresses = farmer.addresses
+        for address in self._addresses:
             self._say(f"address   {address}/{farmer.node_id.hex()}")
         if self._announcer is not None:
             nursery.start_soon(self._announcer.run)
+        nursery.start_soon(farmer.neighbours.run, farmer.listening[0])
         nursery.start_soon(self._watch)
+        nursery.start_soon(self._tell_of_reach)
         nursery.start_soon(self._tell)
         self._notifier.ready(self._line())
 
@@ -230,6 +235,25 @@ class FarmProcess:
                 self._notifier.status(line)
                 before = line
             await trio.sleep(TELL_EVERY)
+
+    async def _tell_of_reach(self) -> None:
+        """Say where and how renters reach it, each time that this has changed."""
+        reach = self._farmer.reach
+        before: tuple[str, ...] = ("",)
+        while True:
+            changed = reach.changed
+            found = reach.facts()
+            if found.words != before and found.trials:
+                for line in found.words:
+                    self._say(f"reachable {line}")
+                before = found.words
+            for address in reach.addresses:
+                if address not in self._addresses:
+                    self._say(f"address   {address}/{self._farmer.node_id.hex()}")
+            if self._announcer is not None and self._addresses != reach.addresses:
+                self._announcer.again()
+            self._addresses = reach.addresses
+            await changed.wait()
 
     def _line(self) -> str:
         try:

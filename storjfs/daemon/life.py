@@ -25,7 +25,7 @@ from storjfs.errors import StorjfsError
 from storjfs.fuse import Adapter, parse_options, serve
 from storjfs.volume import VolumeLock, VolumeLocked, VolumePaths, lock_volume
 
-from . import integrity, status
+from . import farmers, integrity, status
 from .client import request as ask
 from .control import ControlServer, Tell
 from .exit_codes import ReportedError
@@ -221,6 +221,9 @@ class Life:
             "fsck": self._fsck_asked,
             "scrub": self._scrub_asked,
             "gc": self._gc_asked,
+            "farmers": self._farmers_asked,
+            "add_farmer": self._add_farmer_asked,
+            "mark_farmer": self._mark_farmer_asked,
             "loop": self._loop_asked,
         }
 
@@ -285,6 +288,16 @@ class Life:
 
     async def _scrub_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
         return await integrity.scrub(self._drive, tell, **integrity.scrub_choice(asked))
+
+    async def _farmers_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
+        return farmers.known(self._drive.renter)
+
+    async def _add_farmer_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
+        return await farmers.add_mounted(self._paths, self._drive.renter, str(asked.get("address")))
+
+    async def _mark_farmer_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
+        mark = farmers.mark_named(asked.get("mark"))
+        return await farmers.mark_mounted(self._paths, self._drive.renter, str(asked.get("farmer")), mark)
 
     async def _gc_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
         return await integrity.collect(self._drive, tell)

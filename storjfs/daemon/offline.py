@@ -18,7 +18,7 @@ from storjfs.volume import (
     unlock_volume,
 )
 
-from . import facts, status
+from . import facts, farmers, status
 from .redundancy import BARE
 from .wiring import make_renter, own_account
 
@@ -39,6 +39,22 @@ def read_report(paths: VolumePaths, passphrase: PassphraseSource | None) -> dict
     if not has_metadata(paths):
         return status.report(_never_mounted(paths, settings), None)
     return trio.run(_read, paths, settings, keys)
+
+
+def read_farmers(paths: VolumePaths, passphrase: PassphraseSource | None) -> list[dict[str, Any]]:
+    """What the last mount knew of farmers, as `farmers.known`. Raises as `read_report`."""
+    keys = unlock_volume(paths, passphrase)
+    settings = read_settings(paths)
+    return trio.run(_read_farmers, paths, settings, keys) if has_metadata(paths) else []
+
+
+async def _read_farmers(
+    paths: VolumePaths, settings: VolumeSettings, keys: VolumeKeys
+) -> list[dict[str, Any]]:
+    store = MetaStore.open(paths.meta_db, keys.metadata_key)
+    renter = make_renter(paths, settings, keys, store, Ledger(paths.ledger_db))
+    await renter.seeking.load()
+    return farmers.known(renter)
 
 
 def _never_mounted(paths: VolumePaths, settings: VolumeSettings) -> status.Facts:

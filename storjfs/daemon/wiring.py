@@ -18,6 +18,7 @@ from storjfs.farmer.embedded import leaving_folders
 from storjfs.filesystem import Capacity, Filesystem, Policy
 from storjfs.fuse import MountOptions
 from storjfs.keys import VolumeKeys
+from storjfs.network.sources import Source
 from storjfs.protocol.ids import PublicKey
 from storjfs.protocol.signing import SigningKey
 from storjfs.protocol.terms import Address
@@ -40,6 +41,7 @@ from storjfs.volume.files import make_private
 
 from . import facts
 from .farm_child import FarmChild
+from .farmers import sources_of
 from .full_disk import FullDisk
 from .missing_farm import may_be_missing, needed_sql, note_embedded, require_farm
 from .newest import Newest, set_aside_newer
@@ -95,9 +97,11 @@ def make_renter(
     store: MetaStore,
     ledger: Ledger,
     farmers: Sequence[KnownFarmer] = (),
+    sources: Mapping[str, Source] | None = None,
 ) -> Renter:
-    """The renter of a volume on its own databases; without `farmers` it knows those with a contract only."""
-    return Renter(
+    """The renter of a volume on its own databases; without `farmers` and `sources` it knows those with a
+    contract only, and those that an earlier mount has heard of."""
+    renter = Renter(
         keys,
         store,
         paths.pay_db,
@@ -106,7 +110,11 @@ def make_renter(
         own_account(keys),
         RenterSettings.of_volume(settings),
         farmers=farmers,
+        sources=sources,
+        ask_peers=sources is not None and "peers" in settings.find,
     )
+    renter.mark(settings.blocked, settings.preferred)
+    return renter
 
 
 class Drive:
@@ -131,7 +139,9 @@ class Drive:
         self.store.aside.distant = True  # until it is known better
         self._older = set_aside_newer(paths, self.store.read)
         Newest(paths.newest_file, self.store)
-        self.renter = make_renter(paths, settings, keys, self.store, ledger, known_farmers(settings))
+        self.renter = make_renter(
+            paths, settings, keys, self.store, ledger, known_farmers(settings), sources_of(settings)
+        )
         self.segments = Segments(
             self.store,
             keys,
@@ -379,7 +389,7 @@ class Drive:
             "no farmer made a contract: " + ("; ".join(problems[:3]) or "nobody answers"),
             hint=f"start them with what this volume wants, or change it in {where}"
             if self.renter.negotiation.refusals
-            else f"check the addresses under [farmers] in {where}",
+            else f"check under [farmers] in {where} whom it names and where it looks for others",
         )
 
     def _farmers_moved(

@@ -9,6 +9,7 @@ from typing import Final
 
 from storjfs.farmer.figures import ContractFigures, Report, Warn
 from storjfs.farmer.payments import CLAIM_BEFORE
+from storjfs.farmer.reachability import ReachFacts, State
 from storjfs.volume.wording import ago, count, duration, money, short_id, size
 
 HOUR: Final = 3600
@@ -190,14 +191,18 @@ def _reach(report: Report) -> Iterator[Warn]:
     live = report.live
     if live is None:
         return
-    if report.reachable == "this machine only":
+    if live.reach is not None and live.reach.state == State.CLOSED:
+        yield from _closed(live.reach)
+    elif report.reachable == "this machine only":
         level = "warning" if not report.contracts else "notice"
         yield Warn(
             "local_only",
             level,
             "the farmer listens on this machine only: no renter elsewhere can reach it",
-            "Let it listen: storjfs farm --listen 0.0.0.0:7420 --announce HOST:7420",
+            "Let it listen: storjfs farm --listen 0.0.0.0:7420",
         )
+    elif live.reach is not None and live.reach.state == State.OPEN:
+        return  # that nobody has come yet is no fault of the network
     elif live.last_contact is None and report.at - live.since > DAY:
         yield Warn(
             "no_contact",
@@ -205,6 +210,17 @@ def _reach(report: Report) -> Iterator[Warn]:
             f"no renter elsewhere has connected for {duration(report.at - live.since)}",
             f"Does the router forward the port to this machine? It should reach {', '.join(live.listening)}.",
         )
+
+
+def _closed(reach: ReachFacts) -> Iterator[Warn]:
+    """Nobody can dial it: bad without a relay, and slower than need be with one."""
+    words = list(reach.words)
+    if reach.relayed:
+        message = f"renters cannot dial it, and come through a relay, which is slower: {words[0]}"
+        yield Warn("relayed", "notice", message, "; ".join(words[1:]))
+    else:
+        message = f"renters cannot reach it: {words[0]}"
+        yield Warn("unreachable", "critical", message, "; ".join(words[1:]))
 
 
 def _uptime(report: Report) -> Iterator[Warn]:

@@ -130,6 +130,11 @@ class Announcer:
             self._failed("it has no address that others could dial; say one: --announce HOST:PORT")
             return False
         stored = await self._publish(dht, FarmerRecord(addresses, self._capabilities))
+        if addresses[0].relay is not None:
+            # Who asks for farmers hears of the address that nodes have seen us at, and nobody answers there.
+            self._nodes = stored
+            self._failed("only a relay leads to it, and strangers find whom they can dial")
+            return stored > 0
         noted = await dht.announce(self._network, addresses[0].port)
         if not stored or not noted:
             self._nodes = stored

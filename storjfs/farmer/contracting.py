@@ -100,6 +100,7 @@ class Contracting:
             addresses=self._addresses(),
             group=settings.group,
             expires=self._book.now + OFFER_HOLDS,
+            region=settings.region,
         )
 
     def signed_offer(self) -> Signed:
@@ -111,11 +112,8 @@ class Contracting:
 
     async def propose(self, peer: NodeId, proposal: Proposal) -> ProposeAnswer:
         """Sign, or say what would be signed. A repeated proposal gets the same contract again."""
-        known = self._book.proposed_as(proposal)
-        if known is not None:
-            if known.renter != peer:
-                raise RequestFailed(ErrorCode.NOT_YOURS)
-            return ProposeAnswer(known.signed)
+        if (answer := self._signed_before(peer, proposal)) is not None:
+            return answer
         terms = proposal.open()
         if terms.renter != peer:
             raise RequestFailed(ErrorCode.NOT_YOURS)
@@ -124,9 +122,20 @@ class Contracting:
         if terms.lane != lane_id(self._settlement, terms.payer, self._key.public):
             raise RequestFailed(ErrorCode.REFUSED, "the terms name another lane, payee or settlement")
         async with self._reserving:
+            # A renter that was cut off sends the same again while the first one is being signed.
+            if (answer := self._signed_before(peer, proposal)) is not None:
+                return answer
             if terms.revision == 0:
                 return await self._sign_first(proposal, terms)
             return await self._sign_revision(peer, proposal, terms)
+
+    def _signed_before(self, peer: NodeId, proposal: Proposal) -> ProposeAnswer | None:
+        known = self._book.proposed_as(proposal)
+        if known is None:
+            return None
+        if known.renter != peer:
+            raise RequestFailed(ErrorCode.NOT_YOURS)
+        return ProposeAnswer(known.signed)
 
     async def _sign_first(self, proposal: Proposal, terms: Terms) -> ProposeAnswer:
         offer = self.offer()

@@ -21,9 +21,12 @@ from storjfs.farmer.damage import Damage
 from storjfs.farmer.disk import Disk
 from storjfs.farmer.identity import load_identity
 from storjfs.farmer.keeping import Keeper
+from storjfs.farmer.neighbours import Neighbours
 from storjfs.farmer.payments import Payments
 from storjfs.farmer.proving import Prover
+from storjfs.farmer.reach import Reach
 from storjfs.farmer.records import Records
+from storjfs.farmer.relayed import RelayedLine
 from storjfs.farmer.scrub import Scrub
 from storjfs.farmer.service import FarmerService
 from storjfs.farmer.settings import AT_START, FarmerSettings
@@ -31,7 +34,8 @@ from storjfs.farmer.shelf import Shelf
 from storjfs.farmer.traffic import Traffic
 from storjfs.farmer.workers import Workers
 from storjfs.network.identity import Identity
-from storjfs.network.streams import LIMITS, serve
+from storjfs.network.relay import RELAY_LIMITS, Relay, RelayLimits
+from storjfs.network.streams import LIMITS, Gate, serve_through
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.terms import Address
 from storjfs.settlement import Ledger, Settlement
@@ -103,6 +107,9 @@ class Farmer:
             lambda: self.settings.scrub_every,
             self.traffic.idle,
         )
+        self.relayed = RelayedLine(self.traffic, self.records, clock)
+        self.relay = Relay(self.relayed, self._relay_limits(), is_open=settings.relay)
+        self.reach = Reach(identity, lambda: self.settings, lambda: self.listening, clock)
         workers = Workers()
         self.prover = Prover(self.book, self.payments, self.shelf, self.damage, self.scrub, workers, key)
         self.keeper = Keeper(self.book, self.prover, self.shelf, self.damage, workers, key)
@@ -117,9 +124,24 @@ class Farmer:
             settlement.name,
             lambda: self.addresses,
         )
-        self.service = FarmerService(
-            self.book, self.payments, self.keeper, self.prover, self.contracting, self.shelf
+        self.neighbours = Neighbours(
+            folder, identity, lambda: self.settings, self.contracting.signed_offer, clock
         )
+        self.service = FarmerService(
+            self.book,
+            self.payments,
+            self.keeper,
+            self.prover,
+            self.contracting,
+            self.shelf,
+            self.relay,
+            self.neighbours,
+        )
+
+    def _relay_limits(self) -> RelayLimits:
+        """A relayed connection is two of its own: half of these are for renters."""
+        most = max(self.settings.connections // 4, 1)
+        return replace(RELAY_LIMITS, streams=min(RELAY_LIMITS.streams, most))
 
     @classmethod
     def open(
@@ -155,7 +177,7 @@ class Farmer:
     @property
     def addresses(self) -> tuple[Address, ...]:
         """Where renters reach this farmer."""
-        return self.settings.announce or self.listening
+        return self.reach.addresses
 
     async def serve(
         self, *, task_status: trio.TaskStatus[tuple[Address, ...]] = trio.TASK_STATUS_IGNORED
@@ -165,7 +187,11 @@ class Farmer:
         When cancelled it claims what it earned, which takes LAST_WORDS at most. The object is closed then.
         """
         where = self.settings.listen
-        host, port = (where.host, where.port) if where is not None else (LOCAL.host, 0)
+        host: str | None = LOCAL.host
+        port = 0
+        if where is not None:
+            # As usual on Linux, :: is all addresses of both kinds; trio would take those of IPv6 alone.
+            host, port = (None if where.host == "::" else where.host), where.port
         handler = partial(self.traffic.serve, service=self.service)
         limits = replace(
             LIMITS,
@@ -173,8 +199,9 @@ class Farmer:
             per_peer=self.settings.connections_per_renter,
         )
         async with self.running(), trio.open_nursery() as nursery:
-            listen = partial(serve, limits=limits)
-            self.listening = await nursery.start(listen, self.identity, host, port, handler)
+            gate = Gate(self.identity, handler, limits)
+            self.listening = await nursery.start(serve_through, gate, host, port)
+            nursery.start_soon(self.reach.run, partial(gate.admit, relayed=True))
             task_status.started(self.listening)
 
     @asynccontextmanager
@@ -186,7 +213,9 @@ class Farmer:
                 try:
                     async with trio.open_nursery() as nursery:
                         self.traffic.configure(self.settings.limit, self.settings.schedule)
+                        self.relayed.limit(self.settings.relay_limit)
                         nursery.start_soon(self.traffic.run)
+                        nursery.start_soon(self.relayed.run)
                         nursery.start_soon(self.work)
                         nursery.start_soon(self.scrub.run)
                         yield self
@@ -212,6 +241,9 @@ class Farmer:
         self.shelf.keep_free = self.settings.keep_free
         self.contracting.settings = self.settings
         self.traffic.configure(self.settings.limit, self.settings.schedule)
+        self.relay.is_open = self.settings.relay
+        self.relayed.limit(self.settings.relay_limit)
+        self.reach.look_again()
         return [name for name in changed if name not in waiting], waiting
 
     async def drain(self, seconds: float) -> None:
@@ -246,6 +278,7 @@ class Farmer:
                 if trio.current_time() - folded >= FOLD_EVERY:
                     folded = trio.current_time()
                     await self.book.history.fold()
+                    await self.relayed.fold()
                 if trio.current_time() - claimed >= self.settings.claim_every:
                     claimed = trio.current_time()
                     await self.payments.claim_all()
@@ -272,6 +305,7 @@ class Farmer:
             await self.payments.fold_all()
             await self.payments.claim_all()
             await self.book.history.fold(stopping=True)
+            await self.relayed.fold()
         except Exception as error:
             if self.shelf.failed(error):
                 log.warning(

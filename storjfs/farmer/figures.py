@@ -183,7 +183,7 @@ class Report(msgspec.Struct, frozen=True):
     answers: bool
     """Whether the running process answered; `live` is what it said."""
     reachable: str
-    """`yes`, `this machine only`, `unknown` or `no`."""
+    """`yes`, `through a relay`, `this machine only`, `unknown` or `no`."""
     listen: str
     limit: str
     schedule: str

@@ -9,12 +9,17 @@ import trio
 
 from storjfs import __version__
 from storjfs.farmer.pulse import ClockWatch, Heartbeat
+from storjfs.farmer.reachability import ReachFacts
 from storjfs.farmer.settings import FarmerSettings
 
 if TYPE_CHECKING:  # the command that shows all this should not load what the farmer needs to run
     from storjfs.farmer.farmer import Farmer
     from storjfs.farmer.line import Direction
     from storjfs.farmer.traffic import Traffic
+
+
+SHOWN = 64
+"""Relayed farmers that are named."""
 
 
 class LineFacts(msgspec.Struct, frozen=True):
@@ -65,6 +70,18 @@ class MeetingFacts(msgspec.Struct, frozen=True):
     """Why it is not, or no more; empty if it is, or is about to be."""
 
 
+class RelayedFacts(msgspec.Struct, frozen=True):
+    """A farmer that this one relays."""
+
+    farmer: str
+    attached: bool
+    streams: int
+    """Relayed connections now."""
+    to_farmer: int
+    """Bytes passed on since yesterday (UTC)."""
+    from_farmer: int
+
+
 class Live(msgspec.Struct, frozen=True):
     """Times in seconds since 1970."""
 
@@ -100,6 +117,16 @@ class Live(msgspec.Struct, frozen=True):
     """Settings in farmer.toml that hold from the next start only."""
     dht: MeetingFacts | None = None
     """None: it does not announce itself there."""
+    reach: ReachFacts | None = None
+    """Whether renters elsewhere can dial it."""
+    relaying: bool = False
+    """Whether it relays others."""
+    relayed: tuple[RelayedFacts, ...] = ()
+    """These."""
+    announced_lan: bool = False
+    """Whether the local network hears of it now."""
+    neighbours: int = 0
+    """Other farmers that it knows and that answered it last."""
 
 
 def selling_of(settings: FarmerSettings) -> Selling:
@@ -135,7 +162,7 @@ def facts(
         addresses=tuple(map(str, farmer.addresses)),
         listening=tuple(map(str, farmer.listening)),
         last_contact=traffic.last_contact,
-        connections=len(traffic.passages),
+        connections=sum(not passage.relayed for passage in traffic.passages),
         renters=_renters(traffic),
         sent=_line(traffic.sent),
         received=_line(traffic.received),
@@ -151,11 +178,31 @@ def facts(
         refused_settings=refused_settings,
         at_next_start=at_next_start,
         dht=dht,
+        reach=farmer.reach.facts(),
+        relaying=farmer.relay.is_open,
+        relayed=_relayed(farmer),
+        announced_lan=farmer.neighbours.announced,
+        neighbours=sum(one.answers for one in farmer.neighbours.directory),
+    )
+
+
+def _relayed(farmer: "Farmer") -> tuple[RelayedFacts, ...]:
+    attached = farmer.relay.attached
+    passed = farmer.relayed.recent()
+    return tuple(
+        RelayedFacts(
+            farmer=one.hex(),
+            attached=one in attached,
+            streams=attached.get(one, 0),
+            to_farmer=passed[one].to_farmer if one in passed else 0,
+            from_farmer=passed[one].from_farmer if one in passed else 0,
+        )
+        for one in list(dict.fromkeys((*attached, *passed)))[:SHOWN]
     )
 
 
 def _renters(traffic: "Traffic") -> tuple[PeerFacts, ...]:
-    connections = Counter(passage.peer for passage in traffic.passages)
+    connections = Counter(passage.peer for passage in traffic.passages if not passage.relayed)
     return tuple(
         PeerFacts(peer.hex(), count, traffic.sent.transfers_of(peer) + traffic.received.transfers_of(peer))
         for peer, count in connections.items()

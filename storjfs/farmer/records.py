@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 Statement = tuple[str, Values]
 Step = Callable[[], None]
 
-VERSION = 3
+VERSION = 4
 _HISTORY = """
 CREATE TABLE day (                         -- storjfs.farmer.history.Sums
     day          INTEGER NOT NULL,         -- since 1970, UTC
@@ -72,7 +72,17 @@ CREATE TABLE scrub (                       -- how far the farmer has read throug
     damaged      INTEGER NOT NULL          -- of these, found to be
 );
 """
-MIGRATIONS = {1: _HISTORY + _FROM_AUDITS, 2: _DAMAGE}
+_RELAYED = """
+CREATE TABLE relayed (                     -- what was passed on for others: farmer.relayed
+    day          INTEGER NOT NULL,         -- since 1970, UTC
+    farmer       BLOB NOT NULL,            -- its node id; of a day's later ones: 32 zeros
+    to_farmer    INTEGER NOT NULL,         -- bytes
+    from_farmer  INTEGER NOT NULL,         -- bytes
+    streams      INTEGER NOT NULL,         -- connections
+    PRIMARY KEY (day, farmer)
+) WITHOUT ROWID;
+"""
+MIGRATIONS = {1: _HISTORY + _FROM_AUDITS, 2: _DAMAGE, 3: _RELAYED}
 SCHEMA = (
     """
 CREATE TABLE contract (
@@ -150,6 +160,7 @@ CREATE TABLE deletion (                    -- signed orders: they rebut a claim 
 """
     + _HISTORY
     + _DAMAGE
+    + _RELAYED
 )
 
 

@@ -34,6 +34,7 @@ from storjfs.farmer.figures import (
 from storjfs.farmer.history import ALL, BEFORE, DAY, Sums
 from storjfs.farmer.identity import load_identity
 from storjfs.farmer.live import Live, Selling, selling_of
+from storjfs.farmer.reachability import State
 from storjfs.farmer.records import Records
 from storjfs.farmer.scrub import last_pass
 from storjfs.farmer.settings import FarmerSettings
@@ -152,6 +153,11 @@ def is_running(folder: Path) -> bool:
 def _reachable(live: Live | None, *, running: bool) -> str:
     if live is None:
         return "unknown" if running else "no"
+    reach = live.reach
+    if reach is not None and reach.state == State.CLOSED:
+        return "through a relay" if reach.relayed else "no"
+    if reach is not None and reach.state == State.OPEN:
+        return "yes"
     if live.last_contact is not None:
         return "yes"
     local = all(address.startswith(LOCAL) for address in live.listening)

@@ -11,22 +11,34 @@ from storjfs import __version__
 from storjfs.farmer.book import Book
 from storjfs.farmer.contracting import Contracting
 from storjfs.farmer.keeping import Keeper
+from storjfs.farmer.neighbours import Neighbours
 from storjfs.farmer.payments import Payments
 from storjfs.farmer.proving import Prover
 from storjfs.farmer.shelf import Shelf
 from storjfs.network.control import ControlConnection
 from storjfs.network.data import ShardSource
+from storjfs.network.dial_back import DialBacks
+from storjfs.network.frames import FrameStream
+from storjfs.network.relay import Relay
 from storjfs.network.service import Service
 from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.messages import (
+    DIAL_BACK_CAPABILITY,
+    RELAY_CAPABILITY,
+    Arrive,
+    Attach,
+    AttachAnswer,
     Audit,
     ContractList,
     Delete,
+    DialBack,
+    DialBackAnswer,
     End,
     FundNotice,
     Get,
     GetContract,
+    GetFarmers,
     GetOffer,
     Hello,
     HelloAnswer,
@@ -40,6 +52,7 @@ from storjfs.protocol.messages import (
     PutAnswer,
     Request,
     Role,
+    Through,
     VoucherAnswer,
 )
 from storjfs.protocol.signing import Signed
@@ -59,9 +72,13 @@ class FarmerService(Service):
         prover: Prover,
         contracting: Contracting,
         shelf: Shelf,
+        relay: Relay,
+        neighbours: Neighbours,
     ) -> None:
         self._book = book
         self._shelf = shelf
+        self._relay = relay
+        self._dial_backs = DialBacks()
         self._payments = payments
         self._keeper = keeper
         self._contracting = contracting
@@ -76,6 +93,7 @@ class FarmerService(Service):
             Audit: prover.audit,
             Pay: self._pay,
             Delete: keeper.delete,
+            GetFarmers: neighbours.answer,
             End: lambda peer, request: contracting.end(peer, request.contract_id),
         }
 
@@ -90,7 +108,8 @@ class FarmerService(Service):
                     continue  # a wrong voucher is no reason not to talk
             best = (lane.voucher for lane in self._book.lanes_of(peer))
             vouchers = tuple(voucher for voucher in best if voucher is not None)
-        return HelloAnswer(0, Role.FARMER, (), f"storjfs {__version__}", vouchers)
+        able = (DIAL_BACK_CAPABILITY, *((RELAY_CAPABILITY,) if self._relay.is_open else ()))
+        return HelloAnswer(0, Role.FARMER, able, f"storjfs {__version__}", vouchers)
 
     async def request(self, peer: NodeId, request: Request[Any]) -> Struct:
         answer = self._answers.get(type(request))
@@ -106,6 +125,16 @@ class FarmerService(Service):
     async def get(self, peer: NodeId, header: Get) -> bytes:
         with self._disk_may_fail():
             return await self._keeper.get(peer, header)
+
+    async def reach(
+        self, peer: NodeId, request: Attach | DialBack, connection: ControlConnection
+    ) -> AttachAnswer | DialBackAnswer:
+        if isinstance(request, Attach):
+            return self._relay.attach(peer, connection)
+        return await self._dial_backs.answer(peer, connection.host, request.port)
+
+    async def join(self, frames: FrameStream, number: int, request: Through | Arrive) -> None:
+        await self._relay.join(frames, number, request)
 
     @contextmanager
     def _disk_may_fail(self) -> Iterator[None]:
@@ -124,6 +153,7 @@ class FarmerService(Service):
         self.connections[peer].discard(connection)
         if not self.connections[peer]:
             del self.connections[peer]
+        self._relay.leave(peer, connection)
 
     async def _offer(self, peer: NodeId, request: GetOffer) -> OfferAnswer:
         return OfferAnswer(self._contracting.signed_offer())

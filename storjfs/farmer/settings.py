@@ -1,7 +1,7 @@
 """farmer.toml: what a farmer sells, where it listens, and which settlement it trusts."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, Self
@@ -11,11 +11,13 @@ from storjfs.farmer.schedule import ALWAYS, Limit, Schedule
 from storjfs.protocol.networks import NETWORK, network_bytes
 from storjfs.protocol.terms import Address
 from storjfs.store.durable import write_atomically
+from storjfs.volume import StaticFarmer
 from storjfs.volume.document import read_document
 from storjfs.volume.errors import SettingsError
 from storjfs.volume.units import (
     parse_credits,
     parse_duration,
+    parse_region,
     parse_size,
     show_credits,
     show_duration,
@@ -33,6 +35,8 @@ AT_START = (
     "ledger",
     "connections",
     "connections_per_renter",
+    "announce_lan",
+    "map_port",
     "dht",
     "dht_listen",
     "dht_bootstrap",
@@ -54,13 +58,17 @@ class FarmerSettings:
     listen: Address | None = None
     """Where to listen; None: on this machine only, on a free port."""
     announce: tuple[Address, ...] = ()
-    """Addresses for the offer; none: the one listened on."""
+    """Addresses for the offer; none: the one listened on, or those found (`reach`)."""
     price: int = DEFAULT.storage
     """Per GiB and month."""
     egress_price: int = DEFAULT.egress
     """Per GiB sent."""
     group: str = ""
     """Farmers of one group are taken to fail together."""
+    region: str = ""
+    """Where it stands, for renters who care, as EU or EU-DE."""
+    announce_lan: bool = True
+    """Whether the local network hears of this farmer."""
     term_min: int = 3600
     term_max: int = 366 * DAY
     period_min: int = 60
@@ -85,6 +93,14 @@ class FarmerSettings:
     """Nodes to begin with; none: those of the public DHT."""
     network: str = NETWORK
     """Farmers and renters of one name find each other."""
+    peers: tuple[StaticFarmer, ...] = ()
+    """Other farmers: they tell renters of this one, dial back, and relay it if nobody can dial it."""
+    map_port: bool = True
+    """Ask the router for the port, where this farmer listens behind one and names no address itself."""
+    relay: bool = False
+    """Be a relay for farmers that cannot be dialled."""
+    relay_limit: Limit | None = None
+    """Of the bandwidth for that, sent to farmers and received from them; None: none but `limit`."""
 
     def __post_init__(self) -> None:
         if self.capacity < 1 << 20:
@@ -98,11 +114,6 @@ class FarmerSettings:
             network_bytes(self.network)
         except ValueError as error:
             raise SettingsError(str(error), hint=f"The usual one is {NETWORK}.") from None
-        if self.listen is not None and self.listen.host in ("0.0.0.0", "::") and not self.announce:
-            raise SettingsError(
-                "a farmer that listens on all its addresses must say under which one renters reach it",
-                hint="Say it: --announce HOST:PORT",
-            )
 
     @classmethod
     def from_toml(cls, text: str) -> Self:
@@ -181,6 +192,14 @@ def _quoted(text: object) -> str:
     return json.dumps(str(text), ensure_ascii=False)
 
 
+def _peers(value: Any) -> tuple[StaticFarmer, ...]:
+    if not isinstance(value, list):
+        raise SettingsError(
+            f"the peers in {FILE} must be a list", hint='Write it as in ["farm.example.org:7420"].'
+        )
+    return tuple(StaticFarmer.parse(_text(one)) for one in value)
+
+
 def _count(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise SettingsError(
@@ -195,8 +214,12 @@ def _truth(value: Any) -> bool:
     return value
 
 
-def _show_addresses(value: tuple[Address, ...]) -> str:
+def _show_list(value: Sequence[object]) -> str:
     return "[" + ", ".join(map(_quoted, value)) + "]"
+
+
+def _show_truth(value: bool) -> str:
+    return str(value).lower()
 
 
 _READ: dict[str, Callable[[Any], Any]] = {
@@ -208,6 +231,8 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "price": parse_credits,
     "egress_price": parse_credits,
     "group": _text,
+    "region": lambda value: parse_region(_text(value)),
+    "announce_lan": _truth,
     "limit": lambda value: Limit.parse(_text(value)),
     "schedule": lambda value: Schedule.parse(_text(value)),
     "connections": _count,
@@ -216,6 +241,10 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "dht_listen": _addresses,
     "dht_bootstrap": _addresses,
     "network": _text,
+    "peers": _peers,
+    "map_port": _truth,
+    "relay": _truth,
+    "relay_limit": lambda value: Limit.parse(_text(value)),
     **dict.fromkeys(
         ("term_min", "term_max", "period_min", "period_max", "grace_max", "claim_every", "scrub_every"),
         parse_duration,
@@ -226,18 +255,24 @@ _SHOW: dict[str, Callable[[Any], str]] = {
     "keep_free": lambda value: _quoted(show_size(value)),
     "ledger": _quoted,
     "listen": _quoted,
-    "announce": _show_addresses,
+    "announce": _show_list,
     "price": lambda value: _quoted(show_credits(value)),
     "egress_price": lambda value: _quoted(show_credits(value)),
     "group": _quoted,
+    "region": _quoted,
+    "announce_lan": _show_truth,
     "limit": _quoted,
     "schedule": _quoted,
     "connections": str,
     "connections_per_renter": str,
-    "dht": lambda value: str(value).lower(),
-    "dht_listen": _show_addresses,
-    "dht_bootstrap": _show_addresses,
+    "dht": _show_truth,
+    "dht_listen": _show_list,
+    "dht_bootstrap": _show_list,
     "network": _quoted,
+    "peers": _show_list,
+    "map_port": _show_truth,
+    "relay": _show_truth,
+    "relay_limit": _quoted,
     **dict.fromkeys(
         ("term_min", "term_max", "period_min", "period_max", "grace_max", "claim_every", "scrub_every"),
         lambda value: _quoted(show_duration(value)),
@@ -249,8 +284,10 @@ _COMMENTS = {
     "price": "Credits per GiB and month.",
     "egress_price": "Credits per GiB sent to renters.",
     "listen": "Address and port to listen on; left out: this machine only, any free port.",
-    "announce": "Addresses under which renters reach this farmer, if not the one above.",
+    "announce": "Addresses under which renters reach this farmer, if not those that it finds.",
     "group": "What this farmer fails together with: name those on one disk alike, each other disk otherwise.",
+    "region": 'Where it stands, as in "EU" or "EU-DE", for renters who care.',
+    "announce_lan": "Whether renters in the local network are told of this farmer.",
     "ledger": "The ledger file in which lanes are opened.",
     "term_min": "Bounds of a contract's length.",
     "term_max": "",
@@ -267,4 +304,8 @@ _COMMENTS = {
     "dht_listen": "Addresses and ports of its node there, TCP and UDP; none: port 7421 of all addresses.",
     "dht_bootstrap": "Nodes to begin with; none: those of the public DHT.",
     "network": "The name under which farmers and renters find each other.",
+    "peers": "Other farmers: they tell renters of this one, try to dial it, and relay it if they cannot.",
+    "map_port": "Ask the router for the port.",
+    "relay": "Be a relay for farmers that cannot be dialled.",
+    "relay_limit": 'Bandwidth for that, as in "20Mbit".',
 }

@@ -8,7 +8,7 @@ and not by connections. Decision: docs/decisions/0010-farm-daemon.md.
 import time
 from collections.abc import Callable
 from datetime import datetime
-from ipaddress import IPv6Address, ip_address
+from ipaddress import ip_address
 from typing import Any, Final
 
 import trio
@@ -18,13 +18,28 @@ from storjfs.farmer.line import Direction
 from storjfs.farmer.schedule import ALWAYS, Limit, Schedule, WallClock
 from storjfs.network.control import ControlConnection
 from storjfs.network.data import ShardSource
-from storjfs.network.frames import Buffer
+from storjfs.network.frames import Buffer, FrameStream
 from storjfs.network.guests import Guest
+from storjfs.network.origin import address_of
 from storjfs.network.service import Service, serve_peer
 from storjfs.network.tls import TlsStream
-from storjfs.protocol.failures import ErrorCode, RequestFailed
+from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
 from storjfs.protocol.ids import NodeId
-from storjfs.protocol.messages import Get, Hello, HelloAnswer, Purpose, Put, PutAnswer, Request
+from storjfs.protocol.messages import (
+    Arrive,
+    Attach,
+    AttachAnswer,
+    DialBack,
+    DialBackAnswer,
+    Get,
+    Hello,
+    HelloAnswer,
+    Purpose,
+    Put,
+    PutAnswer,
+    Request,
+    Through,
+)
 
 CHUNK: Final = 64 << 10
 """Bytes of one turn where a limit holds."""
@@ -128,14 +143,8 @@ class Traffic:
 
 def _from_afar(transport: trio.abc.Stream) -> bool:
     """Whether the other side is on another machine, as far as its address tells."""
-    if not isinstance(transport, trio.SocketStream):
-        return False
-    try:
-        address = ip_address(transport.socket.getpeername()[0].partition("%")[0])
-    except (OSError, ValueError):
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return not (mapped or address).is_loopback
+    address = address_of(transport)
+    return bool(address) and not ip_address(address).is_loopback
 
 
 class Passage(trio.abc.Stream):
@@ -147,6 +156,10 @@ class Passage(trio.abc.Stream):
         self.shards = False
         """Whether it carries shards: known from the hello."""
         self.since = trio.current_time()
+        self.transport = stream
+        """What it counts."""
+        self.relayed = False
+        """Whether it is half of a connection that is relayed for somebody else."""
         self._stream = stream
         self._into: Any = getattr(stream, "receive_into", None)
         self._owed = 0
@@ -201,6 +214,15 @@ class Passage(trio.abc.Stream):
     async def aclose(self) -> None:
         """Close the stream below."""
         await self._stream.aclose()
+
+    def detach(self) -> tuple[trio.abc.Stream, bytes]:
+        """As TlsStream.detach: what passes from now on is not counted here."""
+        detach = getattr(self._stream, "detach", None)
+        if detach is None:
+            raise ProtocolViolation("TLS cannot end here")
+        self.relayed = True
+        found: tuple[trio.abc.Stream, bytes] = detach()
+        return found
 
     async def take_turn(self, size: int) -> None:
         """Wait for the turn to send `size` bytes; it lasts until these are sent, or `end_turn`.
@@ -270,6 +292,14 @@ class _PassageService(Service):
         except BaseException:
             self._passage.end_turn()
             raise
+
+    async def reach(
+        self, peer: NodeId, request: Attach | DialBack, connection: ControlConnection
+    ) -> AttachAnswer | DialBackAnswer:
+        return await self._service.reach(peer, request, connection)
+
+    async def join(self, frames: FrameStream, number: int, request: Through | Arrive) -> None:
+        await self._service.join(frames, number, request)
 
     def attached(self, peer: NodeId, connection: ControlConnection) -> None:
         self._service.attached(peer, connection)

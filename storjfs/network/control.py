@@ -87,8 +87,11 @@ class ControlConnection:
         *,
         cancels: bool = True,
         guest: Guest | None = None,
+        host: str = "",
     ) -> None:
         self.closed = False
+        self.host = host
+        """The IP address that it comes from; empty where that is not known."""
         self.last_heard = 0.0
         """trio.current_time() of the last frame from the other side."""
         self._frames, self._handler, self._limits = frames, handler, limits

@@ -50,11 +50,18 @@ class FrameStream(trio.abc.AsyncResource):
     bytes leaves the stream at an unknown place: close it then.
     """
 
-    __slots__ = ("_buffer", "_end", "_receive_into", "_start", "patience", "stream")
+    __slots__ = ("_buffer", "_end", "_exact", "_receive_into", "_start", "patience", "stream")
 
     def __init__(
-        self, stream: trio.abc.Stream, buffer_size: int = CONTROL_BUFFER, patience: Patience = PATIENCE
+        self,
+        stream: trio.abc.Stream,
+        buffer_size: int = CONTROL_BUFFER,
+        patience: Patience = PATIENCE,
+        *,
+        exact: bool = False,
     ) -> None:
+        """`exact`: nothing behind a frame is taken from the stream, which is needed where TLS ends there."""
+        self._exact = exact
         self.stream = stream
         self.patience = patience
         self._buffer = memoryview(bytearray(buffer_size))
@@ -103,7 +110,7 @@ class FrameStream(trio.abc.AsyncResource):
         """
         if self._start < self._end:
             return True
-        self._start, self._end = 0, await self._receive(self._buffer)
+        self._start, self._end = 0, await self._receive(self._buffer[: HEADER if self._exact else None])
         return self._end > 0
 
     def _whole_frame(self, limit: int) -> Frame | None:
@@ -140,6 +147,19 @@ class FrameStream(trio.abc.AsyncResource):
                 raise ProtocolViolation("the stream ended within a shard")
             done += count
 
+    def detach(self) -> tuple[trio.SocketStream, bytes]:
+        """End frames and TLS, and go on with TCP alone: see `TlsStream.detach`.
+
+        Raises ProtocolViolation where the other side has sent more within TLS, or there is no TCP below.
+        """
+        detach = getattr(self.stream, "detach", None)
+        if self._start < self._end or detach is None:
+            raise ProtocolViolation("TLS cannot end here")
+        transport, head = detach()
+        if not isinstance(transport, trio.SocketStream):
+            raise ProtocolViolation("there is no TCP connection below")
+        return transport, head
+
     async def aclose(self) -> None:
         """Close the stream below."""
         await self.stream.aclose()
@@ -153,7 +173,8 @@ class FrameStream(trio.abc.AsyncResource):
                 rest = bytes(self._buffer[self._start : self._end])
                 self._start, self._end = 0, len(rest)
                 self._buffer[: len(rest)] = rest
-            count = await self._receive(self._buffer[self._end :])
+            until = self._start + wanted if self._exact else None
+            count = await self._receive(self._buffer[self._end : until])
             if not count:
                 return False
             self._end += count

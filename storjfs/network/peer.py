@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from typing import TypeVar
 
 import trio
@@ -11,12 +10,13 @@ from storjfs.network.control import REQUEST_TIMEOUT, ControlConnection, Handler,
 from storjfs.network.data import DataPool
 from storjfs.network.failures import PeerUnreachable, WrongPeer
 from storjfs.network.frames import CONTROL_BUFFER, DATA_BUFFER, Buffer, FrameStream
+from storjfs.network.greeting import greet
 from storjfs.network.identity import Identity
+from storjfs.network.origin import address_of
 from storjfs.network.streams import DIAL_TIMEOUT, open_stream
 from storjfs.network.width import FIRST
 from storjfs.protocol.failures import ProtocolViolation, RequestFailed
-from storjfs.protocol.framing import MAX_HELLO, encode_request, open_answer
-from storjfs.protocol.greeting import HIGHEST, LOWEST, check_version
+from storjfs.protocol.greeting import HIGHEST, LOWEST
 from storjfs.protocol.ids import ContractId, NodeId, ShardId
 from storjfs.protocol.messages import (
     CANCEL_CAPABILITY,
@@ -88,6 +88,7 @@ class Peer:
         farmer's requests; `source` is the randomness of the backoff."""
         self.identity, self.node_id = identity, node_id
         self._addresses = tuple(addresses)
+        self._worked: Address | None = None
         self._connector, self._handler, self._role = connector, handler, role
         self._vouchers, self._greeted = vouchers, greeted
         self._backoff = Backoff(source or random.Random())
@@ -96,7 +97,7 @@ class Peer:
         self._nursery: trio.Nursery | None = None
         self._cancels = False
         self.reached = ""
-        """The numeric address at which it answered last; empty: never, or not over TCP."""
+        """The numeric address at which it answered last; empty: never, not over TCP, or by a relay."""
         self.failing = False
         """Whether the last attempt to connect failed."""
         self._data = DataPool(self._dial_data, data_connections)
@@ -122,6 +123,7 @@ class Peer:
     def addresses(self, addresses: Sequence[Address]) -> None:
         if tuple(addresses) != self._addresses:
             self._addresses = tuple(addresses)
+            self._worked = None
             self._backoff.reset()
 
     @property
@@ -212,12 +214,15 @@ class Peer:
             wait = self._backoff.until - now
             raise PeerUnreachable(f"not reachable; next attempt in {wait:.1f} s", retry_after=wait)
         try:
-            stream = await self._connector(self.identity, self.node_id, self._addresses, DIAL_TIMEOUT)
+            # The one that worked last comes first: one that is silent costs seconds of each dial.
+            addresses = sorted(self._addresses, key=lambda one: one != self._worked)
+            stream = await self._connector(self.identity, self.node_id, addresses, DIAL_TIMEOUT)
+            self._worked = getattr(stream, "address", None)
             frames = FrameStream(stream, buffer_size)
             try:
                 answer = await self._greet(frames, purpose)
                 self._backoff.reset()
-                self.failing, self.reached = False, _host_of(stream) or self.reached
+                self.failing, self.reached = False, address_of(stream) or self.reached
                 if purpose is Purpose.CONTROL and self._greeted is not None:
                     self._greeted(answer)
             except BaseException:
@@ -233,26 +238,6 @@ class Peer:
     async def _greet(self, frames: FrameStream, purpose: Purpose) -> HelloAnswer:
         vouchers = tuple(self._vouchers()) if purpose is Purpose.CONTROL else ()
         hello = Hello(purpose, self._role, LOWEST, HIGHEST, (CANCEL_CAPABILITY,), vouchers=vouchers)
-        try:
-            with trio.move_on_after(DIAL_TIMEOUT):
-                await frames.send(encode_request(0, hello))
-                frame = await frames.receive_frame(MAX_HELLO)
-                if frame is None:
-                    raise PeerUnreachable("the other side closed the connection at once")
-                if frame.id != 0:
-                    raise ProtocolViolation("an answer to another request than the hello")
-                answer = open_answer(frame, hello)
-                check_version(hello, answer)
-                self._cancels = CANCEL_CAPABILITY in answer.capabilities
-                return answer
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise PeerUnreachable(f"the connection broke: {error}") from error
-        raise PeerUnreachable("no answer to the hello")
-
-
-def _host_of(stream: trio.abc.Stream) -> str:
-    transport = getattr(stream, "transport", None)
-    if isinstance(transport, trio.SocketStream):
-        with suppress(OSError):
-            return str(transport.socket.getpeername()[0])
-    return ""
+        answer = await greet(frames, hello, DIAL_TIMEOUT)
+        self._cancels = CANCEL_CAPABILITY in answer.capabilities
+        return answer

@@ -1,7 +1,7 @@
 """The serving side of a connection: hello, then requests or shards, for whatever implements `Service`."""
 
+import math
 from abc import ABC, abstractmethod
-from functools import partial
 from typing import Any
 
 import trio
@@ -11,13 +11,19 @@ from storjfs.network.control import CONTROL_LIMITS, ControlConnection, ControlLi
 from storjfs.network.data import ShardSource, serve_shards
 from storjfs.network.frames import CONTROL_BUFFER, DATA_BUFFER, PATIENCE, Buffer, FrameStream, Patience
 from storjfs.network.guests import Guest
+from storjfs.network.origin import address_of
 from storjfs.network.tls import TlsStream
-from storjfs.protocol.failures import ProtocolViolation, RequestFailed
+from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
 from storjfs.protocol.framing import MAX_HELLO, encode_answer, encode_failure, open_request
 from storjfs.protocol.greeting import HIGHEST, choose_version
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.messages import (
     CANCEL_CAPABILITY,
+    Arrive,
+    Attach,
+    AttachAnswer,
+    DialBack,
+    DialBackAnswer,
     Get,
     Hello,
     HelloAnswer,
@@ -25,6 +31,7 @@ from storjfs.protocol.messages import (
     Put,
     PutAnswer,
     Request,
+    Through,
 )
 
 
@@ -49,6 +56,16 @@ class Service(ABC):
     @abstractmethod
     async def get(self, peer: NodeId, header: Get) -> Buffer:
         """Exactly `header.length` bytes of the shard. The buffer must not change until the next call."""
+
+    async def reach(
+        self, peer: NodeId, request: Attach | DialBack, connection: ControlConnection
+    ) -> AttachAnswer | DialBackAnswer:
+        """The answer to a request that has to do with how `peer` can be dialled."""
+        raise RequestFailed(ErrorCode.UNSUPPORTED, type(request).__name__)
+
+    async def join(self, frames: FrameStream, number: int, request: Through | Arrive) -> None:
+        """Serve one half of a relayed connection to its end. Raises ProtocolViolation."""
+        raise ProtocolViolation("a relay connection to somebody who relays nobody")
 
     @abstractmethod
     def attached(self, peer: NodeId, connection: ControlConnection) -> None:
@@ -83,13 +100,23 @@ async def serve_peer(
     if hello.purpose is Purpose.DATA:
         await serve_shards(frames, peer, service, guest)
         return
+    if hello.purpose is Purpose.RELAY:
+        await _serve_half(frames, service)
+        return
     frames.widen(CONTROL_BUFFER)
+
+    async def answer(request: Request[Any]) -> Struct:
+        if isinstance(request, Attach | DialBack):
+            return await service.reach(peer, request, connection)
+        return await service.request(peer, request)
+
     connection = ControlConnection(
         frames,
-        partial(service.request, peer),
+        answer,
         limits,
         cancels=CANCEL_CAPABILITY in hello.capabilities,
         guest=guest,
+        host=address_of(stream),
     )
     service.attached(peer, connection)
     try:
@@ -101,6 +128,22 @@ async def serve_peer(
 async def serve_tls(stream: TlsStream, service: Service, *, patience: Patience = PATIENCE) -> None:
     """`serve_peer` for streams of `streams.serve`: `partial(serve_tls, service=...)` is a handler for it."""
     await serve_peer(stream, stream.peer, service, patience=patience, guest=stream.guest)
+
+
+async def _serve_half(frames: FrameStream, service: Service) -> None:
+    with trio.move_on_after(frames.patience.hello) as scope:
+        frame = await frames.receive_frame(MAX_HELLO)
+        if frame is None:
+            return
+        scope.deadline = math.inf
+        try:
+            request = open_request(frame)
+        except RequestFailed as error:
+            await frames.send(encode_failure(frame.id, error.code, error.detail))
+            return
+        if not isinstance(request, Through | Arrive):
+            raise ProtocolViolation(f"{type(request).__name__} on a relay connection")
+        await service.join(frames, frame.id, request)
 
 
 async def _answer_hello(frames: FrameStream, peer: NodeId, service: Service) -> Hello | None:

@@ -1,20 +1,20 @@
 """Dialling a peer and listening for peers: authenticated streams out of TCP."""
 
-import ipaddress
 import logging
-import socket
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
 import trio
 
 from storjfs.errors import StorjfsError
+from storjfs.network.dialling import dial, keep_alive
 from storjfs.network.failures import PeerUnreachable, WrongPeer
 from storjfs.network.guests import GUEST_LIMITS, SENDING_BYTES, Allowance, Budget, Guest, GuestLimits
 from storjfs.network.identity import Identity, peer_of
+from storjfs.network.origin import origin
+from storjfs.network.through import dial_through
 from storjfs.network.tls import TlsStream
 from storjfs.protocol.ids import NodeId, short
 from storjfs.protocol.terms import Address
@@ -22,8 +22,6 @@ from storjfs.protocol.terms import Address
 log = logging.getLogger(__name__)
 
 DIAL_TIMEOUT = 10.0
-_KEEP_ALIVE = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
-"""Seconds without a packet until the kernel asks for one, between questions, and how many go unanswered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,7 @@ async def open_stream(
                 except WrongPeer as error:
                     wrong = error
                     reasons.append(f"{address}: {error}")
-                except (OSError, ValueError, trio.BrokenResourceError) as error:
+                except (PeerUnreachable, OSError, ValueError, trio.BrokenResourceError) as error:
                     reasons.append(f"{address}: {error}")
             if attempt.cancelled_caught:
                 reasons.append(f"{address}: no answer")
@@ -85,17 +83,14 @@ async def open_stream(
 
 
 async def _dial(identity: Identity, node_id: NodeId | None, address: Address) -> TlsStream:
-    transport = await trio.open_tcp_stream(address.host, address.port)
-    _keep_alive(transport)
-    stream = TlsStream(transport, identity.client, server_side=False)
-    try:
-        await stream.do_handshake()
-        stream.peer = peer_of(stream.tls)
-        if node_id is not None and stream.peer != node_id:
-            raise WrongPeer(f"{short(stream.peer)} answers at {address}, not {short(node_id)}")
-    except BaseException:
-        await trio.aclose_forcefully(stream)
-        raise
+    relay = address.relay
+    if relay is None:
+        stream = await dial(identity, node_id, address)
+    elif node_id is None:
+        raise PeerUnreachable("through a relay one reaches only a farmer whose identity is known")
+    else:
+        stream = await dial_through(identity, node_id, relay)
+    stream.address, stream.through_relay = address, relay is not None
     return stream
 
 
@@ -113,10 +108,20 @@ async def serve(
     The stream is closed when the handler ends; what it raises is logged and goes no further. `port` 0 takes a
     free one; `started` gets the addresses listened on. Cancelling closes all connections.
     """
+    await serve_through(Gate(identity, handler, limits), host, port, task_status=task_status)
+
+
+async def serve_through(
+    gate: "Gate",
+    host: str | None,
+    port: int,
+    *,
+    task_status: trio.TaskStatus[tuple[Address, ...]] = trio.TASK_STATUS_IGNORED,
+) -> NoReturn:
+    """`serve` with a gate through which others may let in connections too."""
     listeners = await trio.open_tcp_listeners(port, host=host)
     names = [listener.socket.getsockname() for listener in listeners]
     task_status.started(tuple(Address(name[0], name[1]) for name in names))
-    gate = _Gate(identity, handler, limits)
     await trio.serve_listeners(gate.admit, listeners)
 
 
@@ -130,8 +135,8 @@ class _Visitor:
         self.allowance = Allowance(limits.handshake_rate, limits.handshake_burst)
 
 
-class _Gate:
-    """Counts who is connected and lets in what the limits allow."""
+class Gate:
+    """Counts who is connected, and lets in what the limits allow, from a listener or through a relay."""
 
     def __init__(
         self, identity: Identity, handler: Callable[[TlsStream], Awaitable[None]], limits: Limits
@@ -144,19 +149,23 @@ class _Gate:
         self.words = Allowance(1.0, 20.0)
         """Lines in the log about those who are refused."""
 
-    async def admit(self, transport: trio.SocketStream) -> None:
+    async def admit(self, transport: trio.SocketStream, head: bytes = b"", *, relayed: bool = False) -> None:
+        """Serve one connection to its end. `head`: what came on it already; `relayed`: it comes from a relay,
+        and who that relays counts for itself and not as the relay."""
         try:
-            visitor = self._visitor(origin(transport.socket.getpeername()[0]))
+            where = origin(transport.socket.getpeername()[0])
         except OSError:  # gone again
             return await trio.aclose_forcefully(transport)
+        visitor = self._visitor(f"relay {where}" if relayed else where)
         if reason := self._objection(visitor):
             if self.words.try_spend():
                 log.warning("%s: one more refused", reason)
             return await trio.aclose_forcefully(transport)
         self.total += 1
         visitor.connections += 1
-        _keep_alive(transport)
-        stream = TlsStream(transport, self.identity.server, server_side=True)
+        keep_alive(transport)
+        stream = TlsStream(transport, self.identity.server, server_side=True, head=head)
+        stream.through_relay = relayed
         try:
             if await self._authenticated(stream, visitor):
                 await self._handle(stream)
@@ -223,23 +232,3 @@ class _Gate:
             guest.connections -= 1
             if not guest.connections:
                 del self.guests[peer]
-
-
-def _keep_alive(transport: trio.SocketStream) -> None:
-    """Have the kernel notice that the other machine or the line is gone, also where nothing is sent: a router
-    forgets an idle connection, and a transfer on it would wait for its whole timeout."""
-    # A connection that is gone by now says so when it is used.
-    with suppress(OSError):
-        transport.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in _KEEP_ALIVE.items():
-            transport.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-def origin(host: str) -> str:
-    """What counts as one address: an IPv4 address, or the first 64 bits of an IPv6 one."""
-    address = ipaddress.ip_address(host.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(ipaddress.IPv6Network((address, 64), strict=False))
-    return str(address)

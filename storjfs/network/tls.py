@@ -13,6 +13,7 @@ import trio
 
 from storjfs.network.guests import Guest
 from storjfs.protocol.ids import NodeId
+from storjfs.protocol.terms import Address
 
 _RECEIVE: Final = 256 << 10
 _RECEIVE_SOME: Final = 64 << 10
@@ -33,12 +34,20 @@ class TlsStream(trio.abc.Stream):
     After a cancelled send the stream is broken and can only be closed; a cancelled receive loses nothing.
     """
 
-    def __init__(self, transport: trio.abc.Stream, context: ssl.SSLContext, *, server_side: bool) -> None:
+    def __init__(
+        self, transport: trio.abc.Stream, context: ssl.SSLContext, *, server_side: bool, head: bytes = b""
+    ) -> None:
+        """`head`: what has been received from `transport` already."""
         self.peer = NOBODY
+        self.address: Address | None = None
+        """Where it was dialled."""
+        self.through_relay = False
+        """Whether the address below is that of a relay and not the other side's."""
         self.guest: Guest | None = None
         """What the peer may take, all its connections together; set by who lets it in."""
         self.transport = transport
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._incoming.write(head)
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
         self._sending = self._receiving = self._closed = self._broken = False
         self._in_handshake = True
@@ -117,6 +126,16 @@ class TlsStream(trio.abc.Stream):
         buffer = bytearray(max_bytes)
         count = await self.receive_into(buffer)
         return bytes(memoryview(buffer)[:count])
+
+    def detach(self) -> tuple[trio.abc.Stream, bytes]:
+        """End TLS without a word: the transport, and what has come on it behind the last record.
+
+        Both sides must know where TLS ends, and nobody may have asked for more than came before: what follows
+        would be taken for a record. Closing this stream still closes the transport.
+        """
+        self._check()
+        self._broken = True
+        return self.transport, self._incoming.read()
 
     async def aclose(self) -> None:
         """Tell the other side, then close; does not wait for it. When cancelled it closes all the same."""

@@ -37,6 +37,7 @@ class ErrorCode(enum.IntEnum):
     NOT_YOURS = 15
     CONFLICT = 16
     CANCELLED = 17
+    NOT_ATTACHED = 18
 
 
 TEXTS: dict[ErrorCode, str] = {
@@ -57,6 +58,7 @@ TEXTS: dict[ErrorCode, str] = {
     ErrorCode.NOT_YOURS: "the contract belongs to another renter",
     ErrorCode.CONFLICT: "this id is already taken by other content",
     ErrorCode.CANCELLED: "the request was withdrawn before it was answered",
+    ErrorCode.NOT_ATTACHED: "the farmer is not attached to this relay",
 }
 
 

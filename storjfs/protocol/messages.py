@@ -10,7 +10,16 @@ from typing import Annotated, Any, Generic, TypeVar
 from msgspec import Meta, Struct
 
 from storjfs.protocol.contracts import State
-from storjfs.protocol.ids import ContractIdField, DigestField, LaneIdField, ShardIdField, ShortText, Unsigned
+from storjfs.protocol.ids import (
+    ContractIdField,
+    DigestField,
+    LaneIdField,
+    NodeIdField,
+    NonceField,
+    ShardIdField,
+    ShortText,
+    Unsigned,
+)
 from storjfs.protocol.receipts import MAX_SHARD, ShardLength
 from storjfs.protocol.signing import Signed
 from storjfs.protocol.terms import PROTOCOL_VERSION, Contract, Proposal, Terms
@@ -22,8 +31,14 @@ MAX_LISTED = 2048
 """Shards in one list."""
 MAX_DAMAGED = 256
 """Damaged shards that one answer to an audit tells of."""
+MAX_TOLD = 32
+"""Offers in one answer to `GetFarmers`."""
 CANCEL_CAPABILITY = "cancel"
 """Said by a side that understands `framing.encode_cancel`; it is sent to no other."""
+RELAY_CAPABILITY = "relay"
+"""Said by a farmer that relays others: it understands Attach, and Through and Arrive on relay connections."""
+DIAL_BACK_CAPABILITY = "dial back"
+"""Said by a farmer that understands DialBack."""
 
 
 class Request(Struct, Generic[A_co], frozen=True, array_like=True):
@@ -43,6 +58,8 @@ class Purpose(enum.StrEnum):
 
     CONTROL = "control"
     DATA = "data"
+    RELAY = "relay"
+    """To become one of the two halves of a relayed connection; only to who said RELAY_CAPABILITY."""
 
 
 Capabilities = Annotated[tuple[ShortText, ...], Meta(max_length=32)]
@@ -233,6 +250,22 @@ class PutAnswer(Struct, frozen=True, array_like=True):
     receipt: Signed
 
 
+class FarmerList(Struct, frozen=True, array_like=True):
+    """Offers of other farmers, each signed by its own; the asking side checks them (`directory`)."""
+
+    offers: Annotated[tuple[Signed, ...], Meta(max_length=MAX_TOLD)] = ()
+
+
+class GetFarmers(Request[FarmerList], frozen=True, array_like=True):
+    """Asks which farmers the other side knows: at most `limit`, drawn at random.
+
+    A farmer that asks may say of itself by its own offer.
+    """
+
+    limit: Annotated[int, Meta(ge=1, le=MAX_TOLD)] = MAX_TOLD
+    own: Signed | None = None
+
+
 class Put(Request[PutAnswer], frozen=True, array_like=True):
     """On a data connection; `length` sealed bytes follow at once, whatever the answer will be."""
 
@@ -256,6 +289,66 @@ class Get(Request[GetAnswer], frozen=True, array_like=True):
     length: ShardLength
 
 
+class AttachAnswer(Struct, frozen=True, array_like=True):
+    """The farmer has a place at the relay while this control connection lasts."""
+
+    streams: Unsigned
+    """Relayed connections at a time that it may have."""
+    seen: ShortText = ""
+    """The IP address from which the farmer has come."""
+
+
+class Attach(Request[AttachAnswer], frozen=True, array_like=True):
+    """By a farmer that cannot be dialled, to a relay: who dials you and names me is to be joined with me."""
+
+
+class Call(Request[Done], frozen=True, array_like=True):
+    """By a relay to an attached farmer: somebody is here for you. Dial me and show the token (Arrive)."""
+
+    token: NonceField
+
+
+class Through(Request[Done], frozen=True, array_like=True):
+    """On a relay connection, right behind the hello: to the farmer with this key, please.
+
+    What follows the answer, on the TCP connection below TLS, is what the farmer sends and gets.
+    """
+
+    farmer: NodeIdField
+
+
+class Arrive(Request[Done], frozen=True, array_like=True):
+    """On a relay connection, right behind the hello: a called farmer is here. Goes on as Through does."""
+
+    token: NonceField
+
+
+class Reached(enum.StrEnum):
+    """What a dial to somebody led to."""
+
+    YES = "yes"
+    """The key that had asked answers there."""
+    OTHER = "other"
+    """Something else does."""
+    REFUSED = "refused"
+    """The connection was refused."""
+    SILENT = "silent"
+    """Nothing came back."""
+
+
+class DialBackAnswer(Struct, frozen=True, array_like=True):
+    """What came of it, and which address was dialled: that from which the question came."""
+
+    reached: Reached
+    seen: ShortText
+
+
+class DialBack(Request[DialBackAnswer], frozen=True, array_like=True):
+    """Dial the address that this connection comes from, at `port`: does the key that asks answer there?"""
+
+    port: Annotated[int, Meta(ge=1024, le=65535)]
+
+
 METHODS: dict[type[Request[Any]], tuple[int, type[Struct]]] = {
     Hello: (2, HelloAnswer),
     Ping: (3, Done),
@@ -269,6 +362,12 @@ METHODS: dict[type[Request[Any]], tuple[int, type[Struct]]] = {
     End: (11, ContractAnswer),
     ListContracts: (12, ContractList),
     ListShards: (13, ShardList),
+    GetFarmers: (15, FarmerList),
+    Attach: (19, AttachAnswer),
+    Call: (20, Done),
+    Through: (21, Done),
+    Arrive: (22, Done),
+    DialBack: (23, DialBackAnswer),
     Put: (32, PutAnswer),
     Get: (33, GetAnswer),
 }

@@ -40,19 +40,41 @@ SampleCount = Annotated[int, Meta(ge=1, le=64)]
 MAX_ADDRESSES = 16
 
 
+RELAYED = "relay+"
+"""Begins the host of an address that is a relay's: no name of a host begins so."""
+
+
 class Address(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Where a farmer listens: a host name or IP address, and a TCP port."""
+    """Where a farmer listens: a host name or IP address, and a TCP port; or a relay that leads to it."""
 
     host: ShortText
     port: Annotated[int, Meta(ge=1, le=65535)]
 
     def __str__(self) -> str:
+        if self.relay is not None:
+            return f"{RELAYED}{self.relay}"
         host = plain(self.host)
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
+    @property
+    def relay(self) -> "Address | None":
+        """The relay to dial, None where the farmer itself listens here."""
+        if not self.host.startswith(RELAYED):
+            return None
+        return Address(self.host.removeprefix(RELAYED), self.port)
+
+    def through(self) -> "Address":
+        """The address of a farmer that is attached to the relay which listens here."""
+        return Address(RELAYED + self.host, self.port)
+
     @classmethod
     def parse(cls, text: str) -> Self:
-        """`host:port` or `[v6]:port`. Raises ValueError."""
+        """`host:port` or `[v6]:port`, with `relay+` before it for a relay. Raises ValueError."""
+        if text.startswith(RELAYED):
+            relay = cls.parse(text.removeprefix(RELAYED))
+            if relay.relay is not None:
+                raise ValueError(f"a relay is not reached through a relay: {text!r}")
+            return cls(RELAYED + relay.host, relay.port)
         host, separator, port = text.rpartition(":")
         if not separator or not host or not port.isdigit() or not 0 < int(port) < 65536:
             raise ValueError(f"not an address of the form host:port: {text!r}")
@@ -88,6 +110,8 @@ class Offer(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, kw
     """Who operates it: farmers of one group are taken to fail together."""
     expires: Unsigned
     """Proposals that refer to this offer are welcome until then."""
+    region: ShortText = ""
+    """Where it stands, as the farmer says; a part may follow behind a dash (`EU-DE`)."""
 
 
 class Terms(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, kw_only=True):

@@ -59,6 +59,8 @@ class Farmers:
         self._making = trio.Lock()
         self.known: list[KnownFarmer] = []
         """Addresses from the settings whose node id is not known yet."""
+        self.named: set[NodeId] = set()
+        """Those that a person named, and embedded ones: they are used whatever they offer."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Own all connections until cancelled."""
@@ -171,8 +173,7 @@ class Farmers:
         """
         for known in list(self.known):
             if known.node_id is not None:
-                self.move({NodeId(known.node_id): known.addresses})
-                self.known.remove(known)
+                self._enter(NodeId(known.node_id), known)
                 continue
             try:
                 stranger = Identity(self._rng.randbytes(32))
@@ -183,5 +184,9 @@ class Farmers:
             farmer = NodeId(getattr(stream, "peer", b""))
             await trio.aclose_forcefully(stream)
             if len(farmer) == 32:
-                self.move({farmer: known.addresses})
-                self.known.remove(known)
+                self._enter(farmer, known)
+
+    def _enter(self, farmer: NodeId, known: KnownFarmer) -> None:
+        self.named.add(farmer)
+        self.move({farmer: known.addresses})
+        self.known.remove(known)

@@ -8,6 +8,7 @@ import msgspec
 from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed, plain
 from storjfs.protocol.ids import NodeId, lane_id, short
 from storjfs.protocol.messages import GetOffer, Propose
+from storjfs.protocol.signing import Signed
 from storjfs.protocol.terms import Contract, Offer, Proposal, Terms, open_offer
 from storjfs.renter.book import Entry
 from storjfs.renter.client import ShardClient
@@ -58,6 +59,8 @@ class Negotiation:
         self.refusals: dict[NodeId, Refusal] = {}
         self.groups: dict[NodeId, str] = {}
         """Operator groups, as the offers seen name them."""
+        self.saw: Callable[[NodeId, Signed], None] = lambda farmer, signed: None
+        """Called with each offer that a farmer gives of itself."""
 
     def refuse(self, farmer: NodeId, reason: str, seconds: float) -> None:
         """Note why nothing more comes of it for so many seconds."""
@@ -81,8 +84,11 @@ class Negotiation:
         return proposal
 
     async def _offer(self, farmer: NodeId) -> Offer:
-        offer = open_offer((await self._farmers.request(farmer, GetOffer())).offer)
+        signed = (await self._farmers.request(farmer, GetOffer())).offer
+        offer = open_offer(signed)
         self.groups[farmer] = offer.group
+        if offer.farmer == farmer:
+            self.saw(farmer, signed)
         return offer
 
     def _check_offer(self, farmer: NodeId, offer: Offer) -> None:

@@ -4,6 +4,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -11,6 +12,7 @@ import trio
 from storjfs.errors import StorjfsError
 from storjfs.keys import VolumeKeys
 from storjfs.network.peer import Connector
+from storjfs.network.sources import Source
 from storjfs.network.streams import open_stream
 from storjfs.protocol.ids import NodeId, PublicKey, short
 from storjfs.protocol.messages import MAX_LISTED, HelloAnswer
@@ -32,6 +34,7 @@ from storjfs.renter.pay import PayBook
 from storjfs.renter.placement import stripes
 from storjfs.renter.read_back import ReadBack
 from storjfs.renter.report import ContractReport, RenterReport, contract_report
+from storjfs.renter.seeking import Seeking
 from storjfs.renter.settings import KnownFarmer, RenterSettings
 from storjfs.renter.speed import Way
 from storjfs.settlement import Settlement
@@ -63,8 +66,10 @@ class Renter:
     `await nursery.start(renter.run)` returns once every known farmer was asked for a contract, or after
     FIRST_ROUND seconds. `mark_lost` and `held` must be set before, by whoever keeps the catalogue of shards.
 
-    `source` is the account that deposits come from. `now` gives seconds since 1970; `rng` serves choices,
-    `random_bytes` nonces. `crash_point(name)` is called at each point where a crash must do no harm.
+    `farmers` are those named by a person; `sources` the ways in which others are looked for, with `ask_peers`
+    also by asking those known. `source` is the account that deposits come from. `now` gives seconds since
+    1970; `rng` serves choices, `random_bytes` nonces. `crash_point(name)` is called at each point where a
+    crash must do no harm.
     """
 
     def __init__(
@@ -78,6 +83,8 @@ class Renter:
         settings: RenterSettings,
         *,
         farmers: Sequence[KnownFarmer] = (),
+        sources: Mapping[str, Source] | None = None,
+        ask_peers: bool = False,
         now: Callable[[], float] = time.time,
         rng: random.Random | None = None,
         random_bytes: Callable[[int], bytes] | None = None,
@@ -131,6 +138,20 @@ class Renter:
             self._lost,
             lambda size, holders: bool(self.client.choose(1, size, holders)),
         )
+        self.seeking = Seeking(
+            self.farmers,
+            self.book,
+            self.records,
+            settings,
+            settlement.name,
+            now,
+            rng,
+            connector,
+            self.look_around,
+        )
+        self.negotiation.saw = self.seeking.saw
+        self._sources, self._ask_peers = sources or {}, ask_peers
+        self._taken_off: frozenset[NodeId] = frozenset()
         self._store = store
         self._look = trio.Event()
         self._removed: set[NodeId] = set()
@@ -143,6 +164,8 @@ class Renter:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 await nursery.start(self.farmers.run)
+                await self.seeking.load()
+                nursery.start_soon(partial(self.seeking.run, self._sources, peers=self._ask_peers))
                 with trio.move_on_after(FIRST_ROUND):
                     await self._round()
                 await nursery.start(self.auditor.run)
@@ -227,6 +250,7 @@ class Renter:
         """These farmers listen there now; those not seen before are asked for a contract."""
         known = {NodeId(node): tuple(where) for node, where in addresses.items()}
         self._removed -= set(known)
+        self.farmers.named |= set(known)
         self.farmers.move(known)
         for farmer, where in known.items():
             self.book.moved(farmer, where)
@@ -234,7 +258,23 @@ class Renter:
 
     def leave(self, farmers: Collection[bytes]) -> None:
         """These farmers are no longer wanted: what they hold moves to others, then their contracts end."""
-        self.book.leaving = frozenset(NodeId(one) for one in farmers)
+        self._taken_off = frozenset(NodeId(one) for one in farmers)
+        self.book.leaving = self._taken_off | self.seeking.marks.blocked
+
+    def mark(self, blocked: Collection[bytes], preferred: Collection[bytes]) -> None:
+        """What the user says of farmers from now on: blocked ones are left as `leave` does, unless one is
+        blocked no more before its contract was given notice; preferred ones get more than others."""
+        marks = self.seeking.marks
+        marks.blocked = frozenset(NodeId(one) for one in blocked)
+        marks.preferred = frozenset(NodeId(one) for one in preferred)
+        self.client.preferred = marks.preferred
+        self.book.leaving = self._taken_off | marks.blocked
+        self.look_around()
+
+    def name(self, farmer: KnownFarmer) -> None:
+        """A person names one more."""
+        self.farmers.known.append(farmer)
+        self.look_around()
 
     def do_without(self, farmers: Collection[bytes]) -> None:
         """These farmers are not in their place: what they hold counts as there, they get nothing new."""
@@ -286,11 +326,13 @@ class Renter:
         problems += [f"nobody answers at {one.addresses[0]}" for one in strange]
         for entry in self.book:
             if entry.serves and entry.node_id in self.book.leaving:
+                why = "blocked" if entry.node_id in self.seeking.marks.blocked else "taken off the settings"
                 shards, _ = self.held(entry.number)
                 problems.append(
-                    f"farmer {short(entry.node_id)} was taken off the settings: its {shards} shards move to "
+                    f"farmer {short(entry.node_id)} was {why}: its {shards} shards move to "
                     "others as far as they have room, and it is used until then"
                 )
+        problems += self.seeking.problems()
         if self.cashier.problem:
             problems.append(self.cashier.problem)
         if self._pay.problem is not None:
@@ -386,6 +428,7 @@ class Renter:
     async def _round(self) -> None:
         """One look at every farmer, several at a time; a slow one does not hold up the others for long."""
         await self.farmers.find_out()
+        self.seeking.choose()
         turn = trio.CapacityLimiter(8)
 
         async def attend(farmer: NodeId) -> None:
@@ -395,7 +438,7 @@ class Renter:
 
         async with trio.open_nursery() as nursery:
             for farmer in self.farmers.all():
-                if farmer not in self._removed:
+                if farmer not in self._removed and self.seeking.seeks(farmer):
                     nursery.start_soon(attend, farmer)
         try:
             await self._moving.step()

@@ -1,10 +1,10 @@
 """What a person may choose about farmers, contracts, audits and money; everything has a default."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from storjfs.protocol.terms import CREDIT, Address
-from storjfs.volume import EmbeddedFarm, StaticFarmer, VolumeSettings
+from storjfs.volume import EmbeddedFarm, Needs, VolumeSettings
 
 GIB = 1 << 30
 DAY = 86400.0
@@ -45,6 +45,8 @@ class RenterSettings:
     end_grace: int = 7 * 86400
     offline_grace: float = 4 * DAY
     """A farmer that is silent for longer is given up: all its shards count as lost."""
+    needs: Needs = field(default_factory=Needs)
+    """What is wanted of farmers that are looked for."""
     read_back_share: float = 0.01
     """The share of all shards that is read back whole each week."""
 
@@ -59,6 +61,7 @@ class RenterSettings:
             term=int(settings.term),
             price_max=settings.price_max,
             egress_price_max=settings.egress_price_max,
+            needs=settings.needs,
         )
 
     @property
@@ -71,8 +74,12 @@ def known_farmers(settings: VolumeSettings) -> list[KnownFarmer]:
     """The farmers that a volume's settings name by address; embedded ones are told at each start instead."""
     if not isinstance(settings.farmers, tuple):
         return []
-    return [_known(one) for one in settings.farmers]
-
-
-def _known(one: StaticFarmer) -> KnownFarmer:
-    return KnownFarmer(addresses=(one.address,), node_id=one.node_id)
+    found: list[KnownFarmer] = []
+    by_id: dict[bytes, tuple[Address, ...]] = {}
+    for one in settings.farmers:
+        if one.node_id is None:
+            found.append(KnownFarmer(addresses=(one.address,)))
+        else:
+            # One that is named twice has two addresses: two relays, say.
+            by_id[one.node_id] = (*by_id.get(one.node_id, ()), one.address)
+    return found + [KnownFarmer(addresses=where, node_id=node_id) for node_id, where in by_id.items()]

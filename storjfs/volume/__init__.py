@@ -15,7 +15,9 @@ from storjfs.volume.errors import (
     VolumeNameError,
     VolumeNotFound,
 )
+from storjfs.volume.finding import Needs, Spread, parse_node_id, parse_regions, parse_spread, parse_ways
 from storjfs.volume.life import (
+    change_farmers,
     change_passphrase,
     create_volume,
     has_metadata,
@@ -45,7 +47,7 @@ from storjfs.volume.settings import (
     check_cache_size,
     default_cache_size,
 )
-from storjfs.volume.units import parse_credits, parse_duration, parse_size
+from storjfs.volume.units import parse_credits, parse_duration, parse_price, parse_size
 
 __all__ = [
     "DEFAULT_NAME",
@@ -55,11 +57,13 @@ __all__ = [
     "FromFile",
     "FromPrompt",
     "KeyFileMissing",
+    "Needs",
     "PassphraseSource",
     "PassphraseUnreadable",
     "RuntimeDirectoryUnsafe",
     "SettingsError",
     "SettingsFileError",
+    "Spread",
     "StaticFarmer",
     "VolumeDamaged",
     "VolumeExists",
@@ -69,6 +73,7 @@ __all__ = [
     "VolumeNotFound",
     "VolumePaths",
     "VolumeSettings",
+    "change_farmers",
     "change_passphrase",
     "check_cache_size",
     "create_volume",
@@ -79,7 +84,12 @@ __all__ = [
     "lock_volume",
     "parse_credits",
     "parse_duration",
+    "parse_node_id",
+    "parse_price",
+    "parse_regions",
     "parse_size",
+    "parse_spread",
+    "parse_ways",
     "passphrase_source",
     "read_settings",
     "reset_passphrase",

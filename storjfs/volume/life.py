@@ -5,7 +5,7 @@ The key file is written last when a volume is made, so a volume either exists wh
 
 import contextlib
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from storjfs.errors import StorjfsError
 from storjfs.keys import (
@@ -30,7 +30,7 @@ from storjfs.volume.errors import (
 from storjfs.volume.lock import lock_volume
 from storjfs.volume.passphrase import PassphraseSource
 from storjfs.volume.paths import DEFAULT_NAME, VolumePaths, volume_names
-from storjfs.volume.settings import VolumeSettings
+from storjfs.volume.settings import VolumeSettings, edit_farmers
 
 
 def create_volume(
@@ -197,6 +197,20 @@ def read_settings(paths: VolumePaths) -> VolumeSettings:
 def write_settings(paths: VolumePaths, settings: VolumeSettings) -> None:
     """Replace the settings file, atomically; what a person wrote into its comments is lost."""
     write_atomically(paths.settings_file, settings.to_toml().encode())
+
+
+def change_farmers(paths: VolumePaths, changes: Mapping[str, Sequence[str]]) -> VolumeSettings:
+    """Put other lists under [farmers] in the settings file, atomically and in this order, and leave all else.
+
+    Returns the settings as they are then. Raises as `read_settings`, and SettingsError where the list makes
+    no sense.
+    """
+    read_settings(paths)
+    text = paths.settings_file.read_text(encoding="utf-8")
+    for key, values in changes.items():
+        text = edit_farmers(text, key, values)
+    write_atomically(paths.settings_file, text.encode())
+    return read_settings(paths)
 
 
 def is_sealed(paths: VolumePaths) -> bool:

@@ -3,17 +3,29 @@
 import difflib
 import re
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
 from storjfs.protocol.terms import CREDIT, Address
+from storjfs.volume.dht import DhtNeeds, parse_dht, show_dht
 from storjfs.volume.document import read_document
 from storjfs.volume.errors import SettingsError
+from storjfs.volume.finding import (
+    MOST_MARKED,
+    Needs,
+    edit_list,
+    parse_needs,
+    parse_node_id,
+    parse_ways,
+    show_list,
+    show_needs,
+)
 from storjfs.volume.units import (
     parse_credits,
     parse_duration,
+    parse_price,
     parse_size,
     show_credits,
     show_duration,
@@ -31,7 +43,7 @@ SMALLEST_CACHE = 16 * MIB
 """A full segment of the embedded farmers' code (12 MiB) on its way, and the quarter kept for writes."""
 SMALLEST_RESERVE = 32 * MIB
 MOST_SHARES = 256  # zfec computes in GF(2^8)
-_HOST = re.compile(r"[A-Za-z0-9._:%-]+")
+_HOST = re.compile(r"(relay\+)?[A-Za-z0-9._:%-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +62,7 @@ class StaticFarmer:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """`host:port` or `host:port/node id in hex`. Raises SettingsError."""
+        """`host:port` or `host:port/node id in hex`, `relay+` before it for a relay. Raises SettingsError."""
         where, _, who = text.partition("/")
         try:
             address, node_id = Address.parse(where), bytes.fromhex(who)
@@ -60,6 +72,11 @@ class StaticFarmer:
             raise SettingsError(
                 f"{text!r} is not the address of a farmer",
                 hint="Write host:port, or host:port/node id with the 64 hex digits that the farmer shows.",
+            )
+        if address.relay is not None and not node_id:
+            raise SettingsError(
+                f"{text!r} does not say which farmer is meant behind the relay",
+                hint="Write relay+host:port/node id, as the farmer shows it.",
             )
         return cls(address, node_id or None)
 
@@ -77,6 +94,15 @@ class VolumeSettings:
     volume_id: bytes
     """Tells whether a key file or a recovery phrase belongs to these settings (VolumeKeys.volume_id)."""
     farmers: EmbeddedFarm | tuple[StaticFarmer, ...] = EmbeddedFarm()
+    """Embedded ones, or those named by their addresses, which may be none where others are looked for."""
+    find: tuple[str, ...] = ()
+    """Ways in which further farmers are looked for (`finding.WAYS`)."""
+    blocked: tuple[bytes, ...] = ()
+    """Node ids of farmers that are not used; what they hold moves to others."""
+    preferred: tuple[bytes, ...] = ()
+    """Node ids of farmers that get more than others do."""
+    needs: Needs = field(default_factory=Needs)
+    dht: DhtNeeds = field(default_factory=DhtNeeds)
     code: tuple[int, int] | None = None
     """(k, n), or None: by the number of usable farmers."""
     cache_size: int = _LARGEST_DEFAULT_CACHE
@@ -99,12 +125,23 @@ class VolumeSettings:
             raise SettingsError("volume_id must have 32 hex digits", hint="Restore it from a backup.")
         if isinstance(self.farmers, EmbeddedFarm):
             _check(1 <= self.farmers.count <= 64, "there can be 1 to 64 embedded farmers")
+            _check(
+                not self.find,
+                "there are embedded farmers, and others are looked for",
+                "Keep one of the two lines, embedded or find.",
+            )
         else:
             _check(
-                bool(self.farmers),
+                bool(self.farmers or self.find),
                 "the list of farmers' addresses is empty",
                 'Name at least one: addresses = ["host:port"], or write embedded = 6 in its place.',
             )
+        both = set(self.blocked) & set(self.preferred)
+        _check(not both, "a farmer is blocked and preferred", "Take it out of one of the two lists.")
+        _check(
+            max(len(self.blocked), len(self.preferred)) <= MOST_MARKED,
+            f"more than {MOST_MARKED} farmers are blocked or preferred",
+        )
         if self.code is not None:
             k, n = self.code
             _check(
@@ -126,12 +163,12 @@ class VolumeSettings:
 
         What is left out has its default.
         """
-        known = {field.name for field in fields(cls)}
+        known = {field.name for field in fields(cls)} - _OF_FARMERS
         document = read_document(text, FORMAT_VERSION, known, name="the file")
-        farmers = document.pop("farmers", {})
+        farmers, needs, dht = (document.pop(table, {}) for table in ("farmers", "needs", "dht"))
         _check("volume_id" in document, "the setting volume_id is missing", "Restore it from a backup.")
         values = {key: _read(key, _READERS[key], value) for key, value in document.items()}
-        return cls(farmers=_farmers(farmers), **values)
+        return cls(**_farmers(farmers), needs=parse_needs(needs), dht=parse_dht(dht), **values)
 
     def to_toml(self) -> str:
         """The text of the settings file, with comments; `from_toml` gives an equal object back."""
@@ -140,6 +177,9 @@ class VolumeSettings:
         else:
             addresses = "".join(f'    "{farmer}",\n' for farmer in self.farmers)
             farmers = f"addresses = [\n{addresses}]"
+        for name in ("find", "blocked", "preferred"):
+            marked = [one if isinstance(one, str) else one.hex() for one in getattr(self, name)]
+            farmers += f"\n{name} = {show_list(marked)}" if marked else f"\n# {name} = []"
         return _TEMPLATE.format(
             version=FORMAT_VERSION,
             volume_id=self.volume_id.hex(),
@@ -153,6 +193,8 @@ class VolumeSettings:
             egress_price_max=show_credits(self.egress_price_max),
             play_balance=show_credits(self.play_balance),
             farmers=farmers,
+            needs=show_needs(self.needs),
+            dht=show_dht(self.dht),
         )
 
 
@@ -202,10 +244,35 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "capacity": parse_size,
     "audit_period": parse_duration,
     "term": parse_duration,
-    "price_max": parse_credits,
+    "price_max": parse_price,
     "egress_price_max": parse_credits,
     "play_balance": parse_credits,
 }
+
+_OF_FARMERS = frozenset({"find", "blocked", "preferred"})
+"""Fields that stand in the table [farmers]."""
+
+
+def edit_farmers(text: str, key: str, values: Sequence[str]) -> str:
+    """The text of a settings file with another list at `key` under [farmers], and nothing else changed; an
+    empty list is taken out. Raises SettingsError where that makes no sense."""
+    wanted = _edited(VolumeSettings.from_toml(text), key, values)
+    try:
+        made = edit_list(text, key, values)
+        if VolumeSettings.from_toml(made) == wanted:
+            return made
+    except (ValueError, SettingsError):
+        pass
+    return wanted.to_toml()
+
+
+def _edited(settings: VolumeSettings, key: str, values: Sequence[str]) -> VolumeSettings:
+    if key == "addresses":
+        return replace(settings, farmers=tuple(map(StaticFarmer.parse, values)))
+    if key == "find":
+        return replace(settings, find=parse_ways(values))
+    marked = tuple(map(parse_node_id, values))
+    return replace(settings, blocked=marked) if key == "blocked" else replace(settings, preferred=marked)
 
 
 def _read(key: str, reader: Callable[[Any], Any], value: object) -> Any:
@@ -223,7 +290,26 @@ def _read(key: str, reader: Callable[[Any], Any], value: object) -> Any:
         raise SettingsError(f"setting {key}: {error}", hint=error.hint) from None
 
 
-def _farmers(table: object) -> EmbeddedFarm | tuple[StaticFarmer, ...]:
+def _farmers(table: object) -> dict[str, Any]:
+    """The fields that the table [farmers] gives. Raises SettingsError."""
+    lists: dict[str, Any] = {}
+    if isinstance(table, dict):
+        readers = {"find": parse_ways, "blocked": _node_ids, "preferred": _node_ids}
+        table = dict(table)
+        for name, reader in readers.items():
+            values = table.pop(name, [])
+            _check(isinstance(values, list), f"setting {name}: it must be a list", f"As in: {name} = []")
+            lists[name] = reader(values)
+        if not table and lists["find"]:
+            return {"farmers": (), **lists}
+    return {"farmers": _who(table), **lists}
+
+
+def _node_ids(values: Sequence[object]) -> tuple[bytes, ...]:
+    return tuple(dict.fromkeys(map(parse_node_id, values)))
+
+
+def _who(table: object) -> EmbeddedFarm | tuple[StaticFarmer, ...]:
     match table:
         case {"addresses": list(addresses), **rest} if not rest and all(
             isinstance(a, str) for a in addresses
@@ -234,13 +320,13 @@ def _farmers(table: object) -> EmbeddedFarm | tuple[StaticFarmer, ...]:
         case dict() if not table:
             return EmbeddedFarm()
         case dict():
-            known = ("addresses", "embedded")
+            known = ("addresses", "embedded", "find", "blocked", "preferred")
             for key in table:
                 near = difflib.get_close_matches(key, known, n=1)
                 _check(
                     key in known,
                     f"there is no setting {key!r} under [farmers]",
-                    f"Did you mean {near[0]}?" if near else "There are addresses and embedded.",
+                    f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}.",
                 )
     raise SettingsError(
         "setting farmers: it must say either embedded = a number, or addresses = a list of texts",
@@ -287,6 +373,18 @@ play_balance = "{play_balance}"
 # Who keeps the data: farmers embedded in the mount on this machine, or the addresses of others
 # (host:port, or host:port/node id). Embedded ones that are left out here are used until what they hold has
 # moved to the others, of which there must be as many as a segment has shards; named again they are as before.
+# With find = ["lan", "peers", "dht"] others are looked for: in the local network, by asking those known, and
+# in BitTorrent's DHT. storjfs farmers shows them, and blocks or prefers some by id.
 [farmers]
 {farmers}
+
+# What is wanted of farmers that are looked for: room for so much, where they may stand, and whether only one
+# of each operator is used ("operators") or all ("farmers").
+[needs]
+{needs}
+
+# For find = ["dht"], which needs storjfs[dht]: the name under which farmers and renters find each other,
+# where to listen while looking (else any free port), and nodes to begin with (else those of the public DHT).
+[dht]
+{dht}
 """

@@ -59,6 +59,29 @@ def parse_credits(text: str | int) -> int:
     return int(nanocredits)
 
 
+def parse_price(text: str | int) -> int:
+    """Nanocredits per GiB and month (of 30 days) from `0.005`, which means just that, or from `4/TiB-month`,
+    `40/TB-year`: rounded down to a whole nanocredit. Raises SettingsError."""
+    amount, per, unit = str(text).partition("/")
+    if not per:
+        return parse_credits(text)
+    found = re.fullmatch(r"([A-Za-z]+)-(month|year)", unit.strip())
+    size = _SIZES.get(found[1].lower()) if found else None
+    if found is None or size is None:
+        raise SettingsError(
+            f"{text!r} is not a price", hint='Write it as in "0.005" (per GiB and month) or "4/TiB-month".'
+        )
+    months = Fraction(365, 30) if found[2] == "year" else 1
+    return int(parse_credits(amount.strip()) * Fraction(1 << 30, size) / months)
+
+
+def parse_region(text: str) -> str:
+    """A region as `EU` or `EU-DE`, in capitals; empty for none. Raises SettingsError."""
+    if not re.fullmatch(r"[A-Za-z0-9]{0,16}(-[A-Za-z0-9]{1,16}){0,3}", text):
+        raise SettingsError(f"{text!r} is not a region", hint='Write it as in "EU" or "EU-DE".')
+    return text.upper()
+
+
 def show_size(size: int) -> str:
     """The shortest text from which `parse_size` gives exactly `size` back."""
     return _shown(size, _SHOWN_SIZES, _SIZES, "B")

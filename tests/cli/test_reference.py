@@ -9,7 +9,7 @@ import pytest
 
 from storjfs.cli.app import COMMANDS, Commands
 from storjfs.farmer.settings import FarmerSettings
-from storjfs.volume import VolumeSettings
+from storjfs.volume import Needs, VolumeSettings
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 REFERENCE = DOCS / "reference"
@@ -29,7 +29,7 @@ def test_every_option_of_a_command_stands_in_its_section_or_among_the_common_one
     command = Commands().get_command(click.Context(click.Command("storjfs")), name)
     assert command is not None
     common, *sections = re.split(r"(?m)^## ", (REFERENCE / "commands.md").read_text())
-    (text,) = [text for text in sections if f"`storjfs {name}" in text.splitlines()[0]]
+    (text,) = [text for text in sections if re.match(rf".*`storjfs {name}\b", text)]
     for option in options_of(command):
         assert re.search(rf"{option}\b", common + text), option
 
@@ -42,7 +42,8 @@ def settings_rows(heading: str) -> dict[str, str]:
 
 
 def test_every_setting_of_a_volume_is_explained() -> None:
-    fields = {field.name for field in dataclasses.fields(VolumeSettings)} - {"farmers"}
+    fields = {field.name for field in dataclasses.fields(VolumeSettings)} - {"farmers", "needs"}
+    fields |= {field.name for field in dataclasses.fields(Needs)}
     assert settings_rows("settings.toml").keys() == fields | {"version", "embedded", "addresses"}
 
 

@@ -21,10 +21,16 @@ from storjfs.farmer.figures import (
 from storjfs.farmer.live import LineFacts, Live, PeerFacts, Selling
 from storjfs.farmer.prices import DEFAULT, TABLE
 from storjfs.farmer.pulse import Heartbeat
+from storjfs.farmer.reachability import NOT_ASKED, ReachFacts, RelayFacts
 from storjfs.protocol.terms import CREDIT
 
 NOW = 1_790_000_000.0
 GIB = 1 << 30
+
+
+CLOSED = ReachFacts(
+    "closed", ("no: farm.example.org:7420 tried", "forward the port"), 7420, "192.168.1.20", (), NOT_ASKED, ()
+)
 
 
 def day(ago: int, **changes: Any) -> Day:
@@ -200,6 +206,13 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("local_only", "notice", {"reachable": "this machine only"}, "this machine only"),
     ("local_only", "warning", {"reachable": "this machine only", "contracts": ()}, "this machine only"),
     ("no_contact", "warning", {"reachable": "unknown", "live_last_contact": None}, "20 d"),
+    ("unreachable", "critical", {"live_reach": CLOSED}, "farm.example.org:7420 tried"),
+    (
+        "relayed",
+        "notice",
+        {"live_reach": replace(CLOSED, relays=(RelayFacts("relay.example.org:7420", True, "", 1),))},
+        "come through a relay",
+    ),
     ("uptime", "warning", {"days": tuple(day(ago, up=DAY // 2) for ago in range(10, -1, -1))}, "50%"),
     ("uptime", "warning", {"days": (day(10), day(2), day(1), day(0))}, "29%"),
     ("audits_failing", "critical", {"days": (day(3, lost=2), day(0))}, "2 challenged shards"),
@@ -321,3 +334,8 @@ def test_prices_of_the_table_are_within_what_renters_pay() -> None:
     for row in TABLE.values():
         assert 0 < row.storage <= CREDIT // 100
         assert 0 < row.egress <= CREDIT // 20
+
+
+def test_a_farmer_that_is_reached_and_that_nobody_has_come_to_is_well() -> None:
+    found = report(live_reach=replace(CLOSED, state="open"), reachable="yes", live_last_contact=None)
+    assert not warnings(found)

@@ -153,6 +153,17 @@ async def test_without_an_address_that_others_can_dial_it_says_so(tmp_path: Path
             assert announcer.facts.problem == ""
 
 
+async def test_a_farmer_behind_a_relay_has_a_record_and_is_not_announced_at_an_address_of_its_own(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path) as one:
+        one.addresses = (Address("127.0.0.1", 7420).through(), Address("127.0.0.1", 7421))
+        async with one.running() as announcer:
+            assert "only a relay" in announcer.facts.problem
+            assert await one.record() == FarmerRecord(one.addresses)
+            assert [address async for address in one.renter.find(NETWORK)] == []
+
+
 async def test_where_nobody_answers_it_says_so(tmp_path: Path) -> None:
     async with swarm(1) as nodes:
         one = Scene(nodes, tmp_path)

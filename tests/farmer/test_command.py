@@ -54,7 +54,7 @@ def test_mistakes_are_one_clear_line(tmp_path: Path) -> None:
         (("--at", str(tmp_path)), "--share"),
         (("--at", str(tmp_path), "--share", "lots"), "lots"),
         (("--at", str(tmp_path), "--share", "1GB", "--listen", "203.0.113.1:1"), "cannot listen"),
-        (("--at", str(tmp_path), "--share", "1GB", "--listen", "0.0.0.0:1"), "--announce"),
+        (("--at", str(tmp_path), "--share", "1GB", "--peer", "somebody"), "address of a farmer"),
         (("--at", str(tmp_path), "--share", "1GB", "--listen", "7420"), "127.0.0.1:7420"),
         (("--at", str(tmp_path), "--share", "1GB", "--ledger", str(tmp_path / "no/l.db")), "--new-ledger"),
         (("status", "--at", str(tmp_path / "none")), "no farmer"),

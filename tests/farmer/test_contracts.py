@@ -14,7 +14,7 @@ from storjfs.farmer.settings import KEEP_FREE
 from storjfs.protocol.contracts import State
 from storjfs.protocol.failures import ErrorCode, RequestFailed
 from storjfs.protocol.messages import End
-from storjfs.protocol.terms import CREDIT
+from storjfs.protocol.terms import CREDIT, Proposal
 from storjfs.settlement import LaneState, Ledger
 from tests.farmer.renter import MIB, Renter, farming, refused, renting
 
@@ -69,6 +69,23 @@ async def test_repeated_proposal_gets_the_same_contract(renter: Renter) -> None:
     second = await renter.propose(terms)
     assert first.contract == second.contract
     assert first.contract is not None
+
+
+async def test_a_proposal_that_is_repeated_while_it_is_being_signed_gets_the_same_contract(
+    renter: Renter, farmer: Farmer
+) -> None:
+    proposal = Proposal.make(renter.key, await renter.draft())
+    answers = []
+
+    async def propose() -> None:
+        answers.append(await farmer.contracting.propose(renter.key.node_id, proposal))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(propose)
+    assert answers[0].contract is not None
+    assert answers == answers[:1] * 3
+    assert list(farmer.book.contracts) == [answers[0].contract.contract_id]
 
 
 async def test_unacceptable_terms_are_countered_with_acceptable_ones(renter: Renter) -> None:

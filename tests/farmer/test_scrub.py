@@ -263,7 +263,9 @@ async def test_its_rate_is_bounded_and_enough_for_the_period(tmp_path: Path) -> 
 async def test_farmers_database_of_version_2_is_brought_up_to_date(tmp_path: Path) -> None:
     Farmer.open(tmp_path / "farmer", settings(tmp_path)).close()
     with sqlite3.connect(tmp_path / "farmer" / "farmer.db") as database:
-        database.executescript("DROP TABLE damaged; DROP TABLE scrub; PRAGMA user_version = 2")
+        database.executescript(
+            "DROP TABLE damaged; DROP TABLE scrub; DROP TABLE relayed; PRAGMA user_version = 2"
+        )
     database.close()
     async with farming(tmp_path) as farmer:
         assert farmer.records.read("PRAGMA user_version") == [(VERSION,)]

@@ -12,6 +12,7 @@ from storjfs.farmer.records import Records
 from storjfs.farmer.schedule import Limit, Schedule
 from storjfs.farmer.settings import FarmerSettings, parse_address
 from storjfs.protocol.terms import Address
+from storjfs.volume import StaticFarmer
 from storjfs.volume.errors import SettingsError
 
 FULL = FarmerSettings(
@@ -22,6 +23,8 @@ FULL = FarmerSettings(
     price=3,
     egress_price=0,
     group="the \\ group",
+    region="EU-DE",
+    announce_lan=False,
     term_min=61,
     limit=Limit(1_250_000, 6_250_000),
     schedule=Schedule.parse("Mon-Fri 08:00-23:00; Sat,Sun 22:00-06:00"),
@@ -31,6 +34,13 @@ FULL = FarmerSettings(
     dht_listen=(Address("0.0.0.0", 7421), Address("::", 7421)),
     dht_bootstrap=(Address("192.0.2.1", 6881),),
     network="ours",
+    peers=(
+        StaticFarmer(Address("farm.example.org", 7420)),
+        StaticFarmer(Address("::1", 7), bytes(range(32))),
+    ),
+    map_port=False,
+    relay=True,
+    relay_limit=Limit(2_500_000, 2_500_000),
 )
 
 
@@ -67,6 +77,8 @@ def test_no_file_no_settings(tmp_path: Path) -> None:
         ('listen = "here:there"', "here:there"),
         ("announce = 5", "list"),
         ("group = 5", "quotes"),
+        ('region = "Europe?"', "Europe"),
+        ('announce_lan = "no"', "true or false"),
         ('capacity = "1 KiB"', "1 MiB"),
         ("=", "TOML"),
         ('limit = "fast"', "fast"),
@@ -79,6 +91,10 @@ def test_no_file_no_settings(tmp_path: Path) -> None:
         ('dht = "yes"', "true or false"),
         ("dht_listen = 7421", "list"),
         ('network = ""', "1 to 128"),
+        ('peers = "farm.example.org:7420"', "list"),
+        ('peers = ["somebody"]', "somebody"),
+        ('relay = "yes"', "true or false"),
+        ('relay_limit = "fast"', "fast"),
     ],
 )
 def test_mistakes_are_named(line: str, said: str) -> None:

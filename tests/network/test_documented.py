@@ -5,9 +5,12 @@ import socket
 from pathlib import Path
 
 from storjfs.network.control import CONTROL_LIMITS
+from storjfs.network.dial_back import AT_ONCE, BURST, RATE
+from storjfs.network.dialling import KEEP_ALIVE
 from storjfs.network.frames import PATIENCE
 from storjfs.network.guests import GUEST_LIMITS, SENDING_BYTES
-from storjfs.network.streams import _KEEP_ALIVE, LIMITS
+from storjfs.network.relay import RELAY_LIMITS
+from storjfs.network.streams import LIMITS
 from storjfs.protocol.framing import MAX_DATA_FRAME, MAX_FRAME, MAX_HELLO, MAX_REQUEST
 
 SPEC = (Path(__file__).parents[2] / "docs" / "formats" / "protocol.md").read_text()
@@ -15,7 +18,7 @@ SPEC = (Path(__file__).parents[2] / "docs" / "formats" / "protocol.md").read_tex
 
 def numbers(line: str) -> list[float]:
     """Those in the last cell of the row that begins with `line`."""
-    row = re.search(rf"^\| {re.escape(line)}.*\| ([0-9, ]+) \|$", SPEC, re.MULTILINE)
+    row = re.search(rf"^\| {re.escape(line)}.*\| ([0-9., ]+) \|$", SPEC, re.MULTILINE)
     assert row, line
     return [float(word) for word in row[1].split(", ")]
 
@@ -34,8 +37,8 @@ def test_the_limits_of_a_listener_are_those_in_force() -> None:
         "seconds without a frame": [control.quiet, control.quiet],
         "seconds on a data connection": [PATIENCE.idle],
         "seconds without a packet": [
-            _KEEP_ALIVE[socket.TCP_KEEPIDLE],
-            _KEEP_ALIVE[socket.TCP_KEEPINTVL],
+            KEEP_ALIVE[socket.TCP_KEEPIDLE],
+            KEEP_ALIVE[socket.TCP_KEEPINTVL],
         ],
         "requests per second": [guest.requests, guest.request_burst],
         "puts and gets per second": [guest.transfers, guest.transfer_burst],
@@ -43,6 +46,13 @@ def test_the_limits_of_a_listener_are_those_in_force() -> None:
         "of one peer worked on": [guest.answering],
         "bytes of requests": [guest.request_bytes],
         "bytes of answers": [control.waiting_bytes],
+        "of a relay: farmers": [RELAY_LIMITS.farmers, RELAY_LIMITS.farmers_per_address],
+        "relayed connections": [RELAY_LIMITS.streams, RELAY_LIMITS.streams_per_farmer],
+        "callers that wait": [RELAY_LIMITS.calls_per_farmer, RELAY_LIMITS.calls_per_address],
+        "calls per second": [RELAY_LIMITS.call_rate, RELAY_LIMITS.call_burst],
+        "seconds for a called farmer": [RELAY_LIMITS.answer],
+        "seconds without a byte on a relayed": [RELAY_LIMITS.idle, RELAY_LIMITS.linger],
+        "questions to dial back": [RATE, BURST, AT_ONCE],
         "bytes of ranges": [guest.sending_bytes, SENDING_BYTES],
     }
     assert {line: numbers(line) for line in expected} == expected

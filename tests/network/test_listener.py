@@ -10,7 +10,8 @@ import trio
 import trio.testing
 
 from storjfs.network.failures import PeerUnreachable
-from storjfs.network.streams import LIMITS, Limits, _Gate, open_stream, origin, serve
+from storjfs.network.origin import origin
+from storjfs.network.streams import LIMITS, Gate, Limits, open_stream, serve
 from storjfs.network.tls import TlsStream
 from tests.network.farm import FARMER, RENTER, STRANGER
 from tests.network.lines import echoing
@@ -125,7 +126,7 @@ def test_what_counts_as_one_address(one: str, other: str, same: bool) -> None:
 
 
 async def test_addresses_are_forgotten() -> None:
-    gate = _Gate(FARMER, trio.sleep, LIMITS)  # type: ignore[arg-type]
+    gate = Gate(FARMER, trio.sleep, LIMITS)  # type: ignore[arg-type]
     for number in range(5000):
         gate._visitor(f"visitor {number}")
     assert len(gate.visitors) <= 1025

@@ -288,3 +288,23 @@ async def test_a_hundred_mebibytes_cross_the_loopback_in_reasonable_time() -> No
                     puts.start_soon(peer.put_shard, CONTRACT, ShardId(number.to_bytes(32, "big")), content)
         assert len(farmer.shards) == 25
         nursery.cancel_scope.cancel()
+
+
+async def test_the_address_that_worked_is_dialled_first_from_then_on() -> None:
+    """A silent one would cost seconds of each dial."""
+    farmer = Farmer()
+    dialled: list[Address] = []
+
+    async def hang_up(stream: trio.SocketStream) -> None:
+        dialled.append(Address("dead", 1))
+        await stream.aclose()
+
+    async with listening(farmer) as address, trio.open_nursery() as nursery:
+        (dead,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, hang_up, [dead])
+        peer = Peer(RENTER, FARMER.node_id, [Address(*dead.socket.getsockname()[:2]), address])
+        await nursery.start(peer.run)
+        await peer.request(Ping())
+        await peer.put_shard(CONTRACT, SHARD, b"x")
+        assert len(dialled) == 1
+        nursery.cancel_scope.cancel()

@@ -33,6 +33,7 @@ from storjfs.protocol.messages import (
     Put,
     Role,
     ShardList,
+    Through,
 )
 from storjfs.protocol.receipts import DeleteOrder, sign_delete
 from storjfs.protocol.signing import Kind
@@ -86,6 +87,8 @@ def make() -> dict[str, Any]:
             "list shards": encode_request(9, ListShards(contract.contract_id, shard, 3)).hex(),
             "shard list": encode_answer(9, ShardList((HeldShard(shard, root, 65552),))).hex(),
             "failure": encode_failure(300, ErrorCode.NO_SPACE, "full").hex(),
+            "hello, relay": encode_request(0, Hello(Purpose.RELAY, Role.RENTER)).hex(),
+            "through": encode_request(1, Through(values.FARMER.node_id)).hex(),
             "cancel": encode_cancel(7).hex(),
             "cancelled": encode_failure(7, ErrorCode.CANCELLED).hex(),
         },

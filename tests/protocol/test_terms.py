@@ -137,12 +137,32 @@ def test_lanes_differ_by_settlement_and_direction(a: str, b: str) -> None:
     assert lane_id(a, PublicKey(bytes(32)), payee) != lane_id(a, payer, payee)
 
 
-@pytest.mark.parametrize("address", [Address("farm.example", 1), Address("2001:db8::1", 65535)])
+@pytest.mark.parametrize(
+    "address",
+    [
+        Address("farm.example", 1),
+        Address("2001:db8::1", 65535),
+        Address("farm.example", 1).through(),
+        Address("2001:db8::1", 65535).through(),
+    ],
+)
 def test_addresses_are_read_as_they_are_shown(address: Address) -> None:
     assert Address.parse(str(address)) == address
 
 
-@pytest.mark.parametrize("text", ["", "host", ":1", "host:", "host:0", "host:65536", "host:x"])
+def test_an_address_may_lead_through_a_relay() -> None:
+    address = Address.parse("relay+[2001:db8::1]:7420")
+    assert address.relay == Address("2001:db8::1", 7420)
+    assert Address("2001:db8::1", 7420).relay is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "host", ":1", "host:", "host:0", "host:65536", "host:x"),
+        *("relay+host", "relay+:1", "relay+relay+host:1"),
+    ],
+)
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         Address.parse(text)

@@ -65,5 +65,6 @@ def offer(**changes: Any) -> Offer:
         "addresses": (Address("192.0.2.7", 4007), Address("2001:db8::7", 4007)),
         "group": "example",
         "expires": 1_800_003_600,
+        "region": "EU-DE",
     }
     return Offer(**(fields | changes))

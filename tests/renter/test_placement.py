@@ -77,6 +77,15 @@ def test_choice_is_distinct_fits_and_takes_as_many_as_it_can(
     assert set(chosen) <= able
 
 
+def test_a_preferred_farmer_gets_more_and_the_others_something() -> None:
+    farmers = [farmer(1, preferred=True), *(farmer(number) for number in range(2, 9))]
+    rng = random.Random(5)
+    drawn = Counter(choose(farmers, 1, 1, rng=rng)[0] for _ in range(4000))
+    # Four chances among eleven.
+    assert 0.30 < drawn[1] / 4000 < 0.43
+    assert len(drawn) == 8
+
+
 def test_two_contracts_of_one_farmer_never_hold_one_segment() -> None:
     twins = [farmer(1), farmer(2, node_id=farmer(1).node_id)]
     assert len(choose(twins, 2, 1, rng=random.Random(0))) == 1

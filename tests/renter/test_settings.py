@@ -2,7 +2,7 @@
 
 from storjfs.protocol.terms import Address
 from storjfs.renter.placement import code_for
-from storjfs.renter.settings import RenterSettings
+from storjfs.renter.settings import KnownFarmer, RenterSettings, known_farmers
 from storjfs.volume import EmbeddedFarm, StaticFarmer, VolumeSettings
 
 
@@ -18,3 +18,13 @@ def test_farmers_named_by_address_may_refuse_and_are_not_counted_on() -> None:
     assert (
         RenterSettings.of_volume(VolumeSettings(volume_id=bytes(16), farmers=(farmer,))).farmers_planned == 0
     )
+
+
+def test_a_farmer_that_is_named_twice_has_two_addresses() -> None:
+    one, other, who = Address("a.example", 1).through(), Address("b.example", 1).through(), bytes(32)
+    stranger = StaticFarmer(Address("c.example", 1))
+    named = (StaticFarmer(one, who), stranger, StaticFarmer(other, who))
+    assert known_farmers(VolumeSettings(volume_id=bytes(16), farmers=named)) == [
+        KnownFarmer(addresses=(Address("c.example", 1),)),
+        KnownFarmer(addresses=(one, other), node_id=who),
+    ]

@@ -3,9 +3,10 @@
 import contextlib
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import trio
 import trio.testing
@@ -205,8 +206,15 @@ class World:
         self,
         settings: RenterSettings | None = None,
         crash_point: Callable[[str], None] = lambda name: None,
+        *,
+        named: bool = True,
+        marks: tuple[Collection[bytes], Collection[bytes]] = ((), ()),
+        **more: Any,
     ) -> AsyncIterator[tuple[Renter, Catalogue]]:
-        """One life of the renter's process, ended by cancellation at every place at once."""
+        """One life of the renter's process, ended by cancellation at every place at once.
+
+        `named`: it is told of all farmers; `marks`: blocked and preferred ones; `more` goes to Renter.
+        """
         self.seed += 1
         async with trio.open_nursery() as below:
             store = MetaStore.open(self.folder / "meta.db", KEYS.metadata_key)
@@ -224,10 +232,13 @@ class World:
                 rng=random.Random(self.seed),
                 connector=self.connect,
                 crash_point=crash_point,
+                **more,
             )
             renter.mark_lost = catalogue.mark_lost
             renter.held = catalogue.holds
-            renter.update_addresses({node: (site.address,) for node, site in self.sites.items()})
+            renter.mark(*marks)
+            if named:
+                renter.update_addresses({node: (site.address,) for node, site in self.sites.items()})
             async with trio.open_nursery() as nursery:
                 await nursery.start(renter.run)
                 yield renter, catalogue

@@ -54,7 +54,10 @@ def test_settings_survive_the_file(value: VolumeSettings) -> None:
 
 def test_every_setting_stands_in_the_file() -> None:
     written = tomllib.loads(PLAIN.to_toml())
-    assert set(written) == {field.name for field in dataclasses.fields(VolumeSettings)} | {"version"}
+    assert set(written) == {
+        *(field.name for field in dataclasses.fields(VolumeSettings)),
+        "version",
+    } - {"find", "blocked", "preferred"}
 
 
 def test_what_is_left_out_has_its_default() -> None:
@@ -65,12 +68,20 @@ def test_farmers_can_be_given_by_address() -> None:
     node_id = "ab" * 32
     read = VolumeSettings.from_toml(
         f'version = 1\nvolume_id = "{PLAIN.volume_id.hex()}"\n'
-        f'farmers.addresses = ["farm.example.org:7420", "[2001:db8::1]:7000/{node_id}"]'
+        f'farmers.addresses = ["farm.example.org:7420", "[2001:db8::1]:7000/{node_id}", '
+        f'"relay+[2001:db8::1]:7000/{node_id}"]'
     )
     assert read.farmers == (
         StaticFarmer(Address("farm.example.org", 7420)),
         StaticFarmer(Address("2001:db8::1", 7000), bytes.fromhex(node_id)),
+        StaticFarmer(Address("2001:db8::1", 7000).through(), bytes.fromhex(node_id)),
     )
+    assert all(StaticFarmer.parse(str(one)) == one for one in read.farmers)
+
+
+def test_a_relay_alone_is_no_farmer() -> None:
+    with pytest.raises(SettingsError, match="behind the relay"):
+        StaticFarmer.parse("relay+relay.example.org:7420")
 
 
 @pytest.mark.parametrize(

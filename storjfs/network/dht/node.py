@@ -114,7 +114,7 @@ class Node:
                     where = ", ".join(map(str, self._settings.listen))
                     raise DhtUnavailable(
                         f"the DHT cannot listen on {where} (UDP and TCP): {self._failure or 'no answer'}",
-                        hint="Choose another port: dht_listen in farmer.toml",
+                        hint="Choose another port: dht_listen in farmer.toml, [dht] listen of a volume.",
                     )
                 task_status.started()
         finally:

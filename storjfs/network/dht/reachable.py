@@ -38,8 +38,10 @@ def may_be_dialled(address: Address, *, private: bool) -> bool:
     """Whether an address that a stranger named may be dialled at all.
 
     `private`: in a test network, where any numeric address and any name may. Elsewhere a name must look like
-    one of the internet; what it resolves to is for whoever dials to judge.
+    one of the internet; what it resolves to is for whoever dials to judge. Of one behind a relay, the relay
+    is what is dialled.
     """
+    address = address.relay or address
     if not 1 <= address.port <= 65535:
         return False
     try:

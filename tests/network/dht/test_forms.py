@@ -250,12 +250,14 @@ def test_a_record_of_another_farmer_or_network_is_refused() -> None:
 )
 def test_addresses_that_are_not_of_the_internet_are_not_dialled(host: str) -> None:
     assert not may_be_dialled(Address(host, 7420), private=False)
+    assert not may_be_dialled(Address(host, 7420).through(), private=False)
     assert not may_be_dialled(Address("192.0.43.8", 0), private=False)
 
 
 @pytest.mark.parametrize("host", ["8.8.8.8", "2a00:1450:4001::1", "farm.example.org"])
 def test_addresses_of_the_internet_are(host: str) -> None:
     assert may_be_dialled(Address(host, 7420), private=False)
+    assert may_be_dialled(Address(host, 7420).through(), private=False)
 
 
 def test_what_lies_together_counts_as_one() -> None:

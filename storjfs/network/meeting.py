@@ -1,0 +1,256 @@
+"""Meeting others: asks all sources, visits what they name, and fills a directory with who answers."""
+
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import trio
+
+from storjfs.errors import StorjfsError
+from storjfs.network.identity import Identity
+from storjfs.network.peer import Connector
+from storjfs.network.sources import Found, Source
+from storjfs.network.streams import open_stream
+from storjfs.network.visits import VISIT_ERRORS, visit
+from storjfs.protocol.directory import (
+    ASKED_EVERY,
+    Directory,
+    Hint,
+    Known,
+    hint_of,
+    is_private,
+    peer_source,
+)
+from storjfs.protocol.ids import NodeId, short
+from storjfs.protocol.messages import Role
+from storjfs.protocol.signing import Signed
+from storjfs.protocol.terms import Address
+
+log = logging.getLogger(__name__)
+
+VISITS: Final = 8
+"""Visits at a time."""
+PER_SECOND: Final = 4.0
+"""Visits in the long run ..."""
+AT_ONCE: Final = 64
+"""... and after a pause."""
+SAME_ADDRESS: Final = 30.0
+"""Seconds between two visits of one address because of hints."""
+REMEMBERED: Final = 1024
+"""Addresses of which it is known when they were visited last."""
+FIRST_RETRY: Final = 60.0
+LONGEST: Final = 900.0
+"""Seconds after which a source that failed is asked again: twice as many each time, up to so many."""
+LATE: Final = 64
+"""Hints put off because somebody was just there."""
+LOOKED_AT: Final = 128
+"""Farmers looked at for the next visit."""
+LOOK: Final = 5.0
+"""Seconds between two looks for what is due."""
+
+
+class Meeting:
+    """Fills `directory` while `run` runs.
+
+    `identity()` is who we are on a visit. `peers`: whether those visited are asked for others; `own()` is
+    what we tell them of ourselves then. `news()` is called when somebody has answered. `every()` gives the
+    seconds between two visits of one farmer, None for the usual ones.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        sources: Mapping[str, Source],
+        *,
+        now: Callable[[], float],
+        rng: random.Random,
+        identity: Callable[[], Identity],
+        peers: bool,
+        own: Callable[[], Signed | None] = lambda: None,
+        role: Role = Role.RENTER,
+        connector: Connector = open_stream,
+        news: Callable[[], None] = lambda: None,
+        every: Callable[[], float | None] = lambda: None,
+    ) -> None:
+        self.directory = directory
+        self.problems: dict[str, str] = {}
+        """By source: why it does not work now."""
+        self.asked: set[str] = set()
+        """Sources that have ended once, well or not."""
+        self.unanswered: dict[Address, str] = {}
+        """Addresses that sources named and where nobody answered, with the reason; the newest ones."""
+        self._sources = dict(sources)
+        self._now, self._rng, self._identity = now, rng, identity
+        self._peers, self._own, self._role = peers, own, role
+        self._connector, self._news, self._every = connector, news, every
+        self._visiting: set[NodeId] = set()
+        self._under_way = 0
+        self._known_first = False
+        self._late: deque[Hint] = deque(maxlen=LATE)
+        self._seen: dict[Address, float] = {}
+        self._allowance = float(AT_ONCE)
+        self._counted = 0.0
+        self._wake = trio.Event()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        self._counted = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for name, source in self._sources.items():
+                nursery.start_soon(self._ask, name, source)
+            while True:
+                self._begin(nursery)
+                self._wake = trio.Event()
+                with trio.move_on_after(LOOK):
+                    await self._wake.wait()
+
+    def hint(self, hint: Hint) -> None:
+        """Have somebody visited soon."""
+        self.directory.hint(hint)
+        self._wake.set()
+
+    async def _ask(self, name: str, source: Source) -> None:
+        """Ask one source again and again."""
+        pause = FIRST_RETRY
+        while True:
+            try:
+                async for found in source.find():
+                    self.problems.pop(name, None)
+                    self.hint(self._hint(name, source, found))
+                pause = source.again if name not in self.problems else min(2 * pause, LONGEST)
+            except (StorjfsError, OSError) as error:
+                if name not in self.problems:
+                    log.warning("looking for farmers by %s: %s", name, error)
+                self.problems[name] = str(error)
+                pause = min(2 * pause, LONGEST)
+            self.asked.add(name)
+            await trio.sleep(pause * self._rng.uniform(0.75, 1.25))
+
+    @staticmethod
+    def _hint(name: str, source: Source, found: Found) -> Hint:
+        return hint_of(name, found.addresses, found.node_id, private=source.private)
+
+    # --- visits ---
+
+    def _begin(self, nursery: trio.Nursery) -> None:
+        """Start the visits that are due, as far as they are allowed."""
+        elapsed = trio.current_time() - self._counted
+        self._counted += elapsed
+        self._allowance = min(self._allowance + elapsed * PER_SECOND, float(AT_ONCE))
+        self.directory.forget_old(self._now())
+        for _ in range(len(self._late)):
+            self.directory.hint(self._late.popleft())
+        while self._under_way < VISITS and self._allowance >= 1:
+            # In turn, so that a flood of hints does not keep us from those we know.
+            self._known_first = not self._known_first
+            known = self._due() if self._known_first else []
+            hints = [] if known else self.directory.take_hints(1)
+            known = known or ([] if hints else self._due())
+            if hints:
+                if self._is_news(hints[0]):
+                    self._start(nursery, hints[0], None)
+            elif known:
+                self._start(nursery, self._visit_again(known[0]), known[0])
+            else:
+                return
+
+    def _start(self, nursery: trio.Nursery, hint: Hint, known: Known | None) -> None:
+        self._allowance -= 1
+        self._under_way += 1
+        if hint.node_id is not None:
+            self._visiting.add(hint.node_id)
+        for address in hint.addresses:
+            self._seen[address] = trio.current_time()
+        _shorten(self._seen)
+        nursery.start_soon(self._visit, hint, known)
+
+    def _due(self) -> list[Known]:
+        """The next farmer to visit. However many are said to be at an address, it is dialled now and then."""
+        every = self._every() or ASKED_EVERY
+        due = self.directory.due(self._now(), LOOKED_AT, self._visiting, every)
+        return next(([one] for one in due if not self._just_dialled(one.addresses)), [])
+
+    def _is_news(self, hint: Hint) -> bool:
+        """Whether a hint is worth a visit: not where the same farmer is known to be, nor where we were just
+        now."""
+        known = self._known_at(hint)
+        if known is not None:
+            self.directory.learn(hint.source, known.signed, self._now(), private=hint.private)
+            return False
+        if hint.node_id in self._visiting or self._just_dialled(hint.addresses):
+            # Heard again later: by then it is known who is there, or it may be dialled again.
+            self._late.append(hint)
+            return False
+        return True
+
+    def _known_at(self, hint: Hint) -> Known | None:
+        """The farmer that a hint names, if it is known to answer there."""
+        if hint.node_id is None:
+            there = (one for one in self.directory if one.answers and one.answered_at in hint.addresses)
+            return next(there, None)
+        known = self.directory.get(hint.node_id)
+        fits = known is not None and known.answers and set(hint.addresses) <= set(known.addresses)
+        return known if fits else None
+
+    def _just_dialled(self, addresses: tuple[Address, ...]) -> bool:
+        now = trio.current_time()
+        return bool(addresses) and all(
+            now - self._seen.get(one, -SAME_ADDRESS) < SAME_ADDRESS for one in addresses
+        )
+
+    @staticmethod
+    def _visit_again(known: Known) -> Hint:
+        return Hint(min(known.sources), known.addresses, known.node_id, known.private)
+
+    async def _visit(self, hint: Hint, known: Known | None) -> None:
+        try:
+            await self._meet(hint)
+        except VISIT_ERRORS as error:
+            self._in_vain(hint, known, error)
+        except Exception as error:
+            # What a stranger says must not end a mount, whatever it finds in us.
+            log.exception("a visit failed")
+            self._in_vain(hint, known, error)
+        finally:
+            self._under_way -= 1
+            if hint.node_id is not None:
+                self._visiting.discard(hint.node_id)
+            self._wake.set()
+
+    def _in_vain(self, hint: Hint, known: Known | None, error: Exception) -> None:
+        log.info("a visit at %s: %s", hint.addresses[0] if hint.addresses else "no address", error)
+        if known is not None:
+            self.directory.missed(known.node_id, self._now())
+        elif hint.addresses:
+            self.unanswered[hint.addresses[0]] = str(error)
+            _shorten(self.unanswered)
+
+    async def _meet(self, hint: Hint) -> None:
+        found = await visit(
+            self._identity(),
+            hint.node_id,
+            hint.addresses,
+            self._connector,
+            ask=self._peers,
+            own=self._own(),
+            role=self._role,
+            public=not hint.private,
+        )
+        self.unanswered.pop(hint.addresses[0], None)
+        now = self._now()
+        private = is_private(found.address.host)
+        entered = self.directory.answered(
+            hint.source, found.address, found.offer, now, found.latency, private=hint.private
+        )
+        if entered is None:
+            log.info("the offer of %s is of no use: too large, ended, or its own", short(found.node_id))
+        for signed in found.others:
+            self.directory.learn(peer_source(found.address.host), signed, now, private=private)
+        self._news()
+
+
+def _shorten(table: dict[Address, float] | dict[Address, str]) -> None:
+    while len(table) > REMEMBERED:
+        del table[next(iter(table))]
