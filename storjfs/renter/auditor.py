@@ -78,7 +78,9 @@ class Auditor:
         settings: RenterSettings,
         mark_lost: MarkLost,
         now: Callable[[], float],
+        connected: Callable[[NodeId], bool],
     ) -> None:
+        """`connected(farmer)`: whether a connection to it is up, which keep-alive makes sure of."""
         self._audits = audits
         self._book = book
         self._records = records
@@ -86,6 +88,7 @@ class Auditor:
         self._settings = settings
         self._mark_lost = mark_lost
         self._now = now
+        self._connected = connected
         self._work: dict[int, _Work] = {}
         self._nursery: trio.Nursery | None = None
         self._secret = b""
@@ -310,9 +313,11 @@ class Auditor:
 
     async def _note_silence(self, entry: Entry, work: _Work, detail: str, now: float) -> None:
         """Count silence only while others answer: else it may be our own line that is down."""
-        alone = len({one.node_id for one in self._book if one.serves}) == 1
+        others = {one.node_id for one in self._book if one.serves} - {entry.node_id}
+        # Audits may be rare, so whoever else is connected counts as well.
+        heard = work.heard or not others or any(map(self._connected, others))
         # Before the first attempt that failed nobody watched.
-        watched = now - work.tried if work.retries > 1 and (work.heard or alone) else 0.0
+        watched = now - work.tried if work.retries > 1 and heard else 0.0
         work.tried = now
         work.heard = False
         await self._audits.silent(entry, detail, watched)

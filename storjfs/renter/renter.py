@@ -129,7 +129,9 @@ class Renter:
             self.book, self.farmers, self.cashier, self.client, self.records, store,
             self._lost, now, random_bytes or system.randbytes, crash_point,
         )  # fmt: skip
-        self.auditor = Auditor(audits, self.book, self.records, store, settings, self._lost, now)
+        self.auditor = Auditor(
+            audits, self.book, self.records, store, settings, self._lost, now, self.farmers.connected
+        )
         self.read_back = ReadBack(self.book, self.client, self.records, store, settings, self._lost, now)
         self._moving = Moving(
             self.book,

@@ -48,7 +48,7 @@ QUIET = {
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`life`: days that a farmer lives, on average; `away`: of so many in 100 farmers each day some hours.
-    `audit_period`: in days. Silence counts only while others answer, so with few shards it must be short."""
+    `audit_period`: in days."""
 
     farmers: int = 100
     days: int = 30

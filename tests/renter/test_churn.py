@@ -29,7 +29,7 @@ def test_a_hundred_farmers_for_thirty_days(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_few_farmers_that_vanish_as_fast_as_the_code_bears(tmp_path: Path, seed: int) -> None:
-    plan = Plan(farmers=12, days=20, segments=5, life=6.0, away=2.0, audit_period=2.0, code=(3, 5), seed=seed)
+    plan = Plan(farmers=12, days=20, segments=5, life=6.0, away=2.0, code=(3, 5), seed=seed)
     outcome = simulate(tmp_path, plan)
     print(described(plan, outcome))  # noqa: T201
     assert outcome.lost == 0
