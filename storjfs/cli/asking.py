@@ -22,7 +22,7 @@ def ask_mount(
             raise volume_not_found(paths) from None
         has_metadata(paths)
         which = "" if volume == "default" else f"--volume {volume} "
-        died = dead_mount(volume, paths.control_socket)
+        died = dead_mount(volume, paths.control_socket, paths.mount_note)
         if died is not None:
             raise NotMounted(
                 f"the mount process of the volume {volume} has died; nothing that was fsynced is lost",

@@ -25,7 +25,7 @@ def report_of(volume: str, passphrase_file: Path | None, passphrase_command: str
         from storjfs.daemon.offline import read_report
 
         report = read_report(paths, passphrase_for(volume, passphrase_file, passphrase_command))
-        died = dead_mount(volume, paths.control_socket)
+        died = dead_mount(volume, paths.control_socket, paths.mount_note)
         report["dead_mount"] = None if died is None else str(died)
     assert isinstance(report, dict)
     return report

@@ -233,7 +233,7 @@ def _mount_of(paths: "VolumePaths") -> tuple[str, str | None]:
     try:
         answer = request(paths.control_socket, "ping")
     except ReportedError:
-        died = dead_mount(paths.name, paths.control_socket)
+        died = dead_mount(paths.name, paths.control_socket, paths.mount_note)
         return ("unmounted", None) if died is None else ("died", str(died))
     state, where = str(answer["state"]), str(answer["mountpoint"])
     if state == "mounted" and mounted_at(Path(where)) is None:

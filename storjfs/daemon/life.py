@@ -30,7 +30,7 @@ from .client import request as ask
 from .control import ControlServer, Tell
 from .exit_codes import ReportedError
 from .garbage import collect_garbage
-from .mountpoint import canonical, detach, mounted_at, prepare, refuse_own, require_fuse
+from .mountpoint import canonical, detach, mounted_at, note_mount, prepare, refuse_own, require_fuse
 from .request import MountRequest, Teller
 from .watch import VARIABLE, Watch, watching_if_asked
 from .wiring import Drive, open_drive
@@ -101,6 +101,7 @@ class Life:
             self._state = "mounted"
             self._since = time.time()
             log.info("mounted %s on %s", self._paths.name, self._mountpoint)
+            note_mount(self._paths.mount_note, self._mountpoint)
             self._teller.ready(await self._drive.warning())
             await self._unmounted.wait()
             self._state = "stopping"

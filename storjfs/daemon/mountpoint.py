@@ -77,12 +77,27 @@ def canonical(given: str | Path) -> Path:
     return Path(os.path.realpath(path.parent)) / path.name if path.name else path
 
 
-def dead_mount(volume: str, control_socket: Path) -> Path | None:
-    """Where a mount of that volume stands whose process died, leaving its control socket behind."""
+def note_mount(note: Path, target: Path) -> None:
+    """Keep where the volume is mounted. Not durable: where the note is gone, it is looked for."""
+    with contextlib.suppress(OSError):
+        note.write_bytes(os.fsencode(target))
+
+
+def dead_mount(volume: str, control_socket: Path, note: Path) -> Path | None:
+    """Where a mount of that volume stands whose process died, leaving its control socket behind.
+
+    `note` says where that was. Without it any dead mount of a volume of this name is taken for it, though
+    another home may have one of the same name.
+    """
     if not control_socket.exists():
         return None
+    try:
+        noted: Path | None = Path(os.fsdecode(note.read_bytes()))
+    except OSError:
+        noted = None
     for entry in reversed(mounts()):
-        if entry.kind == OUR_TYPE and entry.source == f"storjfs:{volume}" and not answers(entry.target):
+        ours = entry.kind == OUR_TYPE and entry.source == f"storjfs:{volume}"
+        if ours and noted in (None, entry.target) and not answers(entry.target):
             return entry.target
     return None
 

@@ -103,6 +103,11 @@ class VolumePaths:
         return self.state_dir / "newest"
 
     @property
+    def mount_note(self) -> Path:
+        """Where it was mounted last."""
+        return self.state_dir / "mounted-at"
+
+    @property
     def operator_file(self) -> Path:
         """The seed of the embedded ledger's operator."""
         return self.data_dir / "ledger.db.operator"

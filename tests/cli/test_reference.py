@@ -10,6 +10,7 @@ import pytest
 from storjfs.cli.app import COMMANDS, Commands
 from storjfs.farmer.settings import FarmerSettings
 from storjfs.volume import Needs, VolumeSettings
+from storjfs.volume.dht import DhtNeeds
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 REFERENCE = DOCS / "reference"
@@ -42,8 +43,8 @@ def settings_rows(heading: str) -> dict[str, str]:
 
 
 def test_every_setting_of_a_volume_is_explained() -> None:
-    fields = {field.name for field in dataclasses.fields(VolumeSettings)} - {"farmers", "needs"}
-    fields |= {field.name for field in dataclasses.fields(Needs)}
+    fields = {field.name for field in dataclasses.fields(VolumeSettings)} - {"farmers", "needs", "dht"}
+    fields |= {field.name for table in (Needs, DhtNeeds) for field in dataclasses.fields(table)}
     assert settings_rows("settings.toml").keys() == fields | {"version", "embedded", "addresses"}
 
 

@@ -156,11 +156,19 @@ async def test_only_what_the_kernel_held_till_now_counts_as_refused(tmp_path: Pa
         await nursery.start(partial(serve, adapter, at, parse_options([]), "test"))
         async with dirty("taken"):
             await take()
-        async with dirty("lost"):
-            segments.full = errno.ENOSPC
-            with pytest.raises(WritesRefused, match="the rest of it is lost"):
-                await take()
-            await take()
+        # The kernel may send the page by itself before it is asked to: then that was told earlier.
+        for _ in range(20):
+            segments.full = 0
+            async with dirty("lost"):
+                segments.full = errno.ENOSPC
+                try:
+                    await take()
+                except WritesRefused as error:
+                    assert "the rest of it is lost" in str(error)  # noqa: PT017 - it need not be raised
+                    break
+        else:
+            raise AssertionError("no page that the kernel held was refused when it was asked for")
+        await take()
         write = f"import os; os.write(os.open({str(at / 'lost')!r}, os.O_WRONLY), b'told at close')"
         await trio.run_process([sys.executable, "-c", write], check=False)
         await take()

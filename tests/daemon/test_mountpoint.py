@@ -11,6 +11,7 @@ from storjfs.daemon.mountpoint import (
     NoFuse,
     canonical,
     dead_mount,
+    note_mount,
     parse_mountinfo,
     prepare,
     refuse_own,
@@ -129,10 +130,14 @@ def test_a_dead_mount_is_that_of_the_volume_whose_process_left_its_socket(
     alive = False
     monkeypatch.setattr(mountpoint, "mounts", lambda: parse_mountinfo(MOUNTINFO))
     monkeypatch.setattr(mountpoint, "answers", lambda target: alive)
-    socket = tmp_path / "sock"
-    assert dead_mount("default", socket) is None
+    socket, note = tmp_path / "sock", tmp_path / "note"
+    assert dead_mount("default", socket, note) is None
     socket.touch()
-    assert dead_mount("default", socket) == Path("/home/ann/my cloud")
-    assert dead_mount("other", socket) is None
+    assert dead_mount("default", socket, note) == Path("/home/ann/my cloud")
+    assert dead_mount("other", socket, note) is None
+    note_mount(note, Path("/home/bob/cloud"))
+    assert dead_mount("default", socket, note) is None, "it is another home's"
+    note_mount(note, Path("/home/ann/my cloud"))
+    assert dead_mount("default", socket, note) == Path("/home/ann/my cloud")
     alive = True
-    assert dead_mount("default", socket) is None
+    assert dead_mount("default", socket, note) is None
