@@ -157,9 +157,10 @@ async def test_only_what_the_kernel_held_till_now_counts_as_refused(tmp_path: Pa
         async with dirty("taken"):
             await take()
         # The kernel may send the page by itself before it is asked to: then that was told earlier.
-        for _ in range(20):
+        for attempt in range(20):
             segments.full = 0
-            async with dirty("lost"):
+            lost = f"lost{attempt}"
+            async with dirty(lost):
                 segments.full = errno.ENOSPC
                 try:
                     await take()
@@ -169,7 +170,7 @@ async def test_only_what_the_kernel_held_till_now_counts_as_refused(tmp_path: Pa
         else:
             raise AssertionError("no page that the kernel held was refused when it was asked for")
         await take()
-        write = f"import os; os.write(os.open({str(at / 'lost')!r}, os.O_WRONLY), b'told at close')"
+        write = f"import os; os.write(os.open({str(at / lost)!r}, os.O_WRONLY), b'told at close')"
         await trio.run_process([sys.executable, "-c", write], check=False)
         await take()
         segments.full = 0
