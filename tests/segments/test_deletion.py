@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from storjfs.segments import State, deletion
+from storjfs.segments import Segments, State, deletion
 from tests.segments.conftest import MIB, Volume, until
 from tests.segments.farm import Farm
 
@@ -39,14 +39,19 @@ async def test_unsent_segments_that_died_young_are_never_sent(volume: Volume) ->
         assert volume.farm.shard_count() == 0
 
 
+async def five_to_delete_and_nobody_there(volume: Volume, segments: Segments) -> None:
+    """A segment's shards are doomed while the farmers, who have them, are away."""
+    (run,) = volume.append_random(MIB)
+    await segments.flush()
+    await until(lambda: volume.farm.shard_count() == 5)
+    volume.farm.go(online=False)
+    segments.live(run.seg, -run.length)
+    await until(lambda: segments.report().to_delete == 5, volume.store)
+
+
 async def test_deletion_waits_for_farmers_that_are_away_across_restarts(volume: Volume) -> None:
     async with volume.running() as segments:
-        (run,) = volume.append_random(MIB)
-        await segments.flush()
-        await until(lambda: volume.farm.shard_count() == 5)
-        volume.farm.go(online=False)
-        segments.live(run.seg, -run.length)
-        await until(lambda: segments.report().to_delete == 5, volume.store)
+        await five_to_delete_and_nobody_there(volume, segments)
     async with volume.running() as segments:
         assert segments.report().to_delete == 5
         volume.farm.go(online=True)
@@ -57,12 +62,7 @@ async def test_deletion_waits_for_farmers_that_are_away_across_restarts(volume: 
 
 async def test_what_was_withdrawn_from_a_farmer_that_is_away_is_not_tried_for_ever(volume: Volume) -> None:
     async with volume.running() as segments:
-        (run,) = volume.append_random(MIB)
-        await segments.flush()
-        await until(lambda: volume.farm.shard_count() == 5)
-        volume.farm.go(online=False)
-        segments.live(run.seg, -run.length)
-        await until(lambda: segments.report().to_delete == 5, volume.store)
+        await five_to_delete_and_nobody_there(volume, segments)
         await until(lambda: len(segments._deleter._retry) == 5)
         for (shard_id,) in volume.store.read("SELECT shard_id FROM doomed"):
             segments.amend.withdraw(shard_id)
