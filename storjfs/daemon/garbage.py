@@ -3,7 +3,9 @@
 By itself it looks through everything that lives now and then, 40 ms once the caches are full, in the middle
 of a request. Here it looks in pauses only: each time at what was made in the last half second, and now and
 then at everything. What is made while there is work to do waits for that, which costs memory and nobody's
-time; what does not refer to itself, and that is nearly everything, goes at once anyway.
+time; what does not refer to itself, and that is nearly everything, goes at once anyway. Only when the process
+has grown by much since the last look at everything is there one in the middle of work: what a mistake ties
+into such knots may hold buffers, and must not fill the machine's memory until there is a pause.
 """
 
 import gc
@@ -27,21 +29,24 @@ EVERYTHING: Final = 600.0
 """Seconds after which a pause is used to look through everything, if anything was left out since."""
 PATIENCE: Final = 3600.0
 """Seconds after which that no longer waits for a pause."""
+GROWTH: Final = 128 << 20
+"""Bytes that the process may have grown by since then before that does not wait either."""
 
 
 async def collect_garbage() -> None:
     """Take the matter from Python until cancelled."""
     gc.disable()
     gc.freeze()
-    last, left_out = trio.current_time(), False
+    last, left_out, size = trio.current_time(), False, _resident()
     try:
         while True:
             before, waits = thread_time(), _waits()
             await trio.sleep(STEP)
             paused = thread_time() - before < STEP * IDLE and _waits() - waits < QUIET
-            if left_out and trio.current_time() >= last + (EVERYTHING if paused else PATIENCE):
-                last, left_out = trio.current_time(), False
+            overdue = trio.current_time() >= last + (EVERYTHING if paused else PATIENCE)
+            if left_out and (overdue or _resident() >= size + GROWTH):
                 _look_through_everything()
+                last, left_out, size = trio.current_time(), False, _resident()
                 continue
             if paused:
                 gc.collect(0)
@@ -56,6 +61,12 @@ async def collect_garbage() -> None:
 def _waits() -> int:
     """How often this thread has waited so far; see getrusage(2)."""
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+
+
+def _resident() -> int:
+    """Bytes of memory that this process has; see proc(5)."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
 
 
 def _look_through_everything() -> None:

@@ -55,7 +55,10 @@ class Flights:
             if found.data is not None:
                 return found.part(first, count)
             if found.error is not None:
-                raise found.error
+                try:
+                    raise found.error
+                finally:
+                    del found
         flight = _Flight(first, count)
         self._flights.setdefault(shard_id, []).append(flight)
         try:
@@ -67,6 +70,9 @@ class Flights:
         finally:
             flight.done.set()
             self._landed(shard_id, flight)
+            # The error remembers this frame. If it remembered the error too, both would stay, and with them
+            # the frames of all that waited and what they hold, until somebody looks for such garbage.
+            del flight
 
     def _covering(self, shard_id: bytes, first: int, count: int) -> _Flight | None:
         self._forget_some()

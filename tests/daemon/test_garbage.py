@@ -109,3 +109,26 @@ async def test_but_it_does_not_wait_for_a_pause_for_ever(
         del made
         await be_busy(10)
         assert one() is None
+
+
+async def test_nor_while_the_process_grows_by_much(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = garbage.GROWTH
+    monkeypatch.setattr(garbage, "_resident", lambda: size)
+    async with collecting():
+        await be_busy(1)
+        made, one = knots()
+        del made
+        size += garbage.GROWTH - 1
+        await be_busy(10)
+        assert one() is not None
+        size += 1
+        await be_busy(1)
+        assert one() is None
+
+
+def test_its_own_memory_is_seen_to_grow() -> None:
+    before = garbage._resident()
+    much = bytearray(b"x") * (32 << 20)
+    assert garbage._resident() - before >= len(much) // 2
