@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from storjfs.errors import StorjfsError
 
 FUSE_DEVICE = Path("/dev/fuse")
 OUR_TYPE = "fuse.storjfs"
+TRIES = 40
+"""Times that an unmount is tried where the mount is in use: what only looks at all mounts soon lets go of it."""
+BETWEEN = 0.05
+"""Seconds between two tries."""
 
 
 class MountpointError(StorjfsError):
@@ -201,19 +206,21 @@ def detach(target: Path, *, lazy: bool) -> None:
     command = [tool, "-u"] if tool else ["umount"]
     if lazy:
         command.append("-z" if tool else "-l")
-    done = subprocess.run(
-        [*command, "--", str(target)], capture_output=True, text=True, check=False, env=_plain()
-    )
-    if done.returncode == 0 or mounted_at(target) is None:
-        return
-    said = done.stderr.strip()
-    if "busy" in said.lower():
-        raise MountpointBusy(
-            f"{target} is in use: a program has a file open or its working directory there",
-            hint=f"close it, or unmount with --lazy; fuser -vm {target} (package psmisc), or "
-            f"ls -l /proc/[0-9]*/cwd /proc/[0-9]*/fd | grep {target}, shows which",
+    for _ in range(TRIES):
+        done = subprocess.run(
+            [*command, "--", str(target)], capture_output=True, text=True, check=False, env=_plain()
         )
-    raise MountpointError(f"{target} could not be unmounted: {said}")
+        if done.returncode == 0 or mounted_at(target) is None:
+            return
+        said = done.stderr.strip()
+        if "busy" not in said.lower():
+            raise MountpointError(f"{target} could not be unmounted: {said}")
+        time.sleep(BETWEEN)
+    raise MountpointBusy(
+        f"{target} is in use: a program has a file open or its working directory there",
+        hint=f"close it, or unmount with --lazy; fuser -vm {target} (package psmisc), or "
+        f"ls -l /proc/[0-9]*/cwd /proc/[0-9]*/fd | grep {target}, shows which",
+    )
 
 
 def _plain() -> dict[str, str]:

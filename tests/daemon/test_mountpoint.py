@@ -7,10 +7,13 @@ import pytest
 
 from storjfs.daemon import mountpoint
 from storjfs.daemon.mountpoint import (
+    MountEntry,
+    MountpointBusy,
     MountpointError,
     NoFuse,
     canonical,
     dead_mount,
+    detach,
     note_mount,
     parse_mountinfo,
     prepare,
@@ -141,3 +144,34 @@ def test_a_dead_mount_is_that_of_the_volume_whose_process_left_its_socket(
     assert dead_mount("default", socket, note) == Path("/home/ann/my cloud")
     alive = True
     assert dead_mount("default", socket, note) is None
+
+
+@pytest.fixture
+def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The system's tool finds the mount in use as often as the returned file has lines."""
+    tries = tmp_path / "tries"
+    script = tmp_path / "fusermount3"
+    script.write_text(
+        "#!/bin/sh\n"
+        f'test -s "{tries}" || exit 0\n'
+        f'sed -i 1d "{tries}"\n'
+        'echo "fusermount3: failed to unmount /x: Device or resource busy" >&2\n'
+        "exit 1\n"
+    )
+    script.chmod(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(mountpoint, "mounted_at", lambda at: MountEntry(at, mountpoint.OUR_TYPE, "storjfs:x"))
+    monkeypatch.setattr(mountpoint, "BETWEEN", 0.0)
+    return tries
+
+
+def test_who_only_looks_at_a_mount_does_not_keep_it_from_being_unmounted(tool: Path, tmp_path: Path) -> None:
+    tool.write_text("once\n" * (mountpoint.TRIES - 1))
+    detach(tmp_path, lazy=False)
+    assert tool.read_text() == ""
+
+
+def test_a_mount_that_stays_in_use_is_said_to_be(tool: Path, tmp_path: Path) -> None:
+    tool.write_text("once\n" * mountpoint.TRIES)
+    with pytest.raises(MountpointBusy, match="is in use"):
+        detach(tmp_path, lazy=False)

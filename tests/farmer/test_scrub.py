@@ -260,17 +260,20 @@ async def test_its_rate_is_bounded_and_enough_for_the_period(tmp_path: Path) -> 
         farmer.shelf.stored = 0
 
 
-async def test_farmers_database_of_version_2_is_brought_up_to_date(tmp_path: Path) -> None:
+def test_farmers_database_of_version_2_is_brought_up_to_date(tmp_path: Path) -> None:
     Farmer.open(tmp_path / "farmer", settings(tmp_path)).close()
     with sqlite3.connect(tmp_path / "farmer" / "farmer.db") as database:
         database.executescript(
             "DROP TABLE damaged; DROP TABLE scrub; DROP TABLE relayed; PRAGMA user_version = 2"
         )
     database.close()
-    async with farming(tmp_path) as farmer:
+    farmer = Farmer.open(tmp_path / "farmer", settings(tmp_path))
+    try:
         assert farmer.records.read("PRAGMA user_version") == [(VERSION,)]
         assert damaged(farmer) == set()
         assert farmer.scrub.last() is None
+    finally:
+        farmer.close()
 
 
 async def test_status_counts_and_warns(tmp_path: Path, ledger: Ledger) -> None:
