@@ -60,7 +60,7 @@ STRESSORS = [
 # Asks for what went wrong on the whole mount, so it runs alone and first: where a program is killed in a
 # rename or unlink, the kernel counts its own interrupted update of times as an error of writing.
 ALONE = "io"
-# Their emulation of fallocate(2) is cut off when the time is up, which they count as a failure: by operations.
+# Their emulation of fallocate(2) is cut off when the time is up, which they count as a failure: by number.
 COUNTED = {"fsize": 500, "file-ioctl": 500}
 # The defaults fill a file of 1 GiB first.
 SIZES = (
@@ -93,4 +93,5 @@ def test_stress_ng(mounted: Drive, tell: Told) -> None:
         stress(mounted, STRESSORS[number::groups], max(1, SECONDS // groups))
     for name, operations in COUNTED.items():
         stress(mounted, [name], 10 * SECONDS, f"--{name}-ops", str(operations))
-    tell(f"{len(STRESSORS) + 1 + len(COUNTED)} stressors, two of each, {len(STRESSORS) // groups} or more at once")
+    total = len(STRESSORS) + 1 + len(COUNTED)
+    tell(f"{total} stressors, two of each, {len(STRESSORS) // groups} or more at once")
