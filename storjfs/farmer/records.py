@@ -211,8 +211,12 @@ class Records:
         self._wake.set()
         with trio.CancelScope(shield=True):
             await job.done.wait()
-        if job.error is not None:
-            raise job.error
+        error, job.error = job.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # it remembers this frame
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit what comes until `stop`, then the rest, and close the database.
@@ -268,7 +272,7 @@ class Records:
         # Whatever it was, those who wait must learn that nothing is durable.
         except Exception as error:
             for job in jobs:
-                job.error = error
+                job.error = error.with_traceback(None)
             return
         for job in jobs:
             if job.after is not None:

@@ -41,7 +41,7 @@ class Fetch:
         self.count = count
         self.prefetch = prefetch
         self.data: Buffer | None = None
-        self.error: Exception | None = None
+        self.error: SegmentUnreadable | None = None
         self.done = trio.Event()
         self.waiting = 0
         self.started = trio.current_time()
@@ -109,7 +109,7 @@ class Pieces:
             for fetch in fetches:
                 await fetch.done.wait()
                 if fetch.error is not None:
-                    raise fetch.error
+                    raise fetch.error.anew()
         finally:
             for fetch in fetches:
                 fetch.waiting -= 1
@@ -208,7 +208,7 @@ class Pieces:
                     if not await self._cache_pieces(segment, fetch):
                         self._keep(fetch)
             except SegmentUnreadable as error:
-                fetch.error = error
+                fetch.error = error.anew()
             except Exception as error:
                 # Whoever waits is told; a defect or a failing disk must not end the mount.
                 _LOG.exception("fetching pieces of segment %d failed", segment.seg)

@@ -46,9 +46,13 @@ class Together:
             self._error = None
             self._fail(error)
             kind = error = trace = None
-        await self._manager.__aexit__(kind, error, trace)
-        if self._error is not None:
-            raise self._error
+        try:
+            await self._manager.__aexit__(kind, error, trace)
+            if self._error is not None:
+                raise self._error
+        finally:
+            # The error remembers this frame; kept here, all that its frames hold would stay with it.
+            self._error = None
 
 
 async def all_of(*calls: Callable[[], Awaitable[object]]) -> None:

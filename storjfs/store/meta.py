@@ -159,7 +159,7 @@ class MetaStore(MetaReader):
         nothing is durable either. A cancelled call leaves the commit under way.
         """
         if self.failure is not None and self.failure.permanent:
-            raise self.failure
+            raise self.failure.with_traceback(None)
         if self._changes:
             group = self.group
             self._close_group()
@@ -168,14 +168,18 @@ class MetaStore(MetaReader):
         else:
             await trio.lowlevel.checkpoint()
             if self.failure is not None:
-                raise self.failure
+                raise self.failure.with_traceback(None)
             return
         outcome = self._outcomes.get(group)
         if outcome is None:
             outcome = self._outcomes[group] = _Outcome()
         await outcome.event.wait()
         if outcome.error is not None:
-            raise outcome.error
+            try:
+                # Kept, and raised to all: without the frames of those who met it before, nor this one.
+                raise outcome.error.with_traceback(None)
+            finally:
+                del outcome
 
     async def shrink_log(self) -> None:
         """Copy all of the log into the database and give its space back, between two commits.
@@ -231,6 +235,9 @@ class MetaStore(MetaReader):
                 participant.committed(job.group)
         else:
             _LOG.error("group %d is not committed: %s", job.group, error, exc_info=error.__cause__)
+            if error.__cause__ is not None:
+                # Its frames refer to the one that made `error` of it: neither would go by itself.
+                error.__cause__.__traceback__ = None
             self._failed = job
             self._changes += 1
             self._dirty_since = trio.current_time()
@@ -318,7 +325,7 @@ class MetaStore(MetaReader):
         cursor = self._writer.cursor()
         try:
             if self._log.distrusted is not None:
-                raise self._log.distrusted
+                raise self._log.distrusted.with_traceback(None)
             for wait in job.prepare:
                 wait()
             if job.statements:

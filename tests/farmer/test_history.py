@@ -17,6 +17,7 @@ from storjfs.farmer.records import VERSION, Records
 from storjfs.protocol.terms import CREDIT
 from storjfs.settlement import Ledger
 from tests.farmer.renter import MIB, farming, renting, settings
+from tests.letting_go import nothing_left
 
 
 class Hands:
@@ -34,8 +35,10 @@ async def history(folder: Path, clock: Hands) -> AsyncIterator[History]:
     records = Records(folder / "farmer.db")
     async with trio.open_nursery() as nursery:
         await nursery.start(records.run)
-        yield History(records, clock)
-        records.stop()
+        try:
+            yield History(records, clock)
+        finally:
+            records.stop()
 
 
 async def test_what_is_noted_is_there_after_a_fold_and_adds_up(tmp_path: Path) -> None:
@@ -178,3 +181,13 @@ async def test_run_that_was_cut_off_is_told_from_one_that_stopped(tmp_path: Path
                 await trio.testing.wait_all_tasks_blocked(0.01)
     async with farming(tmp_path) as farmer:
         assert [life.stopped is not None for life in farmer.book.history.lives()[-2:]] == [True, True]
+
+
+async def test_commits_that_fail_keep_nothing_of_who_asked(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise OSError("the disk is gone")
+
+    async with history(tmp_path, Hands()) as days:
+        with nothing_left() as callers:
+            for _ in range(3):
+                await callers.fails(lambda: days._records.commit((), before=fail), OSError)
