@@ -55,7 +55,12 @@ class Flights:
             if found.data is not None:
                 return found.part(first, count)
             if found.error is not None:
-                raise found.error
+                try:
+                    raise found.error
+                finally:
+                    # Else the error would lead to this frame and that to the error: with all that was on its
+                    # way it would stay until somebody looks for garbage, which is seldom while there is work.
+                    del found
         flight = _Flight(first, count)
         self._flights.setdefault(shard_id, []).append(flight)
         try:
@@ -67,6 +72,7 @@ class Flights:
         finally:
             flight.done.set()
             self._landed(shard_id, flight)
+            del flight  # as above
 
     def _covering(self, shard_id: bytes, first: int, count: int) -> _Flight | None:
         self._forget_some()
