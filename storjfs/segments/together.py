@@ -48,7 +48,11 @@ class Together:
             kind = error = trace = None
         await self._manager.__aexit__(kind, error, trace)
         if self._error is not None:
-            raise self._error
+            raised, self._error = self._error, None
+            try:
+                raise raised
+            finally:
+                del raised  # it leads here, and would stay, with all on the way, until garbage is looked for
 
 
 async def all_of(*calls: Callable[[], Awaitable[object]]) -> None:
