@@ -321,7 +321,7 @@ async def test_an_audit_asked_for_before_the_auditor_runs_is_carried_out(
             await catalogue.store_segment(renter)
         looked = trio.Event()
 
-        async def look(_: object) -> None:
+        async def look(*_: object) -> None:
             await looked.wait()
 
         with pytest.MonkeyPatch.context() as patch:
