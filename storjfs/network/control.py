@@ -131,7 +131,10 @@ class ControlConnection:
             with trio.CancelScope(shield=True):
                 await self._frames.aclose()
         if violation is not None:
-            raise violation
+            try:
+                raise violation
+            finally:
+                del violation  # which leads here, and would stay until garbage is looked for
 
     def close(self) -> None:
         """End `run`."""

@@ -109,7 +109,10 @@ async def serve_shards(
             ended = error
         nursery.cancel_scope.cancel()
     if ended is not None:
-        raise ended
+        try:
+            raise ended
+        finally:
+            del ended  # which leads here, and would stay, with all on the way, until garbage is looked for
 
 
 class _Transfers:

@@ -198,7 +198,10 @@ class Relay:
         finally:
             caller.done.set()
         if problem is not None:
-            raise problem
+            try:
+                raise problem
+            finally:
+                del problem  # which leads here, and would stay until garbage is looked for
 
     def _counted(self, farmer: NodeId) -> "_Counted":
         """One more connection of `farmer`, for as long as the block takes. Raises RequestFailed (BUSY)."""
@@ -266,7 +269,10 @@ class Relay:
                 await caller.came.wait()
                 nursery.cancel_scope.cancel()
         if left is not None:
-            raise left
+            try:
+                raise left
+            finally:
+                left = None  # it leads here, and would stay until garbage is looked for
         if caller.transport is None:
             raise RequestFailed(ErrorCode.NOT_ATTACHED, caller.problem or "it did not come in time")
         return caller.transport

@@ -78,7 +78,10 @@ async def open_stream(
             if attempt.cancelled_caught:
                 reasons.append(f"{address}: no answer")
     if wrong is not None:
-        raise wrong
+        try:
+            raise wrong
+        finally:
+            del wrong  # which leads to whoever dials, with the shard at hand, and to itself
     raise PeerUnreachable("; ".join(reasons) or ("no answer in time" if addresses else "no address is known"))
 
 

@@ -63,7 +63,10 @@ async def visit(
                 reason = error
                 continue
             return await _talk(identity, stream, address, ask=ask, own=own, role=role)
-        raise reason
+        try:
+            raise reason
+        finally:
+            del reason  # which leads here, and would stay until garbage is looked for
     raise RequestTimeout(f"{addresses[0]} did not answer within {VISIT_TIMEOUT:g} s")
 
 

@@ -99,6 +99,8 @@ class Auditor:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
+                for number, work in self._work.items():  # what was asked for before
+                    self._start(number, work)
                 for number in list(self._records.challenges):
                     self._of(number).wake.set()
                 task_status.started()
@@ -109,7 +111,8 @@ class Auditor:
     # --- from outside ---
 
     async def audit_now(self) -> AuditSummary:
-        """Audit every shard of every contract now; returns when all have answered or stayed silent.
+        """Audit every shard of every contract now; returns when all have answered or stayed silent. Before
+        `run` runs it waits for that.
 
         Each proof that passes is paid, as any other.
         """
@@ -212,9 +215,12 @@ class Auditor:
         work = self._work.get(number)
         if work is None:
             work = self._work[number] = _Work()
-            if self._nursery is not None:
-                self._nursery.start_soon(self._work_on, number, work, name=f"audit of contract {number}")
+            self._start(number, work)
         return work
+
+    def _start(self, number: int, work: _Work) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(self._work_on, number, work, name=f"audit of contract {number}")
 
     def _start_sweep(self, number: int) -> _Work:
         work = self._of(number)
@@ -301,6 +307,8 @@ class Auditor:
         # Those who wait for audit_now learn that this one is silent.
         work.done.set()
         if entry.serves:
+            # To be asked it had to greet perhaps; only what it does from now on says that it is there again.
+            work.wake = trio.Event()
             with trio.move_on_after(delay):
                 await work.wake.wait()
             work.wake = trio.Event()

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 A = TypeVar("A")
 
 PROBE_TIMEOUT = 10.0
+PROBES = 16
+"""Addresses asked at a time who is there."""
 
 
 class Farmers:
@@ -166,25 +168,37 @@ class Farmers:
         others = () if own.known else [one.usual() for one in self._latency.values() if one.known]
         return median(others) if others else own.usual()
 
-    async def find_out(self) -> None:
-        """Learn who answers at addresses that were given without a node id; who does not is tried next time.
+    async def find_out(self, met: Callable[[NodeId], None] = lambda farmer: None) -> None:
+        """Learn who answers at addresses that were given without a node id, `PROBES` of them at a time; who
+        does not is tried next time. `met` is told of each at once, while others are still waited for.
 
         The question is asked under a throw-away identity: which of ours to show follows from the answer.
         """
-        for known in list(self.known):
-            if known.node_id is not None:
-                self._enter(NodeId(known.node_id), known)
-                continue
-            try:
-                stranger = Identity(self._rng.randbytes(32))
-                stream = await self._connector(stranger, None, known.addresses, PROBE_TIMEOUT)
-            except (StorjfsError, OSError) as error:
-                log.info("nobody answers at %s: %s", known.addresses[0], error)
-                continue
-            farmer = NodeId(getattr(stream, "peer", b""))
-            await trio.aclose_forcefully(stream)
-            if len(farmer) == 32:
+        turn = trio.CapacityLimiter(PROBES)
+
+        async def ask(known: KnownFarmer) -> None:
+            async with turn:
+                farmer = await self._who_is_at(known)
+            if farmer is not None:
                 self._enter(farmer, known)
+                met(farmer)
+
+        async with trio.open_nursery() as nursery:
+            for known in list(self.known):
+                nursery.start_soon(ask, known)
+
+    async def _who_is_at(self, known: KnownFarmer) -> NodeId | None:
+        if known.node_id is not None:
+            return NodeId(known.node_id)
+        try:
+            stranger = Identity(self._rng.randbytes(32))
+            stream = await self._connector(stranger, None, known.addresses, PROBE_TIMEOUT)
+        except (StorjfsError, OSError) as error:
+            log.info("nobody answers at %s: %s", known.addresses[0], error)
+            return None
+        farmer = NodeId(getattr(stream, "peer", b""))
+        await trio.aclose_forcefully(stream)
+        return farmer if len(farmer) == 32 else None
 
     def _enter(self, farmer: NodeId, known: KnownFarmer) -> None:
         self.named.add(farmer)

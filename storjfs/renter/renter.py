@@ -429,9 +429,9 @@ class Renter:
 
     async def _round(self) -> None:
         """One look at every farmer, several at a time; a slow one does not hold up the others for long."""
-        await self.farmers.find_out()
         self.seeking.choose()
         turn = trio.CapacityLimiter(8)
+        attended = set[NodeId]()
 
         async def attend(farmer: NodeId) -> None:
             async with turn:
@@ -439,9 +439,15 @@ class Renter:
             await self._take_back(farmer)
 
         async with trio.open_nursery() as nursery:
-            for farmer in self.farmers.all():
-                if farmer not in self._removed and self.seeking.seeks(farmer):
+
+            def see_to(farmer: NodeId) -> None:
+                if farmer not in self._removed | attended and self.seeking.seeks(farmer):
+                    attended.add(farmer)
                     nursery.start_soon(attend, farmer)
+
+            for farmer in self.farmers.all():
+                see_to(farmer)
+            await self.farmers.find_out(see_to)
         try:
             await self._moving.step()
             await self.market.reclaim()

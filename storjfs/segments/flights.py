@@ -58,6 +58,8 @@ class Flights:
                 try:
                     raise found.error
                 finally:
+                    # Else the error would lead to this frame and that to the error: with all that was on its
+                    # way it would stay until somebody looks for garbage, which is seldom while there is work.
                     del found
         flight = _Flight(first, count)
         self._flights.setdefault(shard_id, []).append(flight)
@@ -70,9 +72,7 @@ class Flights:
         finally:
             flight.done.set()
             self._landed(shard_id, flight)
-            # The error remembers this frame. If it remembered the error too, both would stay, and with them
-            # the frames of all that waited and what they hold, until somebody looks for such garbage.
-            del flight
+            del flight  # as above
 
     def _covering(self, shard_id: bytes, first: int, count: int) -> _Flight | None:
         self._forget_some()

@@ -31,9 +31,12 @@ MOST_KEPT: Final = 8 << 20
 
 
 class Fetch:
-    """Pieces of a segment on their way. `done` is set with either `data` or `error`."""
+    """Pieces of a segment on their way. `done` is set with either `data` or `failed`.
 
-    __slots__ = ("count", "data", "done", "error", "first", "prefetch", "scope", "seg", "started", "waiting")
+    `failed` says why, and is no exception: one would lead to whoever has this at hand, and so to itself.
+    """
+
+    __slots__ = ("count", "data", "done", "failed", "first", "prefetch", "scope", "seg", "started", "waiting")
 
     def __init__(self, seg: int, first: int, count: int, *, prefetch: bool) -> None:
         self.seg = seg
@@ -41,7 +44,7 @@ class Fetch:
         self.count = count
         self.prefetch = prefetch
         self.data: Buffer | None = None
-        self.error: SegmentUnreadable | None = None
+        self.failed = ""
         self.done = trio.Event()
         self.waiting = 0
         self.started = trio.current_time()
@@ -81,7 +84,7 @@ class Pieces:
         finally:
             self._nursery = None
             for fetch in set(self._flying.values()):
-                fetch.error = SegmentUnreadable(fetch.seg, "the drive is being unmounted")
+                fetch.failed = "the drive is being unmounted"
                 fetch.done.set()
             self._flying.clear()
 
@@ -108,8 +111,8 @@ class Pieces:
                 out = await self._local_pieces(segment, file, first, count)
             for fetch in fetches:
                 await fetch.done.wait()
-                if fetch.error is not None:
-                    raise fetch.error.anew()
+                if fetch.failed:
+                    raise SegmentUnreadable(fetch.seg, fetch.failed)
         finally:
             for fetch in fetches:
                 fetch.waiting -= 1
@@ -208,15 +211,15 @@ class Pieces:
                     if not await self._cache_pieces(segment, fetch):
                         self._keep(fetch)
             except SegmentUnreadable as error:
-                fetch.error = error.anew()
+                fetch.failed = error.reason
             except Exception as error:
                 # Whoever waits is told; a defect or a failing disk must not end the mount.
                 _LOG.exception("fetching pieces of segment %d failed", segment.seg)
-                fetch.error = SegmentUnreadable(segment.seg, str(error))
+                fetch.failed = str(error) or type(error).__name__
             finally:
                 self._landed(fetch)
-                if fetch.data is None and fetch.error is None:
-                    fetch.error = SegmentUnreadable(segment.seg, "the read was given up")
+                if fetch.data is None and not fetch.failed:
+                    fetch.failed = "the read was given up"
                 fetch.done.set()
 
     def _give_up(self, fetch: Fetch) -> None:

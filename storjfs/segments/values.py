@@ -90,10 +90,6 @@ class SegmentUnreadable(FilesystemError):
             "storjfs status shows which farmers are missing; when enough of them are back, so is the data."
         )
 
-    def anew(self) -> "SegmentUnreadable":
-        """The same, not raised yet: what is kept and raised to several would gather the frames of all."""
-        return type(self)(self.seg, self.reason)
-
 
 class SegmentDamaged(SegmentUnreadable):
     """EIO: frames of segment `seg` were damaged here before the farmers had them."""

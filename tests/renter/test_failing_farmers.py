@@ -13,7 +13,8 @@ from storjfs.farmer.book import ContractEntry
 from storjfs.farmer.scrub import Pass
 from storjfs.protocol.audits import AuditRequest
 from storjfs.protocol.contracts import State
-from storjfs.protocol.ids import ShardId
+from storjfs.protocol.ids import NodeId, ShardId
+from storjfs.protocol.messages import Audit, Request
 from storjfs.renter import FarmerUnavailable
 from storjfs.renter.local_records import Result
 from storjfs.renter.renter import GREET_EVERY
@@ -284,3 +285,55 @@ async def test_a_fault_found_by_a_read_stands_in_the_report(
         await until(lambda: renter.records.standing(contract).failed == 1)
         await until(lambda: len(renter.records.outcomes()) == 1)
         assert renter.records.outcomes()[0].detail == "piece 3 does not open"
+
+
+async def test_a_farmer_that_hangs_up_on_audits_is_asked_ever_more_seldom(
+    tmp_path: Path, fast_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That it greets whenever it is asked is no sign that it answers."""
+    monkeypatch.setattr("storjfs.renter.renter.ROUND", 1e6)
+    async with a_world(tmp_path, fast_clock, 2) as world, world.life(SELDOM) as (renter, catalogue):
+        contract, _ = (await catalogue.store_segment(renter))[0]
+        site = site_of(world, renter, contract)
+        answer, asked = site.farmer.service.request, 0
+
+        async def hang_up(peer: NodeId, request: Request[Any]) -> Any:
+            nonlocal asked
+            if isinstance(request, Audit):
+                asked += 1
+                world.cut(site)
+                world.heal(site)
+            return await answer(peer, request)
+
+        monkeypatch.setattr(site.farmer.service, "request", hang_up)
+        assert (await renter.audit_now()).silent == [contract]
+        await trio.sleep(60)
+        # At 0, 5, 15 and 35 seconds, the first time on two connections.
+        assert asked <= 6
+
+
+async def test_an_audit_asked_for_before_the_auditor_runs_is_carried_out(
+    tmp_path: Path, fast_clock: trio.testing.MockClock
+) -> None:
+    """As while the first look at the farmers takes its time."""
+    async with a_world(tmp_path, fast_clock, 2) as world:
+        async with world.life(SELDOM) as (renter, catalogue):
+            await catalogue.store_segment(renter)
+        looked = trio.Event()
+
+        async def look(*_: object) -> None:
+            await looked.wait()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("storjfs.renter.farmers.Farmers.find_out", look)
+            async with world.life(SELDOM, started=False) as (renter, _), trio.open_nursery() as nursery:
+                found = []
+
+                async def audit() -> None:
+                    with trio.fail_after(600):
+                        found.append(await renter.audit_now())
+
+                nursery.start_soon(audit)
+                await until(lambda: bool(renter.auditor._work))
+                looked.set()
+        assert [one.passed for one in found] == [2]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 import trio.testing
 
@@ -14,7 +15,9 @@ from storjfs.protocol.directory import Hint
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.terms import Address
 from storjfs.renter import Renter
+from storjfs.renter.farmers import PROBES
 from storjfs.renter.needs import AIM
+from storjfs.renter.settings import KnownFarmer
 from tests.renter.world import KEYS, PRICE, Site, World, a_world, quick_settings, until
 
 SELDOM = quick_settings(audit_period=10_000)
@@ -202,3 +205,36 @@ async def test_too_few_farmers_are_a_problem_that_is_told(
                 )
             await until(lambda: len(contracted(renter)) == 5)
             assert not any("are wanted" in one for one in renter.report().problems)
+
+
+@pytest.mark.parametrize("dead", [5, 2 * PROBES])
+async def test_addresses_at_which_nobody_answers_hold_up_no_others(
+    tmp_path: Path, fast_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, dead: int
+) -> None:
+    silent, most, connect = set[bytes](), 0, World.connect
+
+    async def silence(
+        world: World, identity: Identity, node_id: NodeId | None, addresses: Sequence[Address], seconds: float
+    ) -> trio.abc.Stream:
+        nonlocal most
+        if addresses[0].host == "dead":
+            silent.add(identity.node_id)
+            most = max(most, len(silent))
+            try:
+                await trio.sleep_forever()
+            finally:
+                silent.remove(identity.node_id)
+        return await connect(world, identity, node_id, addresses, seconds)
+
+    monkeypatch.setattr(World, "connect", silence)
+    async with a_world(tmp_path, fast_clock, 1) as world:
+        (site,) = world.sites.values()
+        where = [*(Address("dead", number) for number in range(1, dead + 1)), site.address]
+        known = [KnownFarmer(addresses=(one,)) for one in where]
+        async with world.life(SELDOM, named=False, started=False, farmers=known) as (renter, _):
+            if dead < PROBES:
+                await until(lambda: contracted(renter) == ids([site]))
+                assert len(silent) == dead
+            await until(lambda: len(silent) == min(dead, PROBES))
+            await trio.testing.wait_all_tasks_blocked()
+    assert most == min(dead, PROBES)

@@ -208,12 +208,14 @@ class World:
         crash_point: Callable[[str], None] = lambda name: None,
         *,
         named: bool = True,
+        started: bool = True,
         marks: tuple[Collection[bytes], Collection[bytes]] = ((), ()),
         **more: Any,
     ) -> AsyncIterator[tuple[Renter, Catalogue]]:
         """One life of the renter's process, ended by cancellation at every place at once.
 
-        `named`: it is told of all farmers; `marks`: blocked and preferred ones; `more` goes to Renter.
+        `named`: it is told of all farmers; `started`: it has taken its first look at them; `marks`: blocked
+        and preferred ones; `more` goes to Renter.
         """
         self.seed += 1
         async with trio.open_nursery() as below:
@@ -240,7 +242,10 @@ class World:
             if named:
                 renter.update_addresses({node: (site.address,) for node, site in self.sites.items()})
             async with trio.open_nursery() as nursery:
-                await nursery.start(renter.run)
+                if started:
+                    await nursery.start(renter.run)
+                else:
+                    nursery.start_soon(renter.run)
                 yield renter, catalogue
                 nursery.cancel_scope.cancel()
             below.cancel_scope.cancel()
