@@ -6,12 +6,24 @@ import pytest
 import trio
 import trio.testing
 
+from storjfs.network.control import ControlConnection
 from storjfs.network.dial_back import BURST, DialBacks, ask
 from storjfs.network.identity import Identity
 from storjfs.network.origin import address_of, origin
 from storjfs.network.streams import open_stream
 from storjfs.protocol.failures import RequestFailed
-from storjfs.protocol.messages import Reached
+from storjfs.protocol.ids import NodeId
+from storjfs.protocol.messages import (
+    DIAL_BACK_CAPABILITY,
+    Attach,
+    AttachAnswer,
+    DialBack,
+    DialBackAnswer,
+    Hello,
+    HelloAnswer,
+    Reached,
+    Role,
+)
 from storjfs.protocol.terms import Address
 from tests.network.farm import FARMER, STRANGER, Farmer, listening
 
@@ -96,6 +108,45 @@ async def test_nobody_there_is_a_problem_and_no_error() -> None:
     asked = await ask(STRANGER, None, Address(HERE, 1), 7420)
     assert asked.answer is None
     assert asked.problem
+
+
+class Babbler(Farmer):
+    """Says hello as one does, and then what nobody understands."""
+
+    async def hello(self, peer: NodeId, hello: Hello) -> HelloAnswer:
+        return HelloAnswer(0, Role.FARMER, (DIAL_BACK_CAPABILITY,))
+
+    def attached(self, peer: NodeId, connection: ControlConnection) -> None:
+        super().attached(peer, connection)
+        connection._enqueue(b"\xff" * 64)
+
+
+@pytest.mark.parametrize("port", [7420, None])
+async def test_one_that_does_not_keep_the_protocol_is_a_problem_and_no_error(port: int | None) -> None:
+    """Whoever is asked would else end the farmer that asks."""
+    async with listening(Babbler()) as address:
+        asked = await ask(STRANGER, None, address, port)
+    assert asked.answer is None
+
+
+class Liar(Babbler):
+    """Says that it has got through, to a place of its choice."""
+
+    def attached(self, peer: NodeId, connection: ControlConnection) -> None:
+        self.control.append(connection)
+
+    async def reach(
+        self, peer: NodeId, request: Attach | DialBack, connection: ControlConnection
+    ) -> AttachAnswer | DialBackAnswer:
+        return DialBackAnswer(Reached.YES, "victim.example.org")
+
+
+async def test_a_name_that_was_never_dialled_is_no_answer() -> None:
+    """It would stand in the farmer's offers as an address where it was reached."""
+    async with listening(Liar()) as address:
+        asked = await ask(STRANGER, None, address, 7420)
+    assert asked.answer is None
+    assert "no address" in asked.problem
 
 
 async def test_where_a_connection_comes_from() -> None:
