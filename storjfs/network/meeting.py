@@ -20,9 +20,9 @@ from storjfs.protocol.directory import (
     Hint,
     Known,
     hint_of,
-    is_private,
     peer_source,
 )
+from storjfs.protocol.hosts import is_private
 from storjfs.protocol.ids import NodeId, short
 from storjfs.protocol.messages import Role
 from storjfs.protocol.signing import Signed

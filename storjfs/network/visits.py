@@ -12,8 +12,8 @@ from storjfs.errors import StorjfsError
 from storjfs.network.failures import PeerUnreachable, RequestTimeout, WrongPeer
 from storjfs.network.identity import Identity
 from storjfs.network.peer import Connector, Peer
-from storjfs.protocol.directory import is_private
 from storjfs.protocol.failures import ProtocolViolation, RequestFailed
+from storjfs.protocol.hosts import is_private
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.messages import FarmerList, GetFarmers, GetOffer, Role
 from storjfs.protocol.signing import Signed

@@ -22,9 +22,10 @@ from storjfs.network.dht.krpc import (
     read_only,
     unpack,
 )
-from storjfs.network.dht.reachable import group_of, is_private, may_be_dialled, on_the_internet
+from storjfs.network.dht.reachable import is_private, may_be_dialled
 from storjfs.network.dht.records import info_hash, read_record, record_salt
 from storjfs.protocol.failures import BadSignature, ProtocolViolation
+from storjfs.protocol.hosts import network_of, on_the_internet
 from storjfs.protocol.ids import PublicKey, Signature
 from storjfs.protocol.signing import SigningKey
 from storjfs.protocol.terms import Address
@@ -261,9 +262,11 @@ def test_addresses_of_the_internet_are(host: str) -> None:
 
 
 def test_what_lies_together_counts_as_one() -> None:
-    assert group_of("192.0.43.8") == group_of("192.0.43.200") != group_of("192.0.44.8")
+    assert network_of("192.0.43.8") == network_of("192.0.43.200") != network_of("192.0.44.8")
     assert (
-        group_of("2a00:1450:4001::1") == group_of("2a00:1450:4001:ffff::9") != group_of("2a00:1450:4002::1")
+        network_of("2a00:1450:4001::1")
+        == network_of("2a00:1450:4001:ffff::9")
+        != network_of("2a00:1450:4002::1")
     )
     assert is_private("127.0.0.1")
     assert is_private("10.0.0.1")
