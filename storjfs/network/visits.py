@@ -23,6 +23,8 @@ VISIT_TIMEOUT: Final = 15.0
 """Seconds for a whole visit."""
 DIAL: Final = 6.0
 """Seconds for one address."""
+PLACES: Final = 4
+"""Addresses dialled of those that a name has: its owner may say that it has hundreds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ async def _public(address: Address) -> tuple[Address, ...]:
     except (OSError, ValueError) as error:  # ValueError: nobody can have a name like this
         raise PeerUnreachable(f"{address}: {error}") from error
     hosts = dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found)
-    places = tuple(Address(host, address.port) for host in hosts if not is_private(host))
+    places = tuple(Address(host, address.port) for host in hosts if not is_private(host))[:PLACES]
     if not places:
         raise PeerUnreachable(f"{address} leads into a private network")
     return places
