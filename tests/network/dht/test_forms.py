@@ -118,6 +118,11 @@ def test_who_asks_us_hears_that_we_answer_nothing() -> None:
     assert read_only(question(bytes(100), bytes(20), b"ping", {})) is None
 
 
+def test_nobody_gets_more_bytes_of_us_than_were_sent_in_its_name() -> None:
+    assert read_only(encode({b"y": b"q"})) is None
+    assert read_only(encode({b"t": b"abcd", b"y": b"q"})) is None
+
+
 @given(st.ip_addresses().map(str), st.integers(0, 65535))
 def test_endpoints_are_packed_and_unpacked(host: str, port: int) -> None:
     assert unpack(pack((host, port))) == (host, port)
