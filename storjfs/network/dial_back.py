@@ -55,7 +55,7 @@ class DialBacks:
         """
         if not host:
             raise RequestFailed(ErrorCode.BAD_REQUEST, "the connection has no address to dial")
-        if self._under_way >= AT_ONCE or not all(self._may_ask(who) for who in (peer, origin(host))):
+        if self._under_way >= AT_ONCE or not all(self._may_ask(who) for who in (origin(host), peer)):
             raise RequestFailed(ErrorCode.BUSY, "too many questions of this kind")
         self._under_way += 1
         try:

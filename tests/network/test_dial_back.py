@@ -1,6 +1,7 @@
 """Who is asked to dial back dials only who asks, says what came of it, and not too often."""
 
 import os
+from contextlib import suppress
 
 import pytest
 import trio
@@ -84,6 +85,23 @@ async def test_questions_are_bounded_by_who_asks_and_from_where(same: str) -> No
                 continue
             with pytest.raises(RequestFailed, match="too many questions"):
                 await dial_backs.answer(peer.node_id, host, address.port)
+
+
+async def test_new_keys_of_an_address_that_asks_too_often_push_out_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("storjfs.network.dial_back.REMEMBERED", 4 * int(BURST))
+    dial_backs = DialBacks()
+    (listener,) = await trio.open_tcp_listeners(0, host=HERE)
+    port = listener.socket.getsockname()[1]
+    await listener.aclose()
+    for _ in range(int(BURST)):
+        await dial_backs.answer(FARMER.node_id, "127.0.0.2", port)
+    for _ in range(8 * int(BURST)):
+        with suppress(RequestFailed):
+            await dial_backs.answer(Identity(os.urandom(32)).node_id, HERE, port)
+    with pytest.raises(RequestFailed, match="too many questions"):
+        await dial_backs.answer(FARMER.node_id, "127.0.0.3", port)
 
 
 async def test_who_has_no_address_is_dialled_nowhere() -> None:
