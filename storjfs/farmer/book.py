@@ -237,6 +237,34 @@ class Book:
             raise
         return entry
 
+    async def drop(self, entry: ContractEntry, event: Event) -> None:
+        """A signed contract that nobody has funded ends by `event`, and nothing of it is kept: anybody can
+        have any number of them signed. The caller holds `entry.turn`. Raises IllegalTransition."""
+        state, lane = next_state(entry.state, event), entry.lane
+        rows: list[Statement] = [
+            (f"DELETE FROM {table} WHERE contract = ?", (entry.number,))
+            for table in ("contract", "revision", "transition")
+        ]
+        del self.contracts[entry.contract_id]
+        shared = lane.open or any(other.lane is lane for other in self.contracts.values())
+        if not shared:
+            # Before the commit: who needs it now makes it anew, and its row behind the end of this one.
+            self.lanes.pop(lane.lane_id, None)
+            rows.append(
+                (
+                    "DELETE FROM lane WHERE lane = ? AND open = 0 AND voucher IS NULL "
+                    "AND lane NOT IN (SELECT lane FROM contract)",
+                    (lane.lane_id,),
+                )
+            )
+        try:
+            await self.records.commit(rows)
+        except BaseException:
+            self.contracts[entry.contract_id] = entry
+            self.lanes.setdefault(lane.lane_id, lane)
+            raise
+        entry.state = state
+
     async def revise(
         self, entry: ContractEntry, proposal: Proposal, contract: Contract, terms: Terms
     ) -> None:

@@ -37,6 +37,10 @@ FUNDING_TIME: Final = 3600
 """Seconds after accept-by in which a signed contract must be funded."""
 UNFUNDED_MOST: Final = 16
 """Signed contracts of one renter that wait for funding."""
+UNFUNDED_IN_ALL: Final = 1024
+"""The same of all renters, who cost nothing to be many: then the oldest gives way."""
+ACCEPT_WITHIN: Final = 86400
+"""Seconds that accept-by may lie ahead: until then an unfunded contract stays."""
 
 
 class Contracting:
@@ -141,13 +145,11 @@ class Contracting:
         offer = self.offer()
         if reasons := self._objections(offer, terms):
             return self._counter(offer, terms, reasons)
-        waiting = [
-            entry
-            for entry in self._book.contracts.values()
-            if entry.renter == terms.renter and entry.state is State.SIGNED
-        ]
-        if len(waiting) >= UNFUNDED_MOST:
+        unfunded = [entry for entry in self._book.contracts.values() if entry.state is State.SIGNED]
+        if sum(entry.renter == terms.renter for entry in unfunded) >= UNFUNDED_MOST:
             raise RequestFailed(ErrorCode.BUSY, "fund the contracts you have first")
+        if len(unfunded) >= UNFUNDED_IN_ALL:
+            await self._drop(min(unfunded, key=lambda entry: entry.number), Event.LAPSE)
         contract = proposal.countersign(self._key)
         await self._book.add(proposal, contract, terms)
         return ProposeAnswer(contract)
@@ -194,6 +196,8 @@ class Contracting:
         reasons = objections(offer, terms, self._book.now)
         if terms.end_grace > offer.grace_max:
             reasons.append(f"the grace after the end is over {offer.grace_max} s")
+        if terms.accept_by > self._book.now + ACCEPT_WITHIN:
+            reasons.append(f"accept-by is more than {ACCEPT_WITHIN} s ahead")
         return reasons
 
     # --- funding ---
@@ -220,8 +224,9 @@ class Contracting:
     async def end(self, peer: NodeId, contract_id: ContractId) -> ContractAnswer:
         """The renter leaves."""
         entry = self._book.find(contract_id, peer)
+        await self._drop(entry, Event.GIVE_NOTICE)
         async with entry.turn:
-            if entry.state in (State.SIGNED, State.FUNDED, State.ACTIVE, State.RENEWING):
+            if entry.state in (State.FUNDED, State.ACTIVE, State.RENEWING):
                 await self._book.move(entry, Event.GIVE_NOTICE)
         await self._review(entry)
         return self.answer(entry)
@@ -249,7 +254,17 @@ class Contracting:
         await self._payments.claim_all(only_expiring=True)
         await self._payments.close_unused()
 
+    async def _drop(self, entry: ContractEntry, event: Event) -> None:
+        """End a contract that nobody has funded, if it is one."""
+        async with entry.turn:
+            if entry.state is State.SIGNED:
+                await self._book.drop(entry, event)
+
     async def _review(self, entry: ContractEntry) -> None:
+        if entry.state is State.SIGNED and self._book.now > entry.terms.accept_by + FUNDING_TIME:
+            log.info("contract %s: %s", short(entry.contract_id), Event.LAPSE)
+            await self._drop(entry, Event.LAPSE)
+            return
         async with entry.turn:
             for event in self._due(entry):
                 log.info("contract %s: %s", short(entry.contract_id), event)
@@ -273,8 +288,6 @@ class Contracting:
     def _due(self, entry: ContractEntry) -> list[Event]:
         """The next thing that time does to a contract, if any."""
         now, terms, state = self._book.now, entry.terms, entry.state
-        if state is State.SIGNED:
-            return [Event.LAPSE] if now > terms.accept_by + FUNDING_TIME else []
         if state in RESERVES_CAPACITY or state is State.FUNDED:
             if entry.unpaid_since is not None and now >= entry.unpaid_since + terms.payment_grace:
                 return [Event.BREACH]

@@ -229,7 +229,7 @@ class Keeper:
                 Priority.READ, self._shelf.read, held, header.offset, header.length
             )
         except ShardDamaged as error:
-            await self._damage.note(held.shard_id, str(error))
+            await self._prover.note(held.shard_id, str(error))
             raise RequestFailed(ErrorCode.CORRUPT, str(error)) from error
         except ShardUnreadable as error:
             if (reason := await self._prover.judge(held)) is not None:

@@ -14,8 +14,9 @@ from storjfs.network.identity import Identity
 from storjfs.network.lan import announced, is_loopback, moved
 from storjfs.network.meeting import Meeting
 from storjfs.network.sources import Found, Given
-from storjfs.protocol.directory import Directory, hint_of, is_private, peer_source
+from storjfs.protocol.directory import Directory, hint_of, peer_source
 from storjfs.protocol.failures import ProtocolViolation
+from storjfs.protocol.hosts import is_private
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.messages import FarmerList, GetFarmers, Role
 from storjfs.protocol.signing import Signed

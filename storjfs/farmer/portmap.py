@@ -34,6 +34,8 @@ class PortMapper:
         self._changed = changed
         self._inside = 0
         self._upnp: Any = None
+        # The library bears one call at a time, and one that was abandoned may still go on.
+        self._thread = trio.CapacityLimiter(1)
 
     async def run(self, inside: int) -> None:
         """Have a port forwarded to TCP port `inside` of this machine until cancelled; then give it back."""
@@ -84,6 +86,8 @@ class PortMapper:
         )
         if found is None:
             return None
+        if not found[0]:
+            raise RouterRefused("it names no port")
         return MappingFacts("mapped", "NAT-PMP", address or "", found[0]), found[1]
 
     async def _by_upnp(self) -> tuple[MappingFacts, int] | None:
@@ -96,7 +100,7 @@ class PortMapper:
             self._upnp = miniupnpc.UPnP()
             self._upnp.discoverdelay = DISCOVER_MS
         ask = partial(_ask_upnp, self._upnp, self._inside, self.facts.port or self._inside)
-        found = await trio.to_thread.run_sync(ask, abandon_on_cancel=True)
+        found = await trio.to_thread.run_sync(ask, abandon_on_cancel=True, limiter=self._thread)
         if found is None:
             return None
         address, port = found
@@ -110,7 +114,9 @@ class PortMapper:
                 await map_port(default_gateway(), self._inside, 0, 0)
             else:
                 await trio.to_thread.run_sync(
-                    partial(self._upnp.deleteportmapping, self.facts.port, "TCP"), abandon_on_cancel=True
+                    partial(self._upnp.deleteportmapping, self.facts.port, "TCP"),
+                    abandon_on_cancel=True,
+                    limiter=self._thread,
                 )
         except Exception as error:  # the library raises Exception itself
             log.info("the router did not take its port back; it ends within the hour: %s", error)

@@ -1,6 +1,7 @@
 """Proofs: what an audit is answered, and what is said of damaged shards."""
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,6 +23,8 @@ from storjfs.protocol.messages import MAX_DAMAGED, Audit, AuditAnswer
 from storjfs.protocol.priorities import Priority
 from storjfs.protocol.signing import Signed, SigningKey
 from storjfs.protocol.terms import Terms
+
+log = logging.getLogger(__name__)
 
 
 class Prover:
@@ -76,7 +79,7 @@ class Prover:
 
     @contextmanager
     def _unrecorded(self) -> Iterator[None]:
-        """What cannot be recorded because the disk fails is done without.
+        """What cannot be recorded because the disk fails, or is full, is done without.
 
         A proof that is not billed costs the farmer its pay, unless the renter pays all the same; one that is
         not given costs it the contract.
@@ -84,8 +87,9 @@ class Prover:
         try:
             yield
         except (apsw.Error, OSError) as error:
-            if not self._shelf.failed(error):
+            if not self._shelf.failed(error) and not isinstance(error, apsw.FullError):
                 raise
+            log.warning("an audit, or that a shard is damaged, is not recorded: %s", error)
 
     def _to_tell(self, entry: ContractEntry, batch: audits.AuditRequest) -> tuple[ShardId, ...]:
         """Damaged shards that were not asked for; what one answer has no room for is told by the next."""
@@ -145,9 +149,8 @@ class Prover:
             answer = await attempt()
             if doubtful:
                 raise RequestFailed(ErrorCode.BUSY, "the disk does not give every shard")
-        with self._unrecorded():
-            for shard_id, reason in damaged.items():
-                await self._damage.note(shard_id, reason)
+        for shard_id, reason in damaged.items():
+            await self.note(shard_id, reason)
         return answer
 
     def _prove(
@@ -191,9 +194,13 @@ class Prover:
         except ShardUnreadable as error:
             raise RequestFailed(ErrorCode.BUSY, str(error)) from error
         if reason is not None:
-            with self._unrecorded():
-                await self._damage.note(held.shard_id, reason)
+            await self.note(held.shard_id, reason)
         return reason
+
+    async def note(self, shard_id: ShardId, reason: str) -> None:
+        """Keep that a shard is damaged, if the disk takes that; else it is found again."""
+        with self._unrecorded():
+            await self._damage.note(shard_id, reason)
 
 
 def held_under(book: Book, entry: ContractEntry, shard_id: ShardId) -> Held | None:

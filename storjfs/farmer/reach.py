@@ -70,7 +70,8 @@ class Reach:
         self._trials: tuple[Trial, ...] = ()
         self._relays: dict[Address, tuple[Attachment, trio.CancelScope]] = {}
         self._offering: list[tuple[Address, NodeId]] = []
-        self._look = trio.Event()
+        self._wake = trio.Event()
+        self._look = False
         self.mapper = PortMapper(self.look_again)
         self.changed = trio.Event()
         """Replaced by a new one after each change."""
@@ -136,19 +137,26 @@ class Reach:
 
     def look_again(self) -> None:
         """Ask now."""
-        self._look.set()
+        self._look = True
+        self._wake.set()
 
     async def run(self, admit: Admit) -> None:
         """Ask, map and attach, until cancelled; a port that the router was asked for is given back."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_mapped)
             while True:
-                self._look = trio.Event()
+                self._look = False
                 if self._settings().peers:
                     await self._ask_all()
                 self._use_relays(nursery, admit)
-                with trio.move_on_after(self._pause):
-                    await self._look.wait()
+                await self._rest(trio.current_time())
+
+    async def _rest(self, asked: float) -> None:
+        """Wait for the next round after one that ended at `asked`: the loss of a relay brings it forward."""
+        while not self._look and (due := asked + self._pause) > trio.current_time():
+            self._wake = trio.Event()
+            with trio.move_on_at(due):
+                await self._wake.wait()
 
     @property
     def _pause(self) -> float:
@@ -177,6 +185,7 @@ class Reach:
     def _tell(self) -> None:
         self.changed.set()
         self.changed = trio.Event()
+        self._wake.set()
 
     async def _ask_all(self) -> None:
         """One round of questions."""
@@ -238,12 +247,24 @@ class Reach:
         # One that is lost is kept, for renters know its address; but another one is used beside it.
         working = sum(one.attached for one, _ in self._relays.values())
         for relay, node_id in self._offering:
-            if relay not in self._relays and working < RELAYS and len(self._relays) < 2 * RELAYS:
-                working += 1
-                scope = trio.CancelScope()
-                one = Attachment(self._identity, relay, node_id, admit, self._tell)
-                self._relays[relay] = one, scope
-                nursery.start_soon(partial(_run_within, scope, one))
+            if relay in self._relays or working >= RELAYS or not self._room_for_a_relay():
+                continue
+            working += 1
+            scope = trio.CancelScope()
+            one = Attachment(self._identity, relay, node_id, admit, self._tell)
+            self._relays[relay] = one, scope
+            nursery.start_soon(partial(_run_within, scope, one))
+
+    def _room_for_a_relay(self) -> bool:
+        """Whether one more may be used; where too many are kept already, one makes way that is lost."""
+        if len(self._relays) < 2 * RELAYS:
+            return True
+        for relay, (one, scope) in self._relays.items():
+            if not one.attached and not one.streams:
+                scope.cancel()
+                del self._relays[relay]
+                return True
+        return False
 
 
 async def _run_within(scope: trio.CancelScope, one: Attachment) -> None:
@@ -268,7 +289,7 @@ def _at_home(listening: str) -> tuple[str, ...]:
 async def _by_family(address: Address) -> list[Address]:
     """One address of each kind that this name has; the name itself where it has none."""
     found: dict[int, Address] = {}
-    with suppress(OSError):
+    with suppress(OSError, ValueError):  # ValueError: nobody can have a name like this
         for family, _, _, _, where in await trio.socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM
         ):

@@ -78,7 +78,12 @@ class MappingFacts(msgspec.Struct, frozen=True):
     @property
     def leads_outside(self) -> bool:
         """Whether a port of the internet is forwarded, as far as the router knows."""
-        return self.state == "mapped" and not is_at_home(self.address) and not is_shared(self.address)
+        if self.state != "mapped" or is_at_home(self.address) or is_shared(self.address):
+            return False
+        try:
+            return not ip_address(self.address).is_unspecified
+        except ValueError:  # routers without a line say all sorts of things
+            return False
 
 
 NOT_ASKED: Final = MappingFacts()

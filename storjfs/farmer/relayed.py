@@ -88,8 +88,8 @@ class RelayedLine:
             return
         pending, self._pending = self._pending, {}
         today = int(self._clock()) // DAY
-        known = {day: self._known(day) for day in {day for day, _ in pending}}
         try:
+            known = {day: self._known(day) for day in {day for day, _ in pending}}
             rows = []
             for (day, farmer), one in pending.items():
                 counted_as = farmer

@@ -84,6 +84,7 @@ class Scrub:
                 pause = self._wait()
             except (ShardUnreadable, OSError, apsw.Error) as error:
                 # Nothing can be said of shards while the disk fails; heartbeat and status tell of it.
+                self._shelf.failed(error)
                 log.warning("the scrub waits, for the disk fails: %s", error)
             await trio.sleep(pause)
 

@@ -19,6 +19,7 @@ from storjfs.network.control import ControlConnection
 from storjfs.network.data import ShardSource
 from storjfs.network.dial_back import DialBacks
 from storjfs.network.frames import FrameStream
+from storjfs.network.lan import is_loopback
 from storjfs.network.relay import Relay
 from storjfs.network.service import Service
 from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
@@ -131,6 +132,9 @@ class FarmerService(Service):
     ) -> AttachAnswer | DialBackAnswer:
         if isinstance(request, Attach):
             return self._relay.attach(peer, connection)
+        if connection.host and is_loopback(connection.host):
+            # By a proxy of this machine, it may be, and what else listens here is nobody's business.
+            raise RequestFailed(ErrorCode.BAD_REQUEST, "a farmer on this machine need not ask")
         return await self._dial_backs.answer(peer, connection.host, request.port)
 
     async def join(self, frames: FrameStream, number: int, request: Through | Arrive) -> None:

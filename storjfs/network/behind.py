@@ -11,7 +11,7 @@ from typing import Any, Final
 import trio
 from msgspec import Struct
 
-from storjfs.network.control import ControlConnection
+from storjfs.network.control import ControlConnection, ControlLimits
 from storjfs.network.dialling import dial
 from storjfs.network.failures import PeerUnreachable, RequestTimeout
 from storjfs.network.frames import CONTROL_BUFFER, FrameStream
@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 LONGEST: Final = 30.0
 """Seconds between two attempts to attach, at most."""
+WATCHFUL: Final = ControlLimits(quiet=5.0)
+"""A relay that is gone without a word is missed soon: nobody reaches the farmer meanwhile."""
 COMING: Final = 8
 """Calls that are answered at a time."""
 
@@ -122,14 +124,13 @@ class Attachment:
         except (PeerUnreachable, RequestFailed, ProtocolViolation) as error:
             self.problem = str(error)
             return
-        connection: ControlConnection | None = None
 
         async def answer(request: Request[Any]) -> Struct:
             if not isinstance(request, Call):
                 raise RequestFailed(ErrorCode.UNSUPPORTED, type(request).__name__)
             return await self._come(relay_id, request.token)
 
-        connection = ControlConnection(frames, answer, cancels=CANCEL_CAPABILITY in capabilities)
+        connection = ControlConnection(frames, answer, WATCHFUL, cancels=CANCEL_CAPABILITY in capabilities)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._carry, connection)
             try:
@@ -168,7 +169,7 @@ class Attachment:
     async def _come(self, relay_id: NodeId, token: bytes) -> Done:
         """Dial the relay for a caller; it is served on its own."""
         nursery = self._nursery
-        if nursery is None or self._coming >= COMING or self.streams >= self._most:
+        if nursery is None or self._coming >= COMING or self.streams + self._coming >= self._most:
             raise RequestFailed(ErrorCode.BUSY, "too many come through this relay")
         self._coming += 1
         try:

@@ -3,6 +3,7 @@
 What is dialled is the address from which the question came, never one that somebody names.
 """
 
+import ipaddress
 import os
 from collections import OrderedDict
 from typing import Final
@@ -54,7 +55,7 @@ class DialBacks:
         """
         if not host:
             raise RequestFailed(ErrorCode.BAD_REQUEST, "the connection has no address to dial")
-        if self._under_way >= AT_ONCE or not all(self._may_ask(who) for who in (peer, origin(host))):
+        if self._under_way >= AT_ONCE or not all(self._may_ask(who) for who in (origin(host), peer)):
             raise RequestFailed(ErrorCode.BUSY, "too many questions of this kind")
         self._under_way += 1
         try:
@@ -122,14 +123,33 @@ async def ask(identity: Identity, node_id: NodeId | None, address: Address, port
     if found == identity.node_id:
         await frames.aclose()
         return Asked(problem="this is the farmer itself")
+    if port is None or DIAL_BACK_CAPABILITY not in capabilities:
+        await frames.aclose()
+        return Asked(found, relays=relays)
     connection = ControlConnection(frames, cancels=CANCEL_CAPABILITY in capabilities)
     answer, problem = None, ""
-    async with trio.open_nursery() as nursery:
-        await nursery.start(connection.run)
+
+    async def carry() -> None:
+        nonlocal problem
         try:
-            if port is not None and DIAL_BACK_CAPABILITY in capabilities:
-                answer = await connection.request(DialBack(port), ANSWER_WITHIN)
+            await connection.run()
+        except ProtocolViolation as error:
+            problem = str(error)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(carry)
+        try:
+            answer = _with_an_address(await connection.request(DialBack(port), ANSWER_WITHIN))
         except (PeerUnreachable, RequestTimeout, RequestFailed, ProtocolViolation) as error:
             problem = str(error)
         connection.close()
     return Asked(found, relays=relays, answer=answer, problem=problem)
+
+
+def _with_an_address(answer: DialBackAnswer) -> DialBackAnswer:
+    """The same. Raises ProtocolViolation where what it says to have dialled is no numeric address."""
+    try:
+        ipaddress.ip_address(answer.seen)
+    except ValueError:
+        raise ProtocolViolation("it names no address that it has dialled") from None
+    return answer

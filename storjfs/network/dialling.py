@@ -11,7 +11,9 @@ from storjfs.network.tls import TlsStream
 from storjfs.protocol.ids import NodeId, short
 from storjfs.protocol.terms import Address
 
-KEEP_ALIVE = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
+GONE = 20.0
+"""Seconds for which the other machine may leave unsaid that it got what was sent, or was asked."""
+KEEP_ALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
 """Seconds without a packet until the kernel asks for one, between questions, and how many go unanswered."""
 
 
@@ -43,9 +45,14 @@ async def authenticate(
 
 def keep_alive(transport: trio.SocketStream) -> None:
     """Have the kernel notice that the other machine or the line is gone, also where nothing is sent: a router
-    forgets an idle connection, and a transfer on it would wait for its whole timeout."""
+    forgets an idle connection, and a transfer on it would wait for its whole timeout.
+
+    It is the other kernel that answers, so neither a busy program nor a slow relay counts as gone.
+    """
     # A connection that is gone by now says so when it is used.
     with suppress(OSError):
         transport.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in KEEP_ALIVE.items():
             transport.setsockopt(socket.IPPROTO_TCP, option, value)
+        # Where something was sent the kernel does not ask, and repeats it for a quarter of an hour.
+        transport.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(GONE * 1000))

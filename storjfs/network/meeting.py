@@ -1,9 +1,11 @@
 """Meeting others: asks all sources, visits what they name, and fills a directory with who answers."""
 
 import logging
+import math
 import random
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import trio
@@ -20,9 +22,9 @@ from storjfs.protocol.directory import (
     Hint,
     Known,
     hint_of,
-    is_private,
     peer_source,
 )
+from storjfs.protocol.hosts import is_private
 from storjfs.protocol.ids import NodeId, short
 from storjfs.protocol.messages import Role
 from storjfs.protocol.signing import Signed
@@ -33,7 +35,7 @@ log = logging.getLogger(__name__)
 VISITS: Final = 8
 """Visits at a time."""
 PER_SECOND: Final = 4.0
-"""Visits in the long run ..."""
+"""Addresses dialled in the long run ..."""
 AT_ONCE: Final = 64
 """... and after a pause."""
 SAME_ADDRESS: Final = 30.0
@@ -157,6 +159,8 @@ class Meeting:
                 return
 
     def _start(self, nursery: trio.Nursery, hint: Hint, known: Known | None) -> None:
+        """Visit whom a hint names, at those of its addresses where nobody was visited just now."""
+        hint = replace(hint, addresses=self._fresh(hint.addresses))
         self._allowance -= 1
         self._under_way += 1
         if hint.node_id is not None:
@@ -170,7 +174,7 @@ class Meeting:
         """The next farmer to visit. However many are said to be at an address, it is dialled now and then."""
         every = self._every() or ASKED_EVERY
         due = self.directory.due(self._now(), LOOKED_AT, self._visiting, every)
-        return next(([one] for one in due if not self._just_dialled(one.addresses)), [])
+        return next(([one] for one in due if not one.addresses or self._fresh(one.addresses)), [])
 
     def _is_news(self, hint: Hint) -> bool:
         """Whether a hint is worth a visit: not where the same farmer is known to be, nor where we were just
@@ -179,7 +183,7 @@ class Meeting:
         if known is not None:
             self.directory.learn(hint.source, known.signed, self._now(), private=hint.private)
             return False
-        if hint.node_id in self._visiting or self._just_dialled(hint.addresses):
+        if hint.node_id in self._visiting or not self._fresh(hint.addresses):
             # Heard again later: by then it is known who is there, or it may be dialled again.
             self._late.append(hint)
             return False
@@ -194,11 +198,10 @@ class Meeting:
         fits = known is not None and known.answers and set(hint.addresses) <= set(known.addresses)
         return known if fits else None
 
-    def _just_dialled(self, addresses: tuple[Address, ...]) -> bool:
-        now = trio.current_time()
-        return bool(addresses) and all(
-            now - self._seen.get(one, -SAME_ADDRESS) < SAME_ADDRESS for one in addresses
-        )
+    def _fresh(self, addresses: tuple[Address, ...]) -> tuple[Address, ...]:
+        """Those that were not dialled just now."""
+        since = trio.current_time() - SAME_ADDRESS
+        return tuple(one for one in addresses if self._seen.get(one, -math.inf) <= since)
 
     @staticmethod
     def _visit_again(known: Known) -> Hint:
@@ -222,17 +225,29 @@ class Meeting:
     def _in_vain(self, hint: Hint, known: Known | None, error: Exception) -> None:
         log.info("a visit at %s: %s", hint.addresses[0] if hint.addresses else "no address", error)
         if known is not None:
-            self.directory.missed(known.node_id, self._now())
+            # Where not all were dialled, because of what others say, nothing is known of it.
+            if set(hint.addresses) >= set(known.addresses):
+                self.directory.missed(known.node_id, self._now())
         elif hint.addresses:
             self.unanswered[hint.addresses[0]] = str(error)
             _shorten(self.unanswered)
 
     async def _meet(self, hint: Hint) -> None:
+        paid = 1
+
+        async def dial(
+            identity: Identity, node_id: NodeId | None, places: Sequence[Address], seconds: float
+        ) -> trio.abc.Stream:
+            nonlocal paid
+            self._allowance -= len(places) - paid
+            paid = 0
+            return await self._connector(identity, node_id, places, seconds)
+
         found = await visit(
             self._identity(),
             hint.node_id,
             hint.addresses,
-            self._connector,
+            dial,
             ask=self._peers,
             own=self._own(),
             role=self._role,

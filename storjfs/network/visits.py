@@ -12,8 +12,8 @@ from storjfs.errors import StorjfsError
 from storjfs.network.failures import PeerUnreachable, RequestTimeout, WrongPeer
 from storjfs.network.identity import Identity
 from storjfs.network.peer import Connector, Peer
-from storjfs.protocol.directory import is_private
 from storjfs.protocol.failures import ProtocolViolation, RequestFailed
+from storjfs.protocol.hosts import is_private
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.messages import FarmerList, GetFarmers, GetOffer, Role
 from storjfs.protocol.signing import Signed
@@ -23,6 +23,8 @@ VISIT_TIMEOUT: Final = 15.0
 """Seconds for a whole visit."""
 DIAL: Final = 6.0
 """Seconds for one address."""
+PLACES: Final = 4
+"""Addresses dialled of those that a name has: its owner may say that it has hundreds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ async def _public(address: Address) -> tuple[Address, ...]:
     except (OSError, ValueError) as error:  # ValueError: nobody can have a name like this
         raise PeerUnreachable(f"{address}: {error}") from error
     hosts = dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found)
-    places = tuple(Address(host, address.port) for host in hosts if not is_private(host))
+    places = tuple(Address(host, address.port) for host in hosts if not is_private(host))[:PLACES]
     if not places:
         raise PeerUnreachable(f"{address} leads into a private network")
     return places

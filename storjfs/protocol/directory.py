@@ -5,21 +5,20 @@ until its farmer has answered there. Each source of entries holds a bounded numb
 it drives out only what it alone has named (docs/decisions/0012-meeting.md).
 """
 
-import ipaddress
 import random
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Annotated, Final, Self
 
 from msgspec import Meta, Struct
 
 from storjfs.protocol.encoding import decode, encode
 from storjfs.protocol.failures import ProtocolViolation
+from storjfs.protocol.hosts import is_private, network_of
 from storjfs.protocol.ids import NodeId, NodeIdField, ShortText, Unsigned
 from storjfs.protocol.signing import Signed
-from storjfs.protocol.terms import RELAYED, Address, Offer, open_offer
+from storjfs.protocol.terms import Address, Offer, open_offer
 
 MAX_OFFER: Final = 2048
 """Bytes of a signed offer that others may pass on."""
@@ -46,41 +45,6 @@ OTHER_SOURCES: Final = 16
 
 _QUOTAS: Final = {"settings": 256, "contracts": 256, "lan": 128, PEERS: 32}
 _OTHER_QUOTA: Final = 512
-
-
-@lru_cache(maxsize=8192)
-def is_private(host: str) -> bool:
-    """Whether an address lies in a private, loopback or link-local range, or one that nobody has.
-
-    Names do not, but for those that always lead to this machine or the local network. Of an address behind a
-    relay, the relay is what is dialled.
-    """
-    host = host.removeprefix(RELAYED)
-    address = _ip(host)
-    if address is None:
-        return host.lower().rstrip(".").endswith((".local", ".localhost")) or host.lower() == "localhost"
-    return not address.is_global
-
-
-def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address that `host` is, that of IPv4 if it is one in the form of IPv6; None for a name."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
-
-
-def network_of(host: str) -> str:
-    """What it is cheap to have many addresses of: the /24 of an IPv4 address, the /48 of an IPv6 one, the
-    last two labels of a name; of an address behind a relay, that of the relay."""
-    host = host.removeprefix(RELAYED)
-    address = _ip(host)
-    if address is None:
-        return ".".join(host.lower().rstrip(".").split(".")[-2:])
-    return str(ipaddress.ip_network((address, 24 if address.version == 4 else 48), strict=False))
 
 
 def peer_source(host: str) -> str:

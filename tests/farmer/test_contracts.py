@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
+from storjfs.farmer.book import Book
 from storjfs.farmer.disk import Disk
 from storjfs.farmer.farmer import Farmer
 from storjfs.farmer.settings import KEEP_FREE
@@ -255,10 +257,75 @@ async def test_data_outlives_missing_pay_for_the_grace_time_only(late: Any, ledg
         assert ledger.lane(renter.lane).state is LaneState.CLOSED
 
 
+# --- contracts that nobody funds ---
+
+
+def kept(farmer: Farmer) -> list[int]:
+    """Rows that contracts, whether over or not, have left in farmer.db."""
+    tables = ("contract", "revision", "transition", "lane")
+    return [farmer.records.read(f"SELECT count(*) FROM {table}")[0][0] for table in tables]
+
+
 async def test_signed_contract_that_is_never_funded_lapses(late: Any, ledger: Ledger) -> None:
     farmer = late.farmer
     async with renting(ledger, farmer.node_id, farmer.listening[0]) as renter:
         await renter.propose(await renter.draft())
+        assert kept(farmer) == [1, 1, 2, 1]
         # The farmer's clock stands still from its start on, the renter's goes on until the draft.
         await late(60 + 3600 + 600)
-        assert (await renter.look()).state is State.ENDED
+        with refused(ErrorCode.UNKNOWN_CONTRACT):
+            await renter.look()
+    assert kept(farmer) == [0, 0, 0, 0]
+    assert not farmer.book.contracts
+    assert not farmer.book.lanes
+
+
+async def test_of_a_signed_contract_that_its_renter_leaves_nothing_is_kept(
+    renter: Renter, farmer: Farmer
+) -> None:
+    """Else a stranger could fill the disk with them."""
+    for _ in range(3):
+        await renter.propose(await renter.draft())
+        answer = await renter.peer.request(End(renter.contract_id))
+        assert answer.state is State.ENDED
+        assert kept(farmer) == [0, 0, 0, 0]
+    await renter.agree()
+    shard = await renter.put(1000)
+    assert await renter.get(shard) == shard.data
+
+
+async def test_a_lane_stays_that_another_contract_is_paid_through(renter: Renter, farmer: Farmer) -> None:
+    await renter.agree(capacity=MIB)
+    first = renter.contract
+    await renter.propose(await renter.draft(capacity=2 * MIB))
+    await renter.peer.request(End(renter.contract_id))
+    assert [kept(farmer)[0], kept(farmer)[3]] == [1, 1]
+    renter.contract = first
+    assert (await renter.look()).state is State.ACTIVE
+    await renter.put(1000)
+
+
+async def test_strangers_have_the_farmer_keep_so_many_contracts(
+    ledger: Ledger, farmer: Farmer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest gives way, but none that is paid for."""
+    monkeypatch.setattr("storjfs.farmer.contracting.UNFUNDED_IN_ALL", 3)
+    async with AsyncExitStack() as stack:
+        first, *strangers = [
+            await stack.enter_async_context(renting(ledger, farmer.node_id, farmer.listening[0]))
+            for _ in range(6)
+        ]
+        await first.agree(capacity=MIB)
+        for stranger in strangers:
+            await stranger.propose(await stranger.draft(capacity=MIB))
+        assert len(farmer.book.contracts) == kept(farmer)[0] == 4
+        assert (await first.look()).state is State.ACTIVE
+        assert (await strangers[-1].look()).state is State.SIGNED
+        with refused(ErrorCode.UNKNOWN_CONTRACT):
+            await strangers[0].look()
+        assert Book(farmer.records, time.time).contracts.keys() == farmer.book.contracts.keys()
+
+
+async def test_no_contract_waits_for_ever_to_be_funded(renter: Renter) -> None:
+    with refused(ErrorCode.REFUSED):
+        await renter.propose(await renter.draft(accept_by=1 << 40))

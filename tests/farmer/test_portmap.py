@@ -1,6 +1,7 @@
 """A router is asked for a port, asked again in time, and gets it back."""
 
 import sys
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -156,6 +157,58 @@ async def test_upnp_gives_a_port_or_another_one(
         assert (facts.port == 7420) == (not taken)
         nursery.cancel_scope.cancel()
     assert not upnp.mapped
+
+
+async def test_the_library_is_called_by_one_thread_at_a_time(upnp: type[Upnp]) -> None:
+    """It frees what it found before when it looks anew: also where nobody waits for that any more."""
+    begun, go_on, given_back = threading.Event(), threading.Event(), threading.Event()
+
+    def discover(self: Upnp) -> int:
+        begun.set()
+        go_on.wait(20)
+        return 1
+
+    def give_back(self: Upnp, port: int, protocol: str) -> None:
+        given_back.set()
+
+    upnp.discover = discover  # type: ignore[method-assign]
+    upnp.deleteportmapping = give_back  # type: ignore[method-assign]
+    mapper = PortMapper()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mapper._by_upnp)
+            with trio.fail_after(20):
+                await trio.to_thread.run_sync(begun.wait, 20)
+            nursery.cancel_scope.cancel()
+        mapper.facts = MappingFacts("mapped", "UPnP", "198.51.100.7", 7420)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mapper._give_back)
+            await trio.testing.wait_all_tasks_blocked(0.1)
+            assert not given_back.is_set()
+            go_on.set()
+        assert given_back.is_set()
+    finally:
+        go_on.set()
+
+
+@pytest.mark.parametrize("address", ["", "0.0.0.0", "None", "::", "192.168.0.3", "100.64.1.1"])
+def test_what_a_router_without_a_line_says_is_announced_to_nobody(address: str) -> None:
+    assert not MappingFacts("mapped", "UPnP", address, 7420).leads_outside
+    assert MappingFacts("mapped", "UPnP", "198.51.100.7", 7420).leads_outside
+
+
+async def test_a_router_that_gives_no_port_has_given_none(
+    router: Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_port(*_: object) -> tuple[int, int]:
+        return 0, LEASE
+
+    monkeypatch.setattr(portmap, "map_port", no_port)
+    mapper = PortMapper()
+    async with trio.open_nursery() as nursery:
+        await until_asked(mapper, nursery)
+        assert (mapper.facts.state, mapper.facts.port) == ("refused", 0)
+        nursery.cancel_scope.cancel()
 
 
 async def test_upnp_that_refuses_says_why(upnp: type[Upnp]) -> None:

@@ -148,11 +148,8 @@ async def test_audits_are_answered_though_nothing_can_be_recorded(
     async with at_work(tmp_path, ledger) as (farmer, renter, _):
         shard = await renter.put(9000)
 
-        def fail(*_: object) -> None:
-            raise apsw.ReadOnlyError("attempt to write a readonly database")
-
         with monkeypatch.context() as broken:
-            broken.setattr(farmer.records, "_write", fail)
+            broken.setattr(farmer.records, "_write", read_only)
             challenge = renter.challenge()
             assert renter.judge(challenge, await renter.ask(challenge))[0].passed
             assert "readonly" in farmer.shelf.read_only
@@ -170,6 +167,59 @@ async def test_audits_are_answered_though_nothing_can_be_recorded(
             await renter.ask(challenge)
         assert farmer.records.read("SELECT count(*) FROM audit") == [(1,)]
         assert await renter.delete(shard) == 1
+
+
+async def test_a_damaged_shard_is_said_to_be_so_though_that_cannot_be_recorded(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with at_work(tmp_path, ledger) as (farmer, renter, _):
+        shard = await renter.put(9000)
+        farmer.shelf.path(shard.shard_id).unlink()
+        with monkeypatch.context() as broken:
+            broken.setattr(farmer.records, "_write", read_only)
+            with refused(ErrorCode.CORRUPT):
+                await renter.get(shard)
+            assert "readonly" in farmer.shelf.read_only
+        with refused(ErrorCode.CORRUPT):
+            await renter.get(shard)
+        assert farmer.damage.reason(shard.shard_id)
+
+
+async def test_a_scrub_that_cannot_record_what_it_finds_makes_the_farmer_read_only(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storjfs.farmer.farmer.REVIEW_EVERY", 3600.0)
+    async with at_work(tmp_path, ledger) as (farmer, renter, _):
+        shard = await renter.put(9000)
+        farmer.shelf.path(shard.shard_id).unlink()
+        await trio.testing.wait_all_tasks_blocked(0.01)  # the upkeep sleeps
+        monkeypatch.setattr(farmer.records, "_write", read_only)
+        farmer.apply(farmer.settings.changed(scrub_every=3600))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(farmer.scrub.run)
+            with trio.fail_after(30):
+                while not farmer.shelf.read_only:  # noqa: ASYNC110 - a thread has a part in it
+                    await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+
+
+def read_only(*_: object) -> None:
+    raise apsw.ReadOnlyError("attempt to write a readonly database")
+
+
+async def test_audits_are_answered_though_the_disk_is_full(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with at_work(tmp_path, ledger) as (farmer, renter, _):
+        shard = await renter.put(9000)
+
+        def full(*_: object) -> None:
+            raise apsw.FullError("database or disk is full")
+
+        monkeypatch.setattr(farmer.records, "_write", full)
+        challenge = renter.challenge()
+        assert renter.judge(challenge, await renter.ask(challenge))[0].passed
+        assert await renter.get(shard) == shard.data
 
 
 async def test_upkeep_tries_a_disk_again(

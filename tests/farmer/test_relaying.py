@@ -223,15 +223,18 @@ async def test_farmers_without_end_are_counted_together(
         assert found.keys() == {OTHERS, *(NodeId(bytes([number]) * 32) for number in (1, 2, 3))}
 
 
-async def test_a_commit_that_fails_forgets_no_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("broken", ["commit", "read"])
+async def test_records_that_fail_forget_no_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
     async with line(tmp_path) as (relayed_line, records):
         await relayed_line.pass_on(ONE, 5, to_farmer=True)
 
-        async def fail(*_: object) -> None:
+        def fail(*_: object) -> None:
             raise OSError("no")
 
         with monkeypatch.context() as patched:
-            patched.setattr(records, "commit", fail)
+            patched.setattr(records, broken, fail)
             with pytest.raises(OSError):
                 await relayed_line.fold()
         await relayed_line.pass_on(ONE, 6, to_farmer=True)

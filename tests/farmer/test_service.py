@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from storjfs.coding.merkle import shard_root
 from storjfs.farmer.farmer import Farmer, FarmerRunning
 from storjfs.protocol.failures import ErrorCode
 from storjfs.protocol.ids import ShardId
-from storjfs.protocol.messages import ListShards
+from storjfs.protocol.messages import DialBack, ListShards
 from storjfs.protocol.terms import CREDIT
 from storjfs.settlement import Ledger
 from tests.farmer.renter import MIB, Renter, farming, refused, renting, settings
@@ -264,3 +265,13 @@ async def test_renters_keep_separate_accounts(renter: Renter, farmer: Farmer, le
             await other.audit()
         assert not (await other.look()).serving
         assert (await renter.look()).serving
+
+
+async def test_nobody_learns_what_listens_on_the_farmers_own_machine(renter: Renter) -> None:
+    """Whoever comes through a proxy there has its address."""
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        with refused(ErrorCode.BAD_REQUEST):
+            await renter.peer.request(DialBack(listener.socket.getsockname()[1]))
+        with pytest.raises(BlockingIOError):
+            listener.socket._sock.accept()  # type: ignore[attr-defined]

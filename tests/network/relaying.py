@@ -93,11 +93,15 @@ async def relaying(
 
 
 async def run_relay(
-    service: RelayService, port: int, *, task_status: trio.TaskStatus[tuple[Address, trio.CancelScope]]
+    service: RelayService,
+    port: int,
+    identity: Identity = RELAY,
+    *,
+    task_status: trio.TaskStatus[tuple[Address, trio.CancelScope]],
 ) -> None:
     """A relay that ends when the scope it is started with is cancelled."""
     with trio.CancelScope() as scope:
-        async with relaying(service, port=port) as (address, _):
+        async with relaying(service, identity, port) as (address, _):
             task_status.started((address, scope))
             await trio.sleep_forever()
 

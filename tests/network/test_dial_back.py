@@ -1,17 +1,30 @@
 """Who is asked to dial back dials only who asks, says what came of it, and not too often."""
 
 import os
+from contextlib import suppress
 
 import pytest
 import trio
 import trio.testing
 
+from storjfs.network.control import ControlConnection
 from storjfs.network.dial_back import BURST, DialBacks, ask
 from storjfs.network.identity import Identity
 from storjfs.network.origin import address_of, origin
 from storjfs.network.streams import open_stream
 from storjfs.protocol.failures import RequestFailed
-from storjfs.protocol.messages import Reached
+from storjfs.protocol.ids import NodeId
+from storjfs.protocol.messages import (
+    DIAL_BACK_CAPABILITY,
+    Attach,
+    AttachAnswer,
+    DialBack,
+    DialBackAnswer,
+    Hello,
+    HelloAnswer,
+    Reached,
+    Role,
+)
 from storjfs.protocol.terms import Address
 from tests.network.farm import FARMER, STRANGER, Farmer, listening
 
@@ -74,6 +87,23 @@ async def test_questions_are_bounded_by_who_asks_and_from_where(same: str) -> No
                 await dial_backs.answer(peer.node_id, host, address.port)
 
 
+async def test_new_keys_of_an_address_that_asks_too_often_push_out_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("storjfs.network.dial_back.REMEMBERED", 4 * int(BURST))
+    dial_backs = DialBacks()
+    (listener,) = await trio.open_tcp_listeners(0, host=HERE)
+    port = listener.socket.getsockname()[1]
+    await listener.aclose()
+    for _ in range(int(BURST)):
+        await dial_backs.answer(FARMER.node_id, "127.0.0.2", port)
+    for _ in range(8 * int(BURST)):
+        with suppress(RequestFailed):
+            await dial_backs.answer(Identity(os.urandom(32)).node_id, HERE, port)
+    with pytest.raises(RequestFailed, match="too many questions"):
+        await dial_backs.answer(FARMER.node_id, "127.0.0.3", port)
+
+
 async def test_who_has_no_address_is_dialled_nowhere() -> None:
     with pytest.raises(RequestFailed, match="no address"):
         await DialBacks().answer(FARMER.node_id, "", 7420)
@@ -96,6 +126,45 @@ async def test_nobody_there_is_a_problem_and_no_error() -> None:
     asked = await ask(STRANGER, None, Address(HERE, 1), 7420)
     assert asked.answer is None
     assert asked.problem
+
+
+class Babbler(Farmer):
+    """Says hello as one does, and then what nobody understands."""
+
+    async def hello(self, peer: NodeId, hello: Hello) -> HelloAnswer:
+        return HelloAnswer(0, Role.FARMER, (DIAL_BACK_CAPABILITY,))
+
+    def attached(self, peer: NodeId, connection: ControlConnection) -> None:
+        super().attached(peer, connection)
+        connection._enqueue(b"\xff" * 64)
+
+
+@pytest.mark.parametrize("port", [7420, None])
+async def test_one_that_does_not_keep_the_protocol_is_a_problem_and_no_error(port: int | None) -> None:
+    """Whoever is asked would else end the farmer that asks."""
+    async with listening(Babbler()) as address:
+        asked = await ask(STRANGER, None, address, port)
+    assert asked.answer is None
+
+
+class Liar(Babbler):
+    """Says that it has got through, to a place of its choice."""
+
+    def attached(self, peer: NodeId, connection: ControlConnection) -> None:
+        self.control.append(connection)
+
+    async def reach(
+        self, peer: NodeId, request: Attach | DialBack, connection: ControlConnection
+    ) -> AttachAnswer | DialBackAnswer:
+        return DialBackAnswer(Reached.YES, "victim.example.org")
+
+
+async def test_a_name_that_was_never_dialled_is_no_answer() -> None:
+    """It would stand in the farmer's offers as an address where it was reached."""
+    async with listening(Liar()) as address:
+        asked = await ask(STRANGER, None, address, 7420)
+    assert asked.answer is None
+    assert "no address" in asked.problem
 
 
 async def test_where_a_connection_comes_from() -> None:

@@ -4,9 +4,10 @@ import re
 import socket
 from pathlib import Path
 
+from storjfs.network.behind import WATCHFUL
 from storjfs.network.control import CONTROL_LIMITS
 from storjfs.network.dial_back import AT_ONCE, BURST, RATE
-from storjfs.network.dialling import KEEP_ALIVE
+from storjfs.network.dialling import GONE, KEEP_ALIVE
 from storjfs.network.frames import PATIENCE
 from storjfs.network.guests import GUEST_LIMITS, SENDING_BYTES
 from storjfs.network.relay import RELAY_LIMITS
@@ -34,11 +35,12 @@ def test_the_limits_of_a_listener_are_those_in_force() -> None:
         f"seconds within a shard without a byte; in all, plus its bytes / {PATIENCE.slowest}": [
             PATIENCE.stall
         ],
-        "seconds without a frame": [control.quiet, control.quiet],
+        "seconds without a frame": [control.quiet, control.quiet, WATCHFUL.quiet, WATCHFUL.quiet],
         "seconds on a data connection": [PATIENCE.idle],
         "seconds without a packet": [
             KEEP_ALIVE[socket.TCP_KEEPIDLE],
             KEEP_ALIVE[socket.TCP_KEEPINTVL],
+            GONE,
         ],
         "requests per second": [guest.requests, guest.request_burst],
         "puts and gets per second": [guest.transfers, guest.transfer_burst],

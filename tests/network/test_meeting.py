@@ -19,7 +19,7 @@ from storjfs.network.identity import Identity
 from storjfs.network.meeting import AT_ONCE, PER_SECOND, SAME_ADDRESS, Meeting
 from storjfs.network.service import serve_peer
 from storjfs.network.sources import Found, Given, Source
-from storjfs.network.visits import VISIT_TIMEOUT, visit
+from storjfs.network.visits import PLACES, VISIT_TIMEOUT, visit
 from storjfs.protocol.directory import Directory, peer_source
 from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
 from storjfs.protocol.ids import NodeId
@@ -208,6 +208,70 @@ async def test_a_victim_is_dialled_now_and_then_however_many_are_said_to_be_ther
     seconds = 600
     await look(village.meeting(given_at([liar]), every=lambda: 60.0), seconds)
     assert village.dials[victim] <= seconds / SAME_ADDRESS + 1
+
+
+async def test_a_victim_is_dialled_no_more_often_because_another_address_is_said_to_work_too(
+    autojump_clock: MockClock, village: Village
+) -> None:
+    liar = village.add(1)
+    victim = Address("9.9.9.9", 443)
+    fakes = [Node(victim, Identity(sha256(b"fake %d" % number).digest())) for number in range(32)]
+    liar.knows = [
+        one.offer(Address(f"8.8.{number}.1", 1), victim, Address(f"8.9.{number}.1", 1))
+        for number, one in enumerate(fakes)
+    ]
+    seconds = 600
+    await look(village.meeting(given_at([liar]), every=lambda: 60.0), seconds)
+    assert village.dials[victim] <= seconds / SAME_ADDRESS + 1
+    assert sum(village.dials.values()) > 2 * len(fakes)
+
+
+async def test_an_offer_with_many_addresses_costs_as_much_as_many_offers(
+    autojump_clock: MockClock, village: Village
+) -> None:
+    liars = [village.add(number) for number in range(1, 5)]
+    for number, liar in enumerate(liars):
+        liar.knows = [
+            Node(liar.address, Identity(sha256(b"fake %d %d" % (number, fake)).digest())).offer(
+                *(Address(f"9.{number}.{fake}.{one}", 1) for one in range(16))
+            )
+            for fake in range(32)
+        ]
+    seconds = 60
+    await look(village.meeting(given_at(liars), every=lambda: 60.0), seconds)
+    dials = sum(village.dials.values())
+    assert AT_ONCE < dials <= AT_ONCE + seconds * PER_SECOND + 8 * 16
+
+
+async def test_a_name_that_has_hundreds_of_addresses_is_dialled_at_a_few(
+    autojump_clock: MockClock, village: Village, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def look_up(host: str, port: int, **more: Any) -> list[tuple[Any, ...]]:
+        await trio.lowlevel.checkpoint()
+        return [(2, 1, 6, "", (f"9.9.9.{number}", port)) for number in range(200)]
+
+    monkeypatch.setattr(trio.socket, "getaddrinfo", look_up)
+    with pytest.raises(PeerUnreachable):
+        named = [Address("many.example.org", 443)]
+        await visit(Identity(b"v" * 32), None, named, village.connect, ask=True, public=True)
+    assert sum(village.dials.values()) == PLACES
+
+
+async def test_a_farmer_of_which_not_all_addresses_were_dialled_does_not_look_dead(
+    autojump_clock: MockClock, village: Village
+) -> None:
+    """Others are said to be at the one where it is, so that only the other one is dialled at times."""
+    liar, honest = village.add(1), village.add(2)
+    nowhere = Address("8.8.4.4", 1)
+    honest.shows = honest.offer(nowhere, honest.address)
+    liar.knows = [
+        Node(honest.address, Identity(sha256(b"fake %d" % number).digest())).offer() for number in range(32)
+    ]
+    meeting = village.meeting(given_at([liar, honest]), every=lambda: 60.0)
+    assert honest.node_id in await look(meeting, 3600)
+    known = meeting.directory.get(honest.node_id)
+    assert known
+    assert known.failures == 0
 
 
 async def test_an_honest_farmer_does_not_look_dead_because_others_are_said_to_be_at_its_address(

@@ -19,12 +19,11 @@ from storjfs.protocol.directory import (
     WAITING,
     Directory,
     Hint,
-    is_private,
-    network_of,
     peer_source,
     quota_of,
 )
 from storjfs.protocol.failures import ProtocolViolation
+from storjfs.protocol.hosts import is_private, network_of
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.signing import Kind, Signed
 from storjfs.protocol.terms import Address, sign_offer
@@ -142,6 +141,14 @@ def test_private_addresses_count_only_from_within() -> None:
         ("::ffff:10.0.0.1", True, "10.0.0.0/24"),
         ("0.0.0.0", True, "0.0.0.0/24"),
         ("8.8.4.4", False, "8.8.4.0/24"),
+        ("224.0.0.1", True, "224.0.0.0/24"),
+        ("ff02::1", True, "ff02::/48"),
+        ("fec0::1", True, "fec0::/48"),
+        ("::127.0.0.1", True, "::/48"),
+        ("2002:a00:1::1", True, "2002:a00:1::/48"),
+        ("64:ff9b::a00:1", True, "10.0.0.0/24"),
+        ("64:ff9b::808:404", False, "8.8.4.0/24"),
+        ("nas.lan", True, "nas.lan"),
         ("2600:1:2:3::4", False, "2600:1:2::/48"),
         ("localhost", True, "localhost"),
         ("nas.local", True, "nas.local"),

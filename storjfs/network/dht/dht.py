@@ -13,9 +13,10 @@ from storjfs.network.dht.client import Client, NoAnswer, Refused
 from storjfs.network.dht.items import Item, newest, put_arguments, target_of
 from storjfs.network.dht.krpc import ID_BYTES, Answer, Endpoint
 from storjfs.network.dht.node import DhtSettings, Node
-from storjfs.network.dht.reachable import group_of, may_be_dialled
+from storjfs.network.dht.reachable import may_be_dialled
 from storjfs.network.dht.records import FarmerRecord, info_hash, read_record, record_salt
 from storjfs.protocol.failures import BadSignature, ProtocolViolation
+from storjfs.protocol.hosts import network_of
 from storjfs.protocol.ids import NodeId, PublicKey, Signature
 from storjfs.protocol.terms import Address
 
@@ -178,7 +179,7 @@ def in_turn(named: Iterable[list[Endpoint]], *, private: bool, most: int, per_gr
         for one in lists:
             host, port = one.pop()
             address = Address(host, port)
-            group = group_of(host)
+            group = network_of(host)
             if address in found or not may_be_dialled(address, private=private):
                 continue
             if groups.get(group, 0) >= per_group or len(found) >= most:

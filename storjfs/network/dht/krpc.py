@@ -69,7 +69,7 @@ def read_only(packet: bytes) -> bytes | None:
     """What to answer to a question, where none is answered: a refusal; None where the packet is no question.
 
     Some nodes remember whoever put something there as one to ask, though it said that it is not: better they
-    hear at once that it is none than wait for it. It is shorter than the question.
+    hear at once that it is none than wait for it. Never longer than the question, whose sender is not sure.
     """
     try:
         message = decode(packet)
@@ -80,7 +80,8 @@ def read_only(packet: bytes) -> bytes | None:
     transaction = _bytes(message, b"t")
     if len(transaction) > LONGEST_TRANSACTION:
         return None
-    return encode({b"e": [202, b"read-only"], b"t": transaction, b"y": b"e"})
+    refusal = encode({b"e": [202, b"read-only"], b"t": transaction, b"y": b"e"})
+    return refusal if len(refusal) <= len(packet) else None
 
 
 def read_answer(packet: bytes) -> Answer | Refusal:

@@ -1,37 +1,12 @@
-"""Which addresses that strangers name are worth a packet or a connection, and which lie together."""
+"""Which addresses that strangers name are worth a packet or a connection."""
 
 import ipaddress
 from typing import Final
 
+from storjfs.protocol.hosts import is_local_name, on_the_internet
 from storjfs.protocol.terms import Address
 
-_TUNNELS: Final = ipaddress.ip_network("64:ff9b::/96")
-"""Of NAT64: an IPv4 address lies in it."""
-_NOT_ON_THE_INTERNET: Final = (
-    "local",
-    "localhost",
-    "internal",
-    "lan",
-    "home",
-    "home.arpa",
-    "invalid",
-    "test",
-)
 _LONGEST_NAME: Final = 253
-
-
-def on_the_internet(host: str) -> bool:
-    """Whether a numeric address is one of the public internet: not of this machine, a home or a tunnel."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    if not address.is_global or address.is_multicast or address.is_reserved:
-        return False
-    if isinstance(address, ipaddress.IPv6Address):
-        # Whose inside may be a private IPv4 address.
-        return not (address.ipv4_mapped or address.sixtofour or address.teredo or address in _TUNNELS)
-    return True
 
 
 def may_be_dialled(address: Address, *, private: bool) -> bool:
@@ -60,21 +35,11 @@ def is_private(host: str) -> bool:
     return not address.is_unspecified and not on_the_internet(host)
 
 
-def group_of(host: str) -> str:
-    """What one owner easily has many addresses of: the /24 of an IPv4 address, the /48 of an IPv6 one."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host
-    prefix = 24 if address.version == 4 else 48
-    return str(ipaddress.ip_network((address, prefix), strict=False))
-
-
 def _is_public_name(name: str) -> bool:
     labels = name.rstrip(".").lower().split(".")
     if len(name) > _LONGEST_NAME or len(labels) < 2 or labels[-1].isdigit():
         return False
-    if any(name.rstrip(".").lower().endswith(f".{suffix}") for suffix in _NOT_ON_THE_INTERNET):
+    if is_local_name(name):
         return False
     return all(
         label.isascii()

@@ -11,7 +11,7 @@ from typing import Final
 
 from storjfs.network.dht.krpc import Answer, Endpoint, Found
 from storjfs.network.dht.node_ids import follows_from
-from storjfs.network.dht.reachable import group_of, on_the_internet
+from storjfs.protocol.hosts import network_of, on_the_internet
 
 WIDTH: Final = 16
 """The search is over when so many of the nearest nodes that answer have all been asked."""
@@ -125,7 +125,7 @@ class Search:
         if (":" in host) != (self._version == 6):
             return
         if not self._private:
-            group = group_of(host)
+            group = network_of(host)
             if group in self._groups or not on_the_internet(host):
                 return
             self._groups.add(group)

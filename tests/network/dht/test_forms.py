@@ -22,9 +22,10 @@ from storjfs.network.dht.krpc import (
     read_only,
     unpack,
 )
-from storjfs.network.dht.reachable import group_of, is_private, may_be_dialled, on_the_internet
+from storjfs.network.dht.reachable import is_private, may_be_dialled
 from storjfs.network.dht.records import info_hash, read_record, record_salt
 from storjfs.protocol.failures import BadSignature, ProtocolViolation
+from storjfs.protocol.hosts import network_of, on_the_internet
 from storjfs.protocol.ids import PublicKey, Signature
 from storjfs.protocol.signing import SigningKey
 from storjfs.protocol.terms import Address
@@ -115,6 +116,11 @@ def test_who_asks_us_hears_that_we_answer_nothing() -> None:
     assert read_answer(answer) == Refusal(b"abcd", 202, "read-only")
     assert read_only(answer) is None
     assert read_only(question(bytes(100), bytes(20), b"ping", {})) is None
+
+
+def test_nobody_gets_more_bytes_of_us_than_were_sent_in_its_name() -> None:
+    assert read_only(encode({b"y": b"q"})) is None
+    assert read_only(encode({b"t": b"abcd", b"y": b"q"})) is None
 
 
 @given(st.ip_addresses().map(str), st.integers(0, 65535))
@@ -261,9 +267,11 @@ def test_addresses_of_the_internet_are(host: str) -> None:
 
 
 def test_what_lies_together_counts_as_one() -> None:
-    assert group_of("192.0.43.8") == group_of("192.0.43.200") != group_of("192.0.44.8")
+    assert network_of("192.0.43.8") == network_of("192.0.43.200") != network_of("192.0.44.8")
     assert (
-        group_of("2a00:1450:4001::1") == group_of("2a00:1450:4001:ffff::9") != group_of("2a00:1450:4002::1")
+        network_of("2a00:1450:4001::1")
+        == network_of("2a00:1450:4001:ffff::9")
+        != network_of("2a00:1450:4002::1")
     )
     assert is_private("127.0.0.1")
     assert is_private("10.0.0.1")

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from storjfs.network.dht.krpc import Answer, Endpoint, Found
 from storjfs.network.dht.node_ids import follows_from
-from storjfs.network.dht.reachable import group_of, on_the_internet
 from storjfs.network.dht.search import COPIES, MOST_ASKED, MOST_KNOWN, Search
+from storjfs.protocol.hosts import network_of, on_the_internet
 
 TARGET = bytes(20)
 HONEST = [
@@ -112,7 +112,7 @@ def test_of_one_24_only_one_node_is_asked() -> None:
         assert endpoint is not None
         asked.append(endpoint)
         search.answered(endpoint, answer(random.randbytes(20), [*crowd, *others]))
-    groups = [group_of(host) for host, _ in asked]
+    groups = [network_of(host) for host, _ in asked]
     assert len(groups) == len(set(groups))
     assert any(host.startswith("93.") for host, _ in asked)
 

@@ -1,0 +1,96 @@
+"""Somebody who is gone without a word, as by a cut line, is missed within seconds."""
+
+import ctypes
+import socket
+import struct
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+
+from storjfs.network import dialling
+from storjfs.network.control import ControlLimits
+from storjfs.network.splice import splice
+from storjfs.network.streams import open_stream, serve
+from storjfs.network.tls import TlsStream
+from storjfs.protocol.messages import Ping
+from tests.network.farm import FARMER, RENTER, Farmer
+from tests.network.relaying import PATIENCE, RelayService, behind, eventually, relaying, renting
+
+SO_ATTACH_FILTER = 26
+
+
+def cut(stream: trio.abc.Stream) -> None:
+    """From now on no packet gets to this end of a connection: a socket filter (socket(7)) drops all."""
+    below: object = stream
+    while not isinstance(below, trio.SocketStream):
+        below = getattr(below, "transport")  # noqa: B009
+    nothing = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # return 0 bytes
+    program = struct.pack("HL", 1, ctypes.addressof(nothing))
+    below.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+
+
+@pytest.fixture
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of the time that it takes."""
+    monkeypatch.setattr(dialling, "GONE", dialling.GONE / 10)
+    monkeypatch.setattr(dialling, "KEEP_ALIVE", dict.fromkeys(dialling.KEEP_ALIVE, 1))
+    monkeypatch.setattr("storjfs.network.behind.WATCHFUL", ControlLimits(quiet=0.5))
+
+
+@pytest.mark.usefixtures("_soon")
+@pytest.mark.parametrize("sending", [True, False])
+async def test_what_was_sent_is_not_repeated_for_a_quarter_of_an_hour(sending: bool) -> None:
+    served: list[TlsStream] = []
+
+    async def keep(stream: TlsStream) -> None:
+        served.append(stream)
+        await stream.send_all(b"x")
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        addresses = await nursery.start(partial(serve, FARMER, "127.0.0.1", 0, keep))
+        async with await open_stream(RENTER, FARMER.node_id, addresses) as stream:
+            assert await stream.receive_some(1) == b"x"
+            cut(served[0])
+            if sending:
+                await stream.send_all(b"is somebody there?")
+            with trio.fail_after(PATIENCE), pytest.raises(trio.BrokenResourceError):
+                await stream.receive_some(1)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.usefixtures("_soon")
+async def test_a_farmer_misses_a_relay_that_hangs_and_attaches_again() -> None:
+    """Its kernel still answers."""
+    service = RelayService()
+    async with relaying(service) as (where, _), behind(Farmer(), where) as (attachment,):
+
+        async def take(*_: object) -> None:
+            await trio.sleep_forever()
+
+        service.control[0]._take = take  # type: ignore[method-assign, assignment]
+        await eventually(lambda: not attachment.attached)
+        await eventually(lambda: attachment.attached)
+
+
+@pytest.mark.usefixtures("_soon")
+async def test_a_renter_that_asks_through_a_relay_that_is_gone_gets_its_answer_on_another_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    joined: list[trio.SocketStream] = []
+
+    async def noted(one: trio.SocketStream, other: trio.SocketStream, **rest: Any) -> None:
+        joined.extend((one, other))
+        await splice(one, other, **rest)
+
+    monkeypatch.setattr("storjfs.network.relay.splice", noted)
+    async with relaying(RelayService()) as (where, _), behind(Farmer(), where):
+        async with renting(where.through()) as peer:
+            await peer.request(Ping())
+            for stream in joined:
+                cut(stream)
+            with trio.fail_after(PATIENCE):
+                await peer.request(Ping())
+            assert len(joined) == 4
