@@ -51,6 +51,7 @@ class Cache:
         order = Order(new, min(new // PIECE // 2, LONGEST_GAP))
         self._cached = CachedFiles(self._folders, order, self._descriptors, self._forgotten)
         self._eviction = Eviction(self._cached, self.opened)
+        self._leaving = 0
 
     @property
     def used(self) -> int:
@@ -59,7 +60,7 @@ class Cache:
     @property
     def taken(self) -> int:
         """What the disk may spend on all of it now; what was given up counts until it is off the disk."""
-        return self.unsent + self._cached.used + self._eviction.leaving
+        return self.unsent + self._cached.used + self._eviction.leaving + self._leaving
 
     @property
     def journal_dir(self) -> Path:
@@ -242,21 +243,32 @@ class Cache:
             self._cached.begin(copy, pieces_mask(0, piece_count(segment.size)))
 
     def _drop_unsent(self, segment: Segment, file: LocalFile) -> None:
+        self._forget_unsent(segment, file)
+        remove(file.path)
+
+    def _forget_unsent(self, segment: Segment, file: LocalFile) -> None:
         self.unsent -= segment.size + FILE_COST
         self._by_seg.pop(segment.seg, None)
-        remove(file.path)
         self._descriptors.retire(file)
 
-    def discard(self, segment: Segment) -> None:
-        """The segment is gone: so is its file. The sealer is done with it."""
+    async def discard(self, segment: Segment) -> None:
+        """The segment is gone: so is its file, in the end also where this is cancelled. The sealer is done
+        with it, and nobody finds it any more."""
         file = self._by_seg.get(segment.seg) or self._cached.get(segment.segment_id)
         if file is None:
             return
+        size = segment.size + FILE_COST if file.unsent else file.entry.size
         if file.unsent:
-            self._drop_unsent(segment, file)
+            self._forget_unsent(segment, file)
         else:
             self._cached.forget(file)
-            remove(file.path)
+        # To free what it takes is work for the disk, and counts until it is done.
+        self._leaving += size
+        try:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(remove, file.path)
+        finally:
+            self._leaving -= size
 
     # --- cached pieces ---
 

@@ -64,6 +64,7 @@ class Deleter:
         self._empty: dict[int, Segment] = {}
         self._doomed: dict[int, Segment] = {}
         self._wake = trio.Event()
+        self._sweeping = trio.Lock()
         self._asking = trio.Lock()
         self.confirmed = 0
         """Shards whose deletion farmers confirmed since the start."""
@@ -111,20 +112,21 @@ class Deleter:
         """Doom what is empty and committed; drop what is doomed, committed and in nobody's hands.
 
         Nothing is dropped that files still point to, whatever the sum of its live bytes says: that is left to
-        fsck. Looks at each segment once, in steps that let others run. May run more than once at a time;
+        fsck. Looks at each segment once, in steps that let others run. Several calls take turns;
         cancelled, it leaves the rest for the next time.
         """
-        for some in _steps(self._empty):
-            for segment in some:
-                if segment.state is State.DOOMED or segment.live > 0:
-                    self._empty.pop(segment.seg, None)
-                elif segment.state is not State.OPEN:
-                    self._empty.pop(segment.seg, None)
-                    self._doom(segment)
-            await trio.lowlevel.checkpoint()
-        for some in _steps(self._doomed):
-            await self._drop([segment for segment in some if _ready(segment)])
-            await trio.lowlevel.checkpoint()
+        async with self._sweeping:
+            for some in _steps(self._empty):
+                for segment in some:
+                    if segment.state is State.DOOMED or segment.live > 0:
+                        self._empty.pop(segment.seg, None)
+                    elif segment.state is not State.OPEN:
+                        self._empty.pop(segment.seg, None)
+                        self._doom(segment)
+                await trio.lowlevel.checkpoint()
+            for some in _steps(self._doomed):
+                await self._drop([segment for segment in some if _ready(segment)])
+                await trio.lowlevel.checkpoint()
 
     async def _drop(self, ready: Sequence[Segment]) -> None:
         needed = await self._catalogue.pointed_to([segment.seg for segment in ready])
@@ -134,7 +136,7 @@ class Deleter:
             if segment.seg in needed:
                 self._kept(segment)
                 continue
-            self._cache.discard(segment)
+            await self._cache.discard(segment)
             self._catalogue.drop(segment)
             self._catalogue.when_committed(self.wake)
             self._gone(segment)

@@ -287,7 +287,7 @@ class Churn:
         """All data is with farmers; nothing comes from here."""
         cache = self.segments._cache
         for seg in {run.seg for run in self.written}:
-            cache.discard(self.segments._catalogue.get(seg))
+            await cache.discard(self.segments._catalogue.get(seg))
         for run, data in self.written.items():
             assert bytes(await self.segments.read(*run, 0, run.length)) == data
         self.outcome.lost = self.segments.report().lost

@@ -89,7 +89,7 @@ async def test_a_cache_folder_deleted_while_mounted_comes_back(volume: Volume, s
             await segments.flush()
             await until(lambda: any(volume.cache.iterdir()), volume.store)
             run = next(iter(volume.written))
-            segments._cache.discard(segments._catalogue.get(run.seg))
+            await segments._cache.discard(segments._catalogue.get(run.seg))
         shutil.rmtree(volume.cache)
         await segments.flush()
         if stored_before:

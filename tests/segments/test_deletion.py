@@ -1,5 +1,7 @@
 """Segments that nothing points to go everywhere, when nobody needs them any more."""
 
+import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,6 +10,7 @@ import trio
 import trio.testing
 
 from storjfs.segments import Segments, State, deletion
+from storjfs.segments.folders import remove
 from tests.segments.conftest import MIB, Volume, until
 from tests.segments.farm import Farm
 
@@ -25,6 +28,26 @@ async def test_a_segment_without_live_bytes_vanishes_everywhere(volume: Volume) 
         assert not list(volume.cache.iterdir())
         assert segments.report().stored_bytes == 0
         assert sum((segments.report().full, segments.report().degraded, segments.report().at_risk)) == 0
+
+
+async def test_no_request_waits_while_the_disk_frees_what_a_file_took(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+
+    def removed(path: Path) -> None:
+        threads.append(threading.get_ident())
+        remove(path)
+
+    async with volume.running() as segments:
+        (run,) = volume.append_random(MIB)
+        await segments.flush()
+        await until(lambda: volume.farm.shard_count() == 5 and not segments._cache.unsent)
+        monkeypatch.setattr("storjfs.segments.cache.remove", removed)
+        segments.live(run.seg, -run.length)
+        await until(lambda: not volume.farm.shard_count(), volume.store)
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 async def test_unsent_segments_that_died_young_are_never_sent(volume: Volume) -> None:
@@ -127,6 +150,9 @@ async def test_doomed_segments_are_looked_at_once_each(monkeypatch: pytest.Monke
     async def pointed_to(segs: Any) -> set[int]:
         return set()
 
+    async def discard(segment: Any) -> None:
+        await trio.lowlevel.checkpoint()
+
     catalogue: Any = SimpleNamespace(
         doomed_segments=lambda: [
             SimpleNamespace(seg=seg, state=State.DOOMED, pins=seg % 2, dirty=False, flying=False)
@@ -136,7 +162,7 @@ async def test_doomed_segments_are_looked_at_once_each(monkeypatch: pytest.Monke
         drop=lambda segment: None,
         when_committed=lambda call: None,
     )
-    cache: Any = SimpleNamespace(discard=lambda segment: None)
+    cache: Any = SimpleNamespace(discard=discard)
     deleter = deletion.Deleter(catalogue, cache, Farm(), gone=gone.append)
     deleter.load()
     await deleter.sweep()

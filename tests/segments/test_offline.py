@@ -60,7 +60,7 @@ async def test_a_read_fails_after_the_stated_time_and_the_next_at_once(volume: V
         await volume.check_all()
         # The next outage is another one.
         volume.drop_cache()
-        volume.segments._cache.discard(volume.segments._catalogue.get(run.seg))
+        await volume.segments._cache.discard(volume.segments._catalogue.get(run.seg))
         volume.segments._pieces._kept.clear()
         volume.farm.go(online=False)
         assert 40 <= await seconds(lambda: failing(volume, run)) <= 40 + SLACK
@@ -149,7 +149,7 @@ async def stored_elsewhere(volume: Volume) -> list[Run]:
         runs = volume.append_random(200_000)
         await segments.flush()
         await until(lambda: not segments._cache.unsent, volume.store)
-        segments._cache.discard(segments._catalogue.get(runs[0].seg))
+        await segments._cache.discard(segments._catalogue.get(runs[0].seg))
     return runs
 
 
