@@ -82,7 +82,7 @@ class Life:
         with await own(self._paths, self._teller.note):
             self._paths.make_runtime_dir()
             self._paths.make_directories()
-            async with open_drive(self._paths, self._request, self._options) as drive:
+            async with open_drive(self._paths, self._request, self._options, self._teller.note) as drive:
                 self._drive = drive
                 await self._live()
 

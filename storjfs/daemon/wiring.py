@@ -42,6 +42,7 @@ from storjfs.volume.files import make_private
 from . import facts
 from .farm_child import FarmChild
 from .farmers import sources_of
+from .first_contract import QUIET, first_contract, has_contract
 from .full_disk import FullDisk
 from .missing_farm import may_be_missing, needed_sql, note_embedded, require_farm
 from .newest import Newest, set_aside_newer
@@ -129,7 +130,10 @@ class Drive:
         ledger: Ledger,
         options: MountOptions,
         full_disk: FullDisk,
+        note: Callable[[str], None] = lambda text: None,
     ) -> None:
+        """`note` gets lines for whoever waits for the mount."""
+        self._note = note
         self.paths = paths
         self.settings = settings
         self.cache_size = cache_size
@@ -358,7 +362,7 @@ class Drive:
         if farm is not None:
             with trio.move_on_after(FARM_PATIENCE):
                 await farm.ready.wait()
-        known = self._has_contract()
+        known = has_contract(self.renter)
         started = trio.Event()
 
         async def start() -> None:
@@ -369,24 +373,25 @@ class Drive:
             await self._give_up_missing()
 
         nursery.start_soon(start)
+        if self.settings.find and not known:
+            if not await first_contract(self.renter, self.settings.find, self._note):
+                raise self._nobody_answers(f" and nobody new was found for {QUIET:g} s")
+            return
         with trio.move_on_after(KNOWN_PATIENCE if known else FIRST_PATIENCE):
             await started.wait()
             with trio.move_on_after(SETTLE_PATIENCE):
-                while not self._has_contract():  # noqa: ASYNC110 - the book tells nobody
+                while not has_contract(self.renter):  # noqa: ASYNC110 - the book tells nobody
                     await trio.sleep(LOOK)
-        if not self._has_contract():
+        if not has_contract(self.renter):
             if farm is None:
                 raise self._nobody_answers()
             log.error("there is no contract with any embedded farmer yet; data waits here")
 
-    def _has_contract(self) -> bool:
-        return any(entry.serves for entry in self.renter.book)
-
-    def _nobody_answers(self) -> FarmersUnreachable:
+    def _nobody_answers(self, nor: str = "") -> FarmersUnreachable:
         problems = self.renter.report().problems
         where = self.paths.settings_file
         return FarmersUnreachable(
-            "no farmer made a contract: " + ("; ".join(problems[:3]) or "nobody answers"),
+            f"no farmer made a contract{nor}: " + ("; ".join(problems[:3]) or "nobody answers"),
             hint=f"start them with what this volume wants, or change it in {where}"
             if self.renter.negotiation.refusals
             else f"check under [farmers] in {where} whom it names and where it looks for others",
@@ -439,9 +444,13 @@ class Drive:
 
 @contextlib.asynccontextmanager
 async def open_drive(
-    paths: VolumePaths, request: MountRequest, options: MountOptions
+    paths: VolumePaths,
+    request: MountRequest,
+    options: MountOptions,
+    note: Callable[[str], None] = lambda text: None,
 ) -> AsyncIterator[Drive]:
-    """A running drive; the caller owns the volume's lock. Raises what keeps it from running.
+    """A running drive; the caller owns the volume's lock. Raises what keeps it from running. `note` gets
+    lines for whoever waits for it.
 
     The farm child starts first: its start, unlocking and opening the ledger take place at the same time. But
     not before it is clear that no farmers are gone, in whose place it would make new ones.
@@ -461,7 +470,7 @@ async def open_drive(
         keys = await trio.to_thread.run_sync(unlock_volume, paths, source)
         ledger = await trio.to_thread.run_sync(open_ledger, paths, settings, keys)
         cache_size = request.cache_size or settings.cache_size
-        drive = Drive(paths, settings, cache_size, keys, ledger, options, full_disk)
+        drive = Drive(paths, settings, cache_size, keys, ledger, options, full_disk, note)
         async with drive.running(farm):
             yield drive
         nursery.cancel_scope.cancel()

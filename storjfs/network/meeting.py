@@ -108,6 +108,11 @@ class Meeting:
                 with trio.move_on_after(LOOK):
                     await self._wake.wait()
 
+    @property
+    def searching(self) -> bool:
+        """Whether a search that ends has not done so once."""
+        return any(source.longest and name not in self.asked for name, source in self._sources.items())
+
     def hint(self, hint: Hint) -> None:
         """Have somebody visited soon."""
         self.directory.hint(hint)

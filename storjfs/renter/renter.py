@@ -96,8 +96,8 @@ class Renter:
         """Called with a shard that was lost and is there again; whether its segment takes it back."""
         self.held: Callable[[int], tuple[int, int]] = lambda contract: (0, 0)
         """Shards that the farmer of a contract holds, and their bytes; set by whoever keeps the catalogue."""
-        self.came: Callable[[], None] = lambda: None
-        """Called when a farmer greets us: it is there (again)."""
+        self.came: Callable[[Collection[int]], None] = lambda contracts: None
+        """Called when a farmer greets us, with the contracts with it: it is there (again)."""
         self.waits: Callable[[], bool] = lambda: False
         """Whether something waits for farmers that are away: then they are looked for every few seconds."""
         self._now = now
@@ -373,9 +373,12 @@ class Renter:
     def _vouchers_for(self, farmer: NodeId) -> Sequence[Signed]:
         return self.cashier.vouchers_for(farmer)
 
+    def _came(self, farmer: NodeId) -> None:
+        self.came([entry.number for entry in self.book.with_farmer(farmer)])
+
     def _greeted(self, farmer: NodeId, answer: HelloAnswer) -> None:
         self.auditor.heard_from(farmer)
-        self.came()
+        self._came(farmer)
         if answer.vouchers and self._nursery is not None:
             self._nursery.start_soon(self.cashier.learn, farmer, answer)
 
@@ -416,7 +419,7 @@ class Renter:
             return
         self.market.taken_up.discard(entry.number)
         log.info("farmer %s is back with %d shards", short(farmer), count)
-        self.came()
+        self._came(farmer)
 
     async def _rounds(self) -> None:
         while True:

@@ -15,7 +15,7 @@ import trio
 from storjfs.errors import StorjfsError
 from storjfs.renter.speed import Way
 from storjfs.segments.catalogue import Catalogue
-from storjfs.segments.encoder import Encoder
+from storjfs.segments.encoder import Encoder, Sealed
 from storjfs.segments.files import LocalFile
 from storjfs.segments.records import Segment, Shard
 from storjfs.segments.together import Together, all_of
@@ -66,7 +66,6 @@ class Attempt:
         self._enough = enough
         self._refused: set[int] = set()
         self._encoder: Encoder | None = self._new_encoder()
-        self._loading = trio.Lock()
         self._puts: dict[int, _Put] = {}
         self._turns: set[int] = set()
         """Indices of shards whose puts count against the uploader's limits."""
@@ -105,18 +104,19 @@ class Attempt:
         of, segment = self._of, self._segment
         return Encoder(self._file.fd, segment.size, segment.k, segment.n, of.buffers, of.threads)
 
-    async def _loaded(self) -> Encoder:
-        """The segment in memory; once more, where only stragglers were left and one of them is replaced."""
-        async with self._loading:
-            if self._encoder is None:
-                encoder = self._new_encoder()
-                try:
-                    await encoder.load(parity=True)
-                except BaseException:
-                    encoder.close()
-                    raise
-                self._encoder = encoder
-            return self._encoder
+    async def _sealed(self, row: Shard) -> Sealed:
+        of, key = self._of, self._of.shard_key(row.shard_id)
+        if self._encoder is not None:
+            return await self._encoder.seal(row.idx, key)
+        # Only stragglers were left, and one of them is replaced. When its farmer leaves, that may be so for
+        # all the segments that trail, so each comes to memory once more in its turn.
+        async with of.reloading:
+            encoder = self._new_encoder()
+            try:
+                await encoder.load(parity=row.idx >= self._segment.k)
+                return await encoder.seal(row.idx, key)
+            finally:
+                encoder.close()
 
     def _let_memory_go(self) -> None:
         if self._encoder is not None:
@@ -153,8 +153,7 @@ class Attempt:
 
     async def _put(self, row: Shard) -> bool:
         of, segment = self._of, self._segment
-        encoder = await self._loaded()
-        sealed = await encoder.seal(row.idx, of.shard_key(row.shard_id))
+        sealed = await self._sealed(row)
         put = self._puts[row.idx] = _Put(row)
         if self._enough.is_set():
             self._sealed_while_trailing(row)

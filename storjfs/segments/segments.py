@@ -303,18 +303,19 @@ class Segments:
 
         Returns how many shards farmers confirmed, and how many are left. Raises StoreError.
         """
-        before = self._deleter.confirmed
-        self._deleter.retry_now()
+        asking = self._deleter.asking
+        before = asking.confirmed
+        asking.retry_now()
         for _ in range(SWEEPS):
             await self._deleter.sweep()
             await self._store.sync()
             if not self._deleter.unfinished:
                 break
         await self._store.sync()  # what the deleter's own task dropped meanwhile
-        await self._deleter.ask_farmers()
+        await asking.once()
         await self._store.sync()
         ((left,),) = self._store.read("SELECT COUNT(*) FROM doomed")
-        return self._deleter.confirmed - before, left
+        return asking.confirmed - before, left
 
     async def relieve(self) -> bool:
         """A commit finds no space: give up some of what is cached on that disk; False where nothing is."""
@@ -411,11 +412,12 @@ class Segments:
         """Whether there is data that could not be placed when it was tried last. Reads ask by themselves."""
         return self._uploader.waits_for_farmers
 
-    def farmers_changed(self) -> None:
-        """Contracts or farmers came or came back: try again now what could not be done without them."""
+    def farmers_changed(self, contracts: Collection[int] | None = None) -> None:
+        """Contracts or farmers came or came back (None: any): try again now what could not be done without
+        them."""
         self._fetcher.farmers_changed()
         self._uploader.hurry()
-        self._deleter.retry_now()
+        self._deleter.asking.retry_now(contracts)
         self._repair.again()
 
     async def rebuild(self, seg: int) -> int:

@@ -132,6 +132,8 @@ class Uploader:
         self._damaged = damaged
         self.crash_point = crash_point
         self.buffers = Buffers()
+        self.reloading = trio.Lock()
+        """Held while a segment that was let go of is in memory once more."""
         self._offered, self._next = trio.open_memory_channel[Segment](math.inf)
         self._flying_bytes = 0
         self._flying = 0

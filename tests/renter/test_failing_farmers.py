@@ -170,7 +170,7 @@ async def test_farmers_that_are_away_are_looked_for_while_something_waits_for_th
         farmer = site.farmer.node_id
         came = 0
 
-        def comes() -> None:
+        def comes(_: object) -> None:
             nonlocal came
             came += 1
 

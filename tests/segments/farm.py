@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -33,6 +33,7 @@ class Farmer:
     stuck: trio.Event | None = None
     """Gets wait for it."""
     stuck_puts: trio.Event | None = None
+    stuck_deletes: trio.Event | None = None
     turn: trio.Lock | None = None
     """Gets wait for it, so one is served after the other."""
     gets: int = 0
@@ -40,6 +41,10 @@ class Farmer:
     asked: int = 0
     """Puts, whether they worked or not."""
     lose_receipt: bool = False
+    greets: bool = False
+    """When it is asked to delete, whether it then does or not."""
+    deletes: int = 0
+    """How often it was asked to."""
 
 
 class Farm:
@@ -51,6 +56,7 @@ class Farm:
         self.random = random.Random(1)
         self.deleted: list[bytes] = []
         self.seen: dict[bytes, bytes] = {}
+        self.greeted: Callable[[Collection[int]], None] = lambda contracts: None
         self.most_at_once = 0
         self.sent = 0
         """Bytes read from them."""
@@ -127,6 +133,11 @@ class Farm:
     async def delete(self, contract: int, shard_ids: Sequence[bytes]) -> None:
         await trio.lowlevel.checkpoint()
         farmer = self.farmers[contract]
+        farmer.deletes += 1
+        if farmer.greets:
+            self.greeted([contract])
+        if farmer.stuck_deletes is not None:
+            await farmer.stuck_deletes.wait()
         if not farmer.online:
             raise FarmerUnavailable
         for shard_id in shard_ids:

@@ -1,6 +1,7 @@
 """Segments that nothing points to go everywhere, when nobody needs them any more."""
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import trio.testing
 
 from storjfs.segments import Segments, State, deletion
 from storjfs.segments.folders import remove
+from storjfs.store import StoreError, background
 from tests.segments.conftest import MIB, Volume, until
 from tests.segments.farm import Farm
 
@@ -86,14 +88,72 @@ async def test_deletion_waits_for_farmers_that_are_away_across_restarts(volume: 
 async def test_what_was_withdrawn_from_a_farmer_that_is_away_is_not_tried_for_ever(volume: Volume) -> None:
     async with volume.running() as segments:
         await five_to_delete_and_nobody_there(volume, segments)
-        await until(lambda: len(segments._deleter._retry) == 5)
+        asking = segments._deleter.asking
+        await until(lambda: len(asking._retry) == 5)
         for (shard_id,) in volume.store.read("SELECT shard_id FROM doomed"):
             segments.amend.withdraw(shard_id)
         await volume.store.sync()
         segments.farmers_changed()
-        await until(lambda: not segments._deleter._retry)
-        assert segments._deleter._next_look() == float("inf")
+        await until(lambda: not asking._retry)
+        assert asking.next_look() == float("inf")
         assert volume.farm.shard_count() == 5
+
+
+async def test_a_silent_farmer_holds_up_neither_others_nor_what_is_done_here(volume: Volume) -> None:
+    async with volume.running() as segments:
+        (run,) = volume.append_random(MIB)
+        await segments.flush()
+        await until(lambda: volume.farm.shard_count() == 5)
+        silent = [one for one in volume.farm.farmers.values() if one.shards][:2]
+        hold = trio.Event()
+        for one in silent:
+            one.stuck_deletes = hold
+        segments.live(run.seg, -run.length)
+        await until(lambda: volume.farm.shard_count() == 2, volume.store)
+        # What is doomed meanwhile goes too.
+        for one in silent:
+            one.full = True
+        (run,) = volume.append_random(MIB)
+        await segments.flush()
+        segments.live(run.seg, -run.length)
+        await until(lambda: volume.farm.shard_count() == 2 and not list(volume.cache.iterdir()), volume.store)
+        hold.set()
+        await until(lambda: not volume.farm.shard_count(), volume.store)
+
+
+async def test_farmers_that_greet_and_do_not_delete_are_not_asked_again_because_of_each_other(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deletion, "FIRST_RETRY", 1e6)
+    async with volume.running() as segments:
+        volume.farm.greeted = segments.farmers_changed
+        for farmer in volume.farm.farmers.values():
+            farmer.greets = True
+        await five_to_delete_and_nobody_there(volume, segments)
+        await until(lambda: len(segments._deleter.asking._retry) == 5, volume.store)
+        await trio.testing.wait_all_tasks_blocked(0.2)
+        assert sorted(one.deletes for one in volume.farm.farmers.values()) == [0, 1, 1, 1, 1, 1]
+
+
+async def test_whom_to_ask_cannot_be_read_for_once(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "PAUSE", 0.0)
+    async with volume.running() as segments:
+        (run,) = volume.append_random(MIB)
+        await segments.flush()
+        await until(lambda: volume.farm.shard_count() == 5)
+        read, failed = segments._catalogue.doomed_contracts, 0
+
+        def fail_once(after: int = -1) -> Iterator[int]:
+            nonlocal failed
+            failed += 1
+            if failed == 1:
+                raise StoreError("the disk does not give it")
+            return read(after)
+
+        monkeypatch.setattr(segments._catalogue, "doomed_contracts", fail_once)
+        segments.live(run.seg, -run.length)
+        await until(lambda: not volume.farm.shard_count(), volume.store)
+        assert failed > 1
 
 
 async def test_a_reader_keeps_a_doomed_segment_until_it_has_read(volume: Volume) -> None:

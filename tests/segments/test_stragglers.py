@@ -5,6 +5,7 @@ import trio
 
 from storjfs.coding.geometry import PIECE
 from storjfs.segments import Part, Run
+from storjfs.segments.encoder import Encoder
 from storjfs.segments.records import Segment
 from tests.segments.conftest import Volume, until
 
@@ -134,6 +135,43 @@ async def test_the_memory_of_a_segment_is_free_while_only_stragglers_are_left(
         # Three shards of data and two of parity were in memory; one sealed shard is.
         buffers = segments._uploader.buffers
         await until(lambda: buffers._idle_bytes >= 5 * MIB)
+
+
+async def test_segments_whose_straggler_leaves_come_to_memory_one_at_a_time(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storjfs.segments.placing.LATE_AT_LEAST", 1e6)
+    another = volume.farm.farmers.pop(6)
+    slow = volume.farm.farmers[3]
+    slow.stuck_puts = hold = trio.Event()
+    loaded, most = 0, 0
+    load, close = Encoder.load, Encoder.close
+
+    async def loading(encoder: Encoder, *, parity: bool) -> None:
+        nonlocal loaded, most
+        loaded += 1
+        most = max(most, loaded)
+        await load(encoder, parity=parity)
+
+    def closing(encoder: Encoder) -> None:
+        nonlocal loaded
+        loaded -= 1
+        close(encoder)
+
+    async with volume.running() as segments:
+        for _ in range(6):
+            volume.append_random(3 * MIB)
+            segments._journal.close_open()
+        segments._uploader.hurry()
+        await until(lambda: len(segments._uploader.trailing) == 6, volume.store)
+        await until(lambda: segments._uploader._flying == 0)
+        monkeypatch.setattr(Encoder, "load", loading)
+        monkeypatch.setattr(Encoder, "close", closing)
+        volume.farm.farmers[6], slow.online = another, False
+        hold.set()
+        await until(lambda: full(volume, 6), volume.store)
+    assert len(another.shards) == 6
+    assert (loaded, most) == (0, 1)
 
 
 async def test_what_waits_for_a_slow_farmer_is_no_news_to_the_repair(volume: Volume) -> None:
