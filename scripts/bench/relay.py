@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 import trio
 from rich.console import Console
 from rich.table import Table
-from transport import CONTRACT, MESSAGE, SHARD, MemoryFarmer, cpu_seconds
+from transport import MemoryFarmer, cpu_seconds, three_at_a_time
 
 from storjfs.network.behind import Attachment
 from storjfs.network.control import ControlConnection
@@ -104,30 +104,6 @@ def be_farmer(pipe: Connection, relay: int) -> None:
     trio.run(serve, pipe, FARMER, MemoryFarmer(), Address("127.0.0.1", relay))
 
 
-async def transfer(peer: Peer, up: bool, total: int) -> float:
-    """Seconds for so many bytes in shards of 4 MiB, three at a time."""
-    content, places = bytes(MESSAGE), [memoryview(bytearray(MESSAGE)) for _ in range(3)]
-    left = total // MESSAGE
-
-    async def some(place: memoryview) -> None:
-        nonlocal left
-        while left > 0:
-            left -= 1
-            if up:
-                await peer.put_shard(CONTRACT, SHARD, content)
-            else:
-                await peer.get_range(CONTRACT, SHARD, 0, place)
-
-    async with trio.open_nursery() as warm:
-        for place in places:
-            warm.start_soon(peer.get_range, CONTRACT, SHARD, 0, place[:1])
-    begun = time.perf_counter()
-    async with trio.open_nursery() as transfers:
-        for place in places:
-            transfers.start_soon(some, place)
-    return time.perf_counter() - begun
-
-
 async def dialling(address: Address, count: int) -> list[float]:
     """Seconds of each connection, from nothing to an authenticated farmer."""
     found = []
@@ -155,7 +131,7 @@ async def measure(
                 usage.send(True)
                 before = usage.recv()
                 for name, up in (("shards up, MB/s", True), ("shards down, MB/s", False)):
-                    figures.setdefault(name, []).append(total / await transfer(peer, up, total) / 1e6)
+                    figures.setdefault(name, []).append(total / await three_at_a_time(peer, up, total) / 1e6)
                 usage.send(True)
                 cpu = (usage.recv() - before) / (2 * total) * 2**30
                 figures.setdefault("CPU of the relay, s/GiB", []).append(cpu)

@@ -231,12 +231,14 @@ class FarmInChild:
         return Peer(Identity(seed), identity(True).node_id, [self.address])
 
 
-async def shards(farm: FarmInChild, up: bool, total: int) -> Cost:
-    """The cost of a byte in shards of 4 MiB, three at a time."""
+async def three_at_a_time(
+    peer: Peer, up: bool, total: int, ready: Callable[[], None] = lambda: None
+) -> float:
+    """Seconds for so many bytes in shards of 4 MiB; `ready` is called when the connections are there."""
     content, places = bytes(MESSAGE), [memoryview(bytearray(MESSAGE)) for _ in range(3)]
     left = total // MESSAGE
 
-    async def transfer(peer: Peer, place: memoryview) -> None:
+    async def some(place: memoryview) -> None:
         nonlocal left
         while left > 0:
             left -= 1
@@ -245,17 +247,30 @@ async def shards(farm: FarmInChild, up: bool, total: int) -> Cost:
             else:
                 await peer.get_range(CONTRACT, SHARD, 0, place)
 
+    async with trio.open_nursery() as warm:
+        for place in places:
+            warm.start_soon(peer.get_range, CONTRACT, SHARD, 0, place[:1])
+    ready()
+    begun = time.perf_counter()
+    async with trio.open_nursery() as transfers:
+        for place in places:
+            transfers.start_soon(some, place)
+    return time.perf_counter() - begun
+
+
+async def shards(farm: FarmInChild, up: bool, total: int) -> Cost:
+    """The cost of a byte in shards of 4 MiB, three at a time."""
+    here = there = 0.0
+
+    def ready() -> None:
+        nonlocal here, there
+        here, there = cpu_seconds(), farm.usage()[0]
+
     async with trio.open_nursery() as nursery:
         peer = farm.peer()
         await nursery.start(peer.run)
-        async with trio.open_nursery() as warm:
-            for place in places:
-                warm.start_soon(peer.get_range, CONTRACT, SHARD, 0, place[:1])
-        here, there, begun = cpu_seconds(), farm.usage()[0], time.perf_counter()
-        async with trio.open_nursery() as transfers:
-            for place in places:
-                transfers.start_soon(transfer, peer, place)
-        seconds, here, there = time.perf_counter() - begun, cpu_seconds() - here, farm.usage()[0] - there
+        seconds = await three_at_a_time(peer, up, total, ready)
+        here, there = cpu_seconds() - here, farm.usage()[0] - there
         nursery.cancel_scope.cancel()
     return Cost(seconds / total, here / total, there / total)
 

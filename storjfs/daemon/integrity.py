@@ -48,8 +48,9 @@ from storjfs.volume import (
 from .fsck_report import CLEAN, LEFT, MENDED, SCHEMA, confirmed, not_mended, orphans_spared, report, to_mend
 from .missing_farm import may_be_missing, require_farm
 from .newest import set_aside_newer
+from .parts import embedded_farm, make_renter
 from .request import MountRequest
-from .wiring import FARM_PATIENCE, Drive, embedded_farm, make_renter, open_drive
+from .wiring import FARM_PATIENCE, Drive, open_drive
 
 log = logging.getLogger(__name__)
 

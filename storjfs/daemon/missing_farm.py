@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import cast
 
+from storjfs.errors import StorjfsError
 from storjfs.farmer.embedded import farmer_folders
 from storjfs.farmer.identity import FILE as IDENTITY
 from storjfs.keys import VolumeKeys
@@ -19,7 +20,8 @@ from storjfs.protocol.ids import NodeId
 from storjfs.protocol.signing import SigningKey
 from storjfs.renter.audits import HELD_STATES
 from storjfs.renter.book import STATE_NUMBERS, ContractBook
-from storjfs.store import open_meta
+from storjfs.renter.renter import Renter
+from storjfs.store import MetaStore, open_meta
 from storjfs.store.durable import write_atomically
 from storjfs.volume import VolumeDamaged, VolumePaths
 
@@ -87,6 +89,24 @@ def require_farm(paths: VolumePaths, keys: VolumeKeys) -> None:
         "mount: then everything is there. Without it, what is not cached here is lost; to go on all the "
         f"same, with new farmers: storjfs mount {which}--new-farmers DIR",
     )
+
+
+async def give_up_missing(renter: Renter, store: MetaStore, folder: Path, present: Collection[bytes]) -> None:
+    """Farmers with contracts that are not among those of a complete embedded farm are gone: their shards are
+    rebuilt at once, as long as enough others are left of any segment. More of them at a time are rather a
+    disk that is not there; they count as offline farmers do."""
+    missing = [entry for entry in renter.book if entry.serves and entry.node_id not in present]
+    numbers = tuple(entry.number for entry in missing)
+    if missing and await store.scan(needed_sql(len(missing)), numbers):
+        log.error("%d embedded farmers with contracts are missing from %s", len(missing), folder)
+        return
+    for entry in missing:
+        if entry.serves:
+            try:
+                await renter.farmer_removed(entry.node_id)
+            except StorjfsError as error:
+                # Its shards count as lost in memory at once; a full disk keeps that for a later commit.
+                log.warning("farmer %s: %s", entry.node_id.hex()[:16], error)
 
 
 def _noted(paths: VolumePaths) -> set[bytes]:

@@ -19,8 +19,8 @@ from storjfs.volume import (
 )
 
 from . import facts, farmers, status
+from .parts import make_renter, own_account
 from .redundancy import BARE
-from .wiring import make_renter, own_account
 
 # Counters that the catalogue of segments keeps in meta.db.
 _COUNTERS = (

@@ -4,7 +4,6 @@ import contextlib
 import logging
 import math
 import os
-import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,18 +13,13 @@ import trio
 
 from storjfs.coding.geometry import FULL_FRAME, SEALED_PIECE
 from storjfs.errors import StorjfsError
-from storjfs.farmer.embedded import leaving_folders
 from storjfs.filesystem import Capacity, Filesystem, Policy
 from storjfs.fuse import MountOptions
 from storjfs.keys import VolumeKeys
-from storjfs.network.sources import Source
-from storjfs.protocol.ids import PublicKey
-from storjfs.protocol.signing import SigningKey
 from storjfs.protocol.terms import Address
 from storjfs.renter.errors import ShardCorrupt
 from storjfs.renter.placement import stripes
-from storjfs.renter.renter import Renter
-from storjfs.renter.settings import KnownFarmer, RenterSettings, known_farmers
+from storjfs.renter.settings import known_farmers
 from storjfs.segments.segments import Segments
 from storjfs.settlement import Ledger
 from storjfs.store import MetaStore, StoreError
@@ -37,15 +31,15 @@ from storjfs.volume import (
     read_settings,
     unlock_volume,
 )
-from storjfs.volume.files import make_private
 
 from . import facts
 from .farm_child import FarmChild
 from .farmers import sources_of
 from .first_contract import QUIET, first_contract, has_contract
 from .full_disk import FullDisk
-from .missing_farm import may_be_missing, needed_sql, note_embedded, require_farm
+from .missing_farm import give_up_missing, may_be_missing, note_embedded, require_farm
 from .newest import Newest, set_aside_newer
+from .parts import Passphrase, embedded_farm, make_renter, open_ledger
 from .redundancy import BARE, WAITING, of_code, of_leaving, stored_with, widest_with
 from .request import MountRequest
 from .rooms import free_on, rooms
@@ -63,59 +57,16 @@ LOOK = 0.05
 # How long a status report waits for farmers that it does not hear from. Connections are made when they are
 # used, and one that is there may lead to somebody who does not answer any more: so all are asked.
 GREET_PATIENCE = 3.0
-GIB = 1 << 30
+UNPLACED = "SELECT COUNT(*) FROM segment WHERE state IN (0, 1)"
 
 
 class FarmersUnreachable(StorjfsError):
     """None of the farmers of a new volume answers."""
 
 
-class Passphrase:
-    """The passphrase that came with the request; a PassphraseSource."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def read(self, *, new: bool = False) -> str:
-        """See storjfs.volume.PassphraseSource."""
-        return self._text
-
-
 def plaintext(sealed: int) -> int:
     """Bytes of files in so many bytes of sealed shards: each piece carries a frame's seal and its own."""
     return sealed * FULL_FRAME // SEALED_PIECE
-
-
-def own_account(keys: VolumeKeys) -> PublicKey:
-    """The account of the volume itself, from which lanes are funded: the payment identity of no farmer."""
-    return SigningKey(keys.payment_identity(bytes(32))).public
-
-
-def make_renter(
-    paths: VolumePaths,
-    settings: VolumeSettings,
-    keys: VolumeKeys,
-    store: MetaStore,
-    ledger: Ledger,
-    farmers: Sequence[KnownFarmer] = (),
-    sources: Mapping[str, Source] | None = None,
-) -> Renter:
-    """The renter of a volume on its own databases; without `farmers` and `sources` it knows those with a
-    contract only, and those that an earlier mount has heard of."""
-    renter = Renter(
-        keys,
-        store,
-        paths.pay_db,
-        paths.local_db,
-        ledger,
-        own_account(keys),
-        RenterSettings.of_volume(settings),
-        farmers=farmers,
-        sources=sources,
-        ask_peers=sources is not None and "peers" in settings.find,
-    )
-    renter.mark(settings.blocked, settings.preferred)
-    return renter
 
 
 class Drive:
@@ -324,7 +275,7 @@ class Drive:
                 entry.node_id.hex(): [str(address) for address in entry.addresses]
                 for entry in self.renter.book
             },
-            waiting_segments=self._waiting_segments(),
+            waiting_segments=int(self.store.read(UNPLACED)[0][0]),
             running=self._started,
             disk_problems=[*([self._older] if self._older else ()), *self._full_disk.problems()],
             unwritten=self._full_disk.at_risk,
@@ -334,9 +285,6 @@ class Drive:
             waiting_code=next(iter(self.store.read(WAITING)), None),
             bare=(await self.store.scan(BARE))[0][0],
         )
-
-    def _waiting_segments(self) -> int:
-        return int(self.store.read("SELECT COUNT(*) FROM segment WHERE state IN (0, 1)")[0][0])
 
     # --- running ---
 
@@ -414,28 +362,10 @@ class Drive:
         self.segments.farmers_changed()
 
     async def _give_up_missing(self) -> None:
-        """Farmers with contracts that are not among those of a complete embedded farm are gone: their shards
-        are rebuilt at once, as long as enough others are left of any segment. More of them at a time are
-        rather a disk that is not there; they count as offline farmers do."""
+        """Do so where the embedded farm is complete."""
         planned = self.settings.farmers
-        if not isinstance(planned, EmbeddedFarm) or len(self._wanted) < planned.count:
-            return
-        missing = [e for e in self.renter.book if e.serves and e.node_id not in self._embedded]
-        if missing and await self._needed([entry.number for entry in missing]):
-            folder = self.paths.farm_dir
-            log.error("%d embedded farmers with contracts are missing from %s", len(missing), folder)
-            return
-        for entry in missing:
-            if entry.serves:
-                try:
-                    await self.renter.farmer_removed(entry.node_id)
-                except StorjfsError as error:
-                    # Its shards count as lost in memory at once; a full disk keeps that for a later commit.
-                    log.warning("farmer %s: %s", entry.node_id.hex()[:16], error)
-
-    async def _needed(self, contracts: Sequence[int]) -> bool:
-        """Whether a segment could not be read without the shards under these contracts. Looks at all."""
-        return bool(await self.store.scan(needed_sql(len(contracts)), tuple(contracts)))
+        if isinstance(planned, EmbeddedFarm) and len(self._wanted) >= planned.count:
+            await give_up_missing(self.renter, self.store, self.paths.farm_dir, self._embedded)
 
     def _faulty(self, contract: int, shard_id: bytes, error: StorjfsError) -> None:
         log.warning("contract %d, shard %s: %s", contract, shard_id.hex()[:16], error)
@@ -475,32 +405,3 @@ async def open_drive(
             yield drive
         nursery.cancel_scope.cancel()
     ledger.close_file()
-
-
-def embedded_farm(paths: VolumePaths, settings: VolumeSettings) -> FarmChild | None:
-    """The farm child of a volume; None where it neither has nor had embedded farmers.
-
-    They share one disk, so each offers no more than its part of it.
-    """
-    count = settings.farmers.count if isinstance(settings.farmers, EmbeddedFarm) else 0
-    if not count and not leaving_folders(paths.farm_dir, 0):
-        return None
-    make_private(paths.farm_dir)
-    share = max(shutil.disk_usage(paths.farm_dir).total // max(count, 1), GIB)
-    return FarmChild(
-        paths.farm_dir,
-        count,
-        paths.ledger_db,
-        min(settings.capacity, share),
-        settings.disk_reserve // 4,
-        paths.state_dir / "farm.log",
-    )
-
-
-def open_ledger(paths: VolumePaths, settings: VolumeSettings, keys: VolumeKeys) -> Ledger:
-    """The embedded settlement; the play balance is issued once, however often this is called."""
-    ledger = Ledger(paths.ledger_db)
-    ledger.issue(
-        own_account(keys), settings.play_balance, memo="play balance", order=b"play " + keys.volume_id
-    )
-    return ledger

@@ -205,4 +205,7 @@ def _found(info: Any) -> Found | None:
 
 async def _close(carrier: Any) -> None:
     with trio.move_on_after(CLOSE, shield=True):
-        await trio.to_thread.run_sync(carrier.close, abandon_on_cancel=True)
+        try:
+            await trio.to_thread.run_sync(carrier.close, abandon_on_cancel=True)
+        except Exception as error:  # the same: it has closed what it could
+            log.info("the end of multicast DNS: %s", error)

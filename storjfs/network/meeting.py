@@ -127,10 +127,12 @@ class Meeting:
                     self.problems.pop(name, None)
                     self.hint(self._hint(name, source, found))
                 pause = source.again if name not in self.problems else min(2 * pause, LONGEST)
-            except (StorjfsError, OSError) as error:
+            except Exception as error:
+                # Whatever it is, a mount goes on with the farmers that it has.
+                known = isinstance(error, StorjfsError | OSError)
                 if name not in self.problems:
-                    log.warning("looking for farmers by %s: %s", name, error)
-                self.problems[name] = str(error)
+                    log.warning("looking for farmers by %s: %s", name, error, exc_info=not known)
+                self.problems[name] = str(error) or type(error).__name__
                 pause = min(2 * pause, LONGEST)
             self.asked.add(name)
             await trio.sleep(pause * self._rng.uniform(0.75, 1.25))

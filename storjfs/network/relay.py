@@ -7,10 +7,10 @@ farmer keeps a control connection to it, over which it is asked to come; it pass
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import trio
 
@@ -27,6 +27,8 @@ from storjfs.protocol.messages import Arrive, AttachAnswer, Call, Done, Through
 
 log = logging.getLogger(__name__)
 
+K = TypeVar("K", bound=Hashable)
+
 _TOKEN: Final = 32
 
 
@@ -39,6 +41,7 @@ class RelayLimits:
     streams: int = 256
     """Relayed connections at a time; each is two of TCP."""
     streams_per_farmer: int = 64
+    """Of either number, who calls from one address has half."""
     calls_per_farmer: int = 8
     """Callers that wait for one farmer to come ..."""
     calls_per_address: int = 8
@@ -112,6 +115,8 @@ class Relay:
         self._callers: dict[bytes, _Caller] = {}
         self._waiting: Counter[str] = Counter()
         self._streams: Counter[NodeId] = Counter()
+        self._from: Counter[str] = Counter()
+        self._between: Counter[tuple[NodeId, str]] = Counter()
 
     @property
     def attached(self) -> dict[NodeId, int]:
@@ -184,7 +189,7 @@ class Relay:
         caller, token = _Caller(), os.urandom(_TOKEN)
         problem: Exception | None = None
         try:
-            with self._counted(farmer):
+            with self._counted(farmer, where):
                 async with trio.open_nursery() as nursery:
                     # Not withdrawn once the farmer has come: it would let go of what it came with.
                     nursery.start_soon(self._call, place, token, caller)
@@ -203,12 +208,19 @@ class Relay:
             finally:
                 del problem  # which leads here, and would stay until garbage is looked for
 
-    def _counted(self, farmer: NodeId) -> "_Counted":
-        """One more connection of `farmer`, for as long as the block takes. Raises RequestFailed (BUSY)."""
-        limits = self.limits
+    @contextmanager
+    def _counted(self, farmer: NodeId, where: str) -> Iterator[None]:
+        """One more connection of `farmer`, from `where`, in this block. Raises RequestFailed (BUSY)."""
+        limits, between = self.limits, (farmer, where)
         if self.streams >= limits.streams or self._streams[farmer] >= limits.streams_per_farmer:
             raise RequestFailed(ErrorCode.BUSY, "too many connections are relayed")
-        return _Counted(self._streams, farmer)
+        if self._from[where] >= max(limits.streams // 2, 1) or self._between[between] >= max(
+            limits.streams_per_farmer // 2, 1
+        ):
+            raise RequestFailed(ErrorCode.BUSY, "too many connections are relayed for this address")
+        with _one_more(self._streams, farmer), _one_more(self._from, where):
+            with _one_more(self._between, between):
+                yield
 
     def _place_for(self, farmer: NodeId, frames: FrameStream) -> tuple[_Place, str]:
         """The place of a farmer that may be called, and where the caller is. Raises RequestFailed."""
@@ -228,15 +240,12 @@ class Relay:
         """The caller waits in this block, and counts as one who does."""
         self._callers[token] = caller
         place.waiting += 1
-        self._waiting[where] += 1
         try:
-            yield
+            with _one_more(self._waiting, where):
+                yield
         finally:
             self._callers.pop(token, None)
             place.waiting -= 1
-            self._waiting[where] -= 1
-            if not self._waiting[where]:
-                del self._waiting[where]
 
     async def _call(self, place: _Place, token: bytes, caller: _Caller) -> None:
         try:
@@ -294,21 +303,16 @@ class Relay:
             log.info("a relayed connection of farmer %s was idle for too long", short(farmer))
 
 
-class _Counted:
-    """One more in a counter, in this block."""
-
-    __slots__ = ("_counter", "_farmer")
-
-    def __init__(self, counter: Counter[NodeId], farmer: NodeId) -> None:
-        self._counter, self._farmer = counter, farmer
-
-    def __enter__(self) -> None:
-        self._counter[self._farmer] += 1
-
-    def __exit__(self, *_: object) -> None:
-        self._counter[self._farmer] -= 1
-        if not self._counter[self._farmer]:
-            del self._counter[self._farmer]
+@contextmanager
+def _one_more(counter: Counter[K], key: K) -> Iterator[None]:
+    """One more of `key` in this block; what nobody has any more takes no memory."""
+    counter[key] += 1
+    try:
+        yield
+    finally:
+        counter[key] -= 1
+        if not counter[key]:
+            del counter[key]
 
 
 async def _below(frames: FrameStream, number: int) -> trio.SocketStream:

@@ -140,6 +140,8 @@ class Directory:
         self._hints: dict[str, OrderedDict[tuple[Address, ...], Hint]] = {}
         self.changes = 0
         """Grows with every change that is worth keeping."""
+        self._fit: list[Known] = []
+        self._fit_at: tuple[int, int, bool] | None = None
 
     def __iter__(self) -> Iterator[Known]:
         return iter(list(self._known.values()))
@@ -201,6 +203,7 @@ class Directory:
         if known is not None:
             known.confirmed = known.tried = now
             known.answered_at, known.latency, known.failures = address, latency, 0
+            self.changes += 1
         return known
 
     def missed(self, node_id: NodeId, now: float) -> None:
@@ -296,16 +299,22 @@ class Directory:
 
         `private`: whether those that have private addresses only are of use to who asks.
         """
-        fit = [
-            one.signed
-            for one in self._known.values()
-            if one.answers
-            and one.confirmed + FRESH > now
-            and one.offer.expires > now
-            and one.node_id not in besides
-            and (private or any(not is_private(at.host) for at in one.offer.addresses))
-        ]
-        return tuple(rng.sample(fit, min(count, len(fit))))
+        key = self.changes, int(now), private
+        if key != self._fit_at:
+            # Anybody may ask, again and again: all of them are looked at once a second, or after a change.
+            self._fit_at, self._fit = (
+                key,
+                [
+                    one
+                    for one in self._known.values()
+                    if one.answers
+                    and one.confirmed + FRESH > now
+                    and one.offer.expires > now
+                    and (private or any(not is_private(at.host) for at in one.offer.addresses))
+                ],
+            )
+        drawn = rng.sample(self._fit, min(count + len(besides), len(self._fit)))
+        return tuple(one.signed for one in drawn if one.node_id not in besides)[:count]
 
     # --- keeping ---
 

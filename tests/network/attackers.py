@@ -6,13 +6,15 @@ import ssl
 import struct
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
-from storjfs.network.frames import FrameStream
+from storjfs.network.control import ControlLimits
+from storjfs.network.failures import PeerUnreachable
+from storjfs.network.frames import FrameStream, Patience
 from storjfs.network.identity import Identity
-from storjfs.network.streams import open_stream
+from storjfs.network.streams import Limits, open_stream
 from storjfs.network.tls import TlsStream
 from storjfs.protocol.framing import HEADER, encode_answer, encode_request
 from storjfs.protocol.ids import ContractId, NodeId, ShardId
@@ -40,6 +42,13 @@ STUCK = ShardId(b"s" * 32)
 """A shard for which such a farmer looks until nobody wants it any more."""
 
 
+SHORT = Patience(hello=1.5, frame=1.5, stall=1.5, slowest=1 << 40, idle=1.5)
+CONTROL = ControlLimits(quiet=1.5)
+LIMITS = Limits(handshake_timeout=1.5, per_peer=100)
+"""Of those who are attacked: the tests should not last longer than they must."""
+ATTEMPTS = 100
+
+
 @dataclass
 class Target:
     """A farmer to attack, and as whom."""
@@ -47,6 +56,8 @@ class Target:
     identity: Identity
     farmer: NodeId
     address: Address
+    kept: list[trio.abc.Stream] = field(default_factory=list)
+    """Further connections that it needs until the end of an attack."""
 
     async def tcp(self) -> trio.SocketStream:
         return await trio.open_tcp_stream(self.address.host, self.address.port)
@@ -230,3 +241,33 @@ async def wait_until_cut_off(stream: trio.abc.Stream) -> None:
     with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
         while await below.receive_some():
             pass
+
+
+async def attack(
+    reach: Callable[[Target], Awaitable[trio.abc.Stream]],
+    strike: Callable[[trio.abc.Stream], Awaitable[None]],
+    target: Target,
+) -> None:
+    """Reach a state, strike, and wait until the other side has had enough."""
+    broken = (trio.BrokenResourceError, trio.ClosedResourceError, PeerUnreachable)
+    with suppress(*broken):
+        stream = await reach(target)
+        try:
+            with suppress(*broken):
+                await strike(stream)
+            await wait_until_cut_off(stream)
+        finally:
+            await trio.aclose_forcefully(stream)
+            for other in target.kept:
+                await trio.aclose_forcefully(other)
+
+
+async def served(step: Callable[[], Awaitable[object]]) -> None:
+    """An honest peer's step, tried again where limits as short as these hit it too on a busy machine."""
+    for _ in range(ATTEMPTS):
+        try:
+            await step()
+            return
+        except PeerUnreachable as error:
+            await trio.sleep(error.retry_after)
+    raise AssertionError("an honest peer is not served")

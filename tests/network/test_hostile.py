@@ -12,9 +12,8 @@ import pytest
 import trio
 from msgspec import Struct
 
-from storjfs.network.control import ControlLimits
 from storjfs.network.failures import PeerUnreachable
-from storjfs.network.frames import Buffer, Patience
+from storjfs.network.frames import Buffer
 from storjfs.network.identity import Identity
 from storjfs.network.peer import Peer
 from storjfs.network.service import serve_peer
@@ -27,19 +26,19 @@ from storjfs.protocol.terms import Address
 from tests.network.attackers import (
     ATTACKS,
     CONTRACT,
+    CONTROL,
     LARGE,
     LARGE_LENGTH,
+    LIMITS,
+    SHORT,
     STATES,
     STUCK,
     Target,
+    attack,
+    served,
     wait_until_cut_off,
 )
 from tests.network.farm import FARMER, RENTER, SOMETHING, STRANGER, Farmer
-
-SHORT = Patience(hello=1.5, frame=1.5, stall=1.5, slowest=1 << 40, idle=1.5)
-CONTROL = ControlLimits(quiet=1.5)
-LIMITS = Limits(handshake_timeout=1.5, per_peer=100)
-ATTEMPTS = 100
 
 
 class FarmerUnderAttack(Farmer):
@@ -90,33 +89,8 @@ async def use(peer: Peer, number: int) -> None:
         partial(peer.get_range, CONTRACT, shard_id, 77, buffer),
     ]
     for step in steps:
-        # Limits this short may hit an honest peer too where the machine is busy.
-        for _ in range(ATTEMPTS):
-            try:
-                await step()
-                break
-            except PeerUnreachable as error:
-                await trio.sleep(error.retry_after)
-        else:
-            raise AssertionError("an honest peer is not served")
+        await served(step)
     assert buffer == content[77:177]
-
-
-async def attack(
-    reach: Callable[[Target], Awaitable[trio.abc.Stream]],
-    strike: Callable[[trio.abc.Stream], Awaitable[None]],
-    address: Address,
-) -> None:
-    """Reach a state, strike, and wait until the farmer has had enough."""
-    broken = (trio.BrokenResourceError, trio.ClosedResourceError, PeerUnreachable)
-    with suppress(*broken):
-        stream = await reach(Target(STRANGER, FARMER.node_id, address))
-        try:
-            with suppress(*broken):
-                await strike(stream)
-            await wait_until_cut_off(stream)
-        finally:
-            await trio.aclose_forcefully(stream)
 
 
 def open_files() -> int:
@@ -147,7 +121,7 @@ async def test_in_every_state_the_attacker_is_cut_off_and_others_are_served(
         async def attack_everywhere() -> None:
             async with trio.open_nursery() as attacks:
                 for reach in STATES:
-                    attacks.start_soon(attack, reach, strike, address)
+                    attacks.start_soon(attack, reach, strike, Target(STRANGER, FARMER.node_id, address))
             over.set()
 
         nursery.start_soon(attack_everywhere)

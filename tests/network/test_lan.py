@@ -45,6 +45,18 @@ async def test_farmers_that_announce_themselves_are_heard_of_with_their_addresse
     assert found[node(2)].addresses == (Address(HERE, 7422),)
 
 
+async def test_a_library_that_fails_at_its_end_ends_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    close = Zeroconf.close
+
+    def close_and_fail(self: Zeroconf) -> None:
+        close(self)
+        raise RuntimeError("the loop is gone")
+
+    monkeypatch.setattr(Zeroconf, "close", close_and_fail)
+    async with announced(node(5), HERE, 7425):
+        pass
+
+
 async def test_who_comes_later_is_heard_of_too() -> None:
     found: list[NodeId] = []
     came = trio.Event()

@@ -411,21 +411,24 @@ async def test_a_flood_does_not_keep_us_from_those_we_know(
 class Broken(Source):
     """A way that does not work until it does."""
 
-    def __init__(self, node: Node) -> None:
-        self.node, self.tries = node, 0
+    def __init__(self, node: Node, error: Exception) -> None:
+        self.node, self.error, self.tries = node, error, 0
 
     async def find(self) -> AsyncIterator[Found]:
         self.tries += 1
         if self.tries < 3:
-            raise OSError("no such device")
+            raise self.error
         yield Found((self.node.address,), self.node.node_id)
 
 
+@pytest.mark.parametrize(
+    "error", [OSError("no such device"), RuntimeError("no such device in some library")], ids=repr
+)
 async def test_a_way_that_fails_is_tried_again_and_told_of(
-    autojump_clock: MockClock, village: Village
+    autojump_clock: MockClock, village: Village, error: Exception
 ) -> None:
     node = village.add(1)
-    broken = Broken(node)
+    broken = Broken(node, error)
     meeting = village.meeting({"lan": broken})
     assert await look(meeting, 30) == set()
     assert "no such device" in meeting.problems["lan"]

@@ -269,6 +269,23 @@ async def test_the_streams_of_a_farmer_are_bounded() -> None:
         await trio.aclose_forcefully(await dial_through(RENTER, FARMER.node_id, relay))
 
 
+@pytest.mark.parametrize("limits", [{"streams": 4}, {"streams_per_farmer": 4}], ids=str)
+async def test_one_address_has_half_of_the_streams(limits: dict[str, int]) -> None:
+    service = RelayService(replace(RELAY_LIMITS, **limits))
+    async with relaying(service) as (relay, _), behind(Farmer(), relay):
+        kept = [await dial_through(RENTER, FARMER.node_id, relay) for _ in range(2)]
+        with pytest.raises(PeerUnreachable, match="for this address"):
+            await dial_through(STRANGER, FARMER.node_id, relay)
+        with pytest.MonkeyPatch.context() as elsewhere:
+            elsewhere.setattr("storjfs.network.relay.address_of", lambda stream: "127.0.0.2")
+            kept.append(await dial_through(RENTER, FARMER.node_id, relay))
+        for stream in kept:
+            await trio.aclose_forcefully(stream)
+        await eventually(lambda: not service.relay.streams)
+        assert not service.relay._from
+        assert not service.relay._between
+
+
 async def test_calls_of_one_farmer_are_bounded_in_rate() -> None:
     service = RelayService(replace(RELAY_LIMITS, call_rate=1e-9, call_burst=2.0))
     async with relaying(service) as (relay, _), behind(Farmer(), relay):

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -10,26 +10,19 @@ import pytest
 import trio
 
 from storjfs.network.behind import Attachment
-from storjfs.network.control import ControlLimits
-from storjfs.network.failures import PeerUnreachable
-from storjfs.network.frames import FrameStream, Patience
-from storjfs.network.peer import Peer
+from storjfs.network.frames import FrameStream
 from storjfs.network.relay import RELAY_LIMITS
 from storjfs.network.service import Service, serve_peer
-from storjfs.network.streams import Gate, Limits, serve_through
+from storjfs.network.streams import Gate, serve_through
 from storjfs.network.tls import TlsStream
 from storjfs.protocol.framing import encode_request
 from storjfs.protocol.messages import Arrive, Attach, Ping, Purpose, Through
 from storjfs.protocol.terms import Address
-from tests.network.attackers import ATTACKS, HELLO, Target, wait_until_cut_off
+from tests.network.attackers import ATTACKS, CONTROL, HELLO, LIMITS, SHORT, Target, attack, served
 from tests.network.farm import FARMER, STRANGER, Farmer
 from tests.network.relaying import RELAY, RelayService, eventually, renting
 
-SHORT = Patience(hello=1.5, frame=1.5, stall=1.5, slowest=1 << 40, idle=1.5)
-CONTROL = ControlLimits(quiet=1.5)
-LIMITS = Limits(handshake_timeout=1.5, per_peer=100)
 RELAYING = replace(RELAY_LIMITS, answer=1.5, idle=1.5, linger=1.5)
-ATTEMPTS = 100
 
 
 async def serve(stream: TlsStream, service: Service) -> None:
@@ -61,10 +54,9 @@ async def half_a_way(target: Target) -> trio.abc.Stream:
 
 async def waiting_for_nobody(target: Target) -> trio.abc.Stream:
     """For a farmer that is attached and never comes: the attacker itself, under the same key."""
-    farmer = await attached_and_deaf(target)
+    target.kept.append(await attached_and_deaf(target))
     stream = await target.greeted(Purpose.RELAY)
     await stream.send_all(encode_request(1, Through(target.identity.node_id)))
-    stream.farmer = farmer  # type: ignore[attr-defined]  # it stays
     return stream
 
 
@@ -101,49 +93,19 @@ STATES: list[Callable[[Target], Awaitable[trio.abc.Stream]]] = [
 ]
 
 
-async def attack(
-    reach: Callable[[Target], Awaitable[trio.abc.Stream]],
-    strike: Callable[[trio.abc.Stream], Awaitable[None]],
-    address: Address,
-) -> None:
-    """Reach a state, strike, and wait until somebody has had enough."""
-    broken = (trio.BrokenResourceError, trio.ClosedResourceError, PeerUnreachable)
-    with suppress(*broken):
-        stream = await reach(Target(STRANGER, RELAY.node_id, address))
-        try:
-            with suppress(*broken):
-                await strike(stream)
-            await wait_until_cut_off(stream)
-        finally:
-            await trio.aclose_forcefully(stream)
-            if isinstance(farmer := getattr(stream, "farmer", None), TlsStream):
-                await trio.aclose_forcefully(farmer)
-
-
-async def use(peer: Peer) -> None:
-    """A request, tried again where limits this short hit an honest peer too."""
-    for _ in range(ATTEMPTS):
-        try:
-            await peer.request(Ping())
-            return
-        except PeerUnreachable as error:
-            await trio.sleep(error.retry_after)
-    raise AssertionError("an honest peer is not served")
-
-
 @pytest.mark.parametrize("strike", ATTACKS, ids=lambda strike: strike.__name__)
 async def test_in_every_state_the_attacker_is_cut_off_and_others_are_relayed(
     strike: Callable[[trio.abc.Stream], Awaitable[None]],
 ) -> None:
     async with relay_and_farmer() as (service, relay_gate, farmer_gate, address):
         async with renting(address.through()) as peer:
-            await use(peer)
+            await served(partial(peer.request, Ping()))
             async with trio.open_nursery() as nursery:
                 for reach in STATES:
-                    nursery.start_soon(attack, reach, strike, address)
+                    nursery.start_soon(attack, reach, strike, Target(STRANGER, RELAY.node_id, address))
                 for _ in range(5):
                     peer.disconnect()
-                    await use(peer)
+                    await served(partial(peer.request, Ping()))
         await eventually(lambda: not service.relay.streams and not service.relay.waiting)
         await eventually(lambda: not farmer_gate.total and list(service.relay.attached) == [FARMER.node_id])
         await eventually(lambda: relay_gate.total == 1)
@@ -152,12 +114,12 @@ async def test_in_every_state_the_attacker_is_cut_off_and_others_are_relayed(
 async def test_no_file_is_left_open() -> None:
     async with relay_and_farmer() as (service, relay_gate, _, address):
         async with renting(address.through()) as peer:
-            await use(peer)
+            await served(partial(peer.request, Ping()))
         await eventually(lambda: relay_gate.total == 1)
         before = len(os.listdir("/proc/self/fd"))
         for _ in range(10):
             async with renting(address.through()) as peer:
-                await use(peer)
-            await attack(at_the_farmer, ATTACKS[0], address)
+                await served(partial(peer.request, Ping()))
+            await attack(at_the_farmer, ATTACKS[0], Target(STRANGER, RELAY.node_id, address))
         await eventually(lambda: relay_gate.total == 1 and not service.relay.streams)
         await eventually(lambda: len(os.listdir("/proc/self/fd")) <= before)

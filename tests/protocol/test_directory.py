@@ -309,6 +309,25 @@ def test_only_who_answered_lately_is_passed_on() -> None:
     assert directory.tell(NOW + FRESH, 10, rng, private=True) == ()
 
 
+def test_who_asks_again_and_again_has_not_all_looked_at_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With thousands of farmers a few hundred questions a second would take all of a farmer's time."""
+    directory, rng, looked = Directory(), random.Random(1), []
+    for number in range(20):
+        answered(directory, "dht", number)
+
+    def counting(host: str) -> bool:
+        looked.append(host)
+        return False
+
+    monkeypatch.setattr("storjfs.protocol.directory.is_private", counting)
+    for _ in range(100):
+        assert len(directory.tell(NOW, 5, rng, private=False)) == 5
+    assert len(looked) == 20
+    directory.missed(who(3), NOW)
+    directory.tell(NOW, 5, rng, private=False)
+    assert len(looked) == 40
+
+
 # --- keeping ---
 
 
