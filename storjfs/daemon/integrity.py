@@ -33,7 +33,6 @@ from storjfs.keys import VolumeKeys
 from storjfs.protocol.ids import NodeId
 from storjfs.renter.renter import Renter
 from storjfs.renter.settings import known_farmers
-from storjfs.settlement import Ledger
 from storjfs.store import MetaStore
 from storjfs.volume import (
     PassphraseSource,
@@ -49,7 +48,7 @@ from .fsck_report import CLEAN, LEFT, MENDED, SCHEMA, confirmed, not_mended, orp
 from .missing_farm import may_be_missing, require_farm
 from .newest import set_aside_newer
 from .request import MountRequest
-from .wiring import FARM_PATIENCE, Drive, embedded_farm, make_renter, open_drive
+from .wiring import FARM_PATIENCE, Drive, embedded_farm, known_ledger, make_renter, open_drive
 
 log = logging.getLogger(__name__)
 
@@ -292,7 +291,7 @@ async def _ask_farmers(paths: VolumePaths, keys: VolumeKeys, tell: Tell) -> Find
 async def _renter(
     paths: VolumePaths, settings: VolumeSettings, keys: VolumeKeys
 ) -> AsyncIterator[tuple[MetaStore, Renter]]:
-    ledger = Ledger(paths.ledger_db)
+    ledger = known_ledger(paths, settings, keys)
     store = MetaStore.open(paths.meta_db, keys.metadata_key)
     renter = make_renter(paths, settings, keys, store, ledger, known_farmers(settings))
     async with trio.open_nursery() as nursery:

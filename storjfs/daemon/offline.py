@@ -7,7 +7,7 @@ import trio
 
 from storjfs.keys import VolumeKeys
 from storjfs.segments import Holdings, SegmentsReport
-from storjfs.settlement import Ledger, SettlementError
+from storjfs.settlement import SettlementError
 from storjfs.store import MetaStore
 from storjfs.volume import (
     PassphraseSource,
@@ -20,7 +20,7 @@ from storjfs.volume import (
 
 from . import facts, farmers, status
 from .redundancy import BARE
-from .wiring import make_renter, own_account
+from .wiring import known_ledger, make_renter, own_account
 
 # Counters that the catalogue of segments keeps in meta.db.
 _COUNTERS = (
@@ -52,7 +52,7 @@ async def _read_farmers(
     paths: VolumePaths, settings: VolumeSettings, keys: VolumeKeys
 ) -> list[dict[str, Any]]:
     store = MetaStore.open(paths.meta_db, keys.metadata_key)
-    renter = make_renter(paths, settings, keys, store, Ledger(paths.ledger_db))
+    renter = make_renter(paths, settings, keys, store, known_ledger(paths, settings, keys))
     await renter.seeking.load()
     return farmers.known(renter)
 
@@ -74,7 +74,7 @@ def _never_mounted(paths: VolumePaths, settings: VolumeSettings) -> status.Facts
 
 async def _read(paths: VolumePaths, settings: VolumeSettings, keys: VolumeKeys) -> dict[str, Any]:
     store = MetaStore.open(paths.meta_db, keys.metadata_key)
-    ledger = Ledger(paths.ledger_db)
+    ledger = known_ledger(paths, settings, keys)
     renter = make_renter(paths, settings, keys, store, ledger)
     counters = dict(store.read("SELECT key, value FROM counters"))
     renter.held = Holdings(counters).under

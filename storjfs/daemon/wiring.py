@@ -18,6 +18,7 @@ from storjfs.farmer.embedded import leaving_folders
 from storjfs.filesystem import Capacity, Filesystem, Policy
 from storjfs.fuse import MountOptions
 from storjfs.keys import VolumeKeys
+from storjfs.ledger import open_settlement
 from storjfs.network.sources import Source
 from storjfs.protocol.ids import PublicKey
 from storjfs.protocol.signing import SigningKey
@@ -27,7 +28,7 @@ from storjfs.renter.placement import stripes
 from storjfs.renter.renter import Renter
 from storjfs.renter.settings import KnownFarmer, RenterSettings, known_farmers
 from storjfs.segments.segments import Segments
-from storjfs.settlement import Ledger
+from storjfs.settlement import Ledger, NotAllowed, Settlement, SettlementError
 from storjfs.store import MetaStore, StoreError
 from storjfs.volume import (
     EmbeddedFarm,
@@ -85,9 +86,14 @@ def plaintext(sealed: int) -> int:
     return sealed * FULL_FRAME // SEALED_PIECE
 
 
+def own_key(keys: VolumeKeys) -> SigningKey:
+    """The key of the volume's own account, from which lanes are funded: the payment identity of no farmer."""
+    return SigningKey(keys.payment_identity(bytes(32)))
+
+
 def own_account(keys: VolumeKeys) -> PublicKey:
-    """The account of the volume itself, from which lanes are funded: the payment identity of no farmer."""
-    return SigningKey(keys.payment_identity(bytes(32))).public
+    """The volume's own account."""
+    return own_key(keys).public
 
 
 def make_renter(
@@ -95,7 +101,7 @@ def make_renter(
     settings: VolumeSettings,
     keys: VolumeKeys,
     store: MetaStore,
-    ledger: Ledger,
+    ledger: Settlement,
     farmers: Sequence[KnownFarmer] = (),
     sources: Mapping[str, Source] | None = None,
 ) -> Renter:
@@ -126,7 +132,7 @@ class Drive:
         settings: VolumeSettings,
         cache_size: int,
         keys: VolumeKeys,
-        ledger: Ledger,
+        ledger: Settlement,
         options: MountOptions,
         full_disk: FullDisk,
     ) -> None:
@@ -481,17 +487,31 @@ def embedded_farm(paths: VolumePaths, settings: VolumeSettings) -> FarmChild | N
     return FarmChild(
         paths.farm_dir,
         count,
-        paths.ledger_db,
+        settings.ledger or paths.ledger_db,
         min(settings.capacity, share),
         settings.disk_reserve // 4,
         paths.state_dir / "farm.log",
     )
 
 
-def open_ledger(paths: VolumePaths, settings: VolumeSettings, keys: VolumeKeys) -> Ledger:
-    """The embedded settlement; the play balance is issued once, however often this is called."""
-    ledger = Ledger(paths.ledger_db)
-    ledger.issue(
-        own_account(keys), settings.play_balance, memo="play balance", order=b"play " + keys.volume_id
-    )
+def open_ledger(paths: VolumePaths, settings: VolumeSettings, keys: VolumeKeys) -> Settlement:
+    """The settlement of the volume, new play money in it if that is ours to make: once, however often this is
+    called."""
+    ledger = known_ledger(paths, settings, keys)
+    if isinstance(ledger, Ledger):
+        with contextlib.suppress(NotAllowed) if settings.ledger else contextlib.nullcontext():
+            ledger.issue(
+                own_account(keys), settings.play_balance, memo="play balance", order=b"play " + keys.volume_id
+            )
     return ledger
+
+
+def known_ledger(paths: VolumePaths, settings: VolumeSettings, keys: VolumeKeys) -> Settlement:
+    """The settlement as it is. Raises SettlementError where a file that the settings name is missing."""
+    place = settings.ledger
+    if isinstance(place, Path) and not place.is_file():
+        raise SettlementError(
+            f"there is no ledger {place}",
+            hint=f"Change it under [ledger] in {paths.settings_file}; left out, the volume has its own.",
+        )
+    return open_settlement(place or paths.ledger_db, own_key(keys))

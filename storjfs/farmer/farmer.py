@@ -33,12 +33,13 @@ from storjfs.farmer.settings import AT_START, FarmerSettings
 from storjfs.farmer.shelf import Shelf
 from storjfs.farmer.traffic import Traffic
 from storjfs.farmer.workers import Workers
+from storjfs.ledger import open_settlement
 from storjfs.network.identity import Identity
 from storjfs.network.relay import RELAY_LIMITS, Relay, RelayLimits
 from storjfs.network.streams import LIMITS, Gate, serve_through
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.terms import Address
-from storjfs.settlement import Ledger, Settlement
+from storjfs.settlement import Settlement
 from storjfs.store import Ballast
 from storjfs.volume.files import make_private
 
@@ -164,7 +165,7 @@ class Farmer:
         lock = _lock(folder / "lock", wait)
         try:
             identity = load_identity(folder)
-            settlement = settlement or Ledger(settings.ledger)
+            settlement = settlement or open_settlement(settings.ledger, identity.signing)
             return cls(folder, settings, identity, settlement, lock, clock, disk)
         except BaseException:
             os.close(lock)

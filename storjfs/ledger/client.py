@@ -77,7 +77,7 @@ class ServedLedger:
 
     @property
     def name(self) -> str:
-        return f"ledger:{self.at.node_id.hex()}"
+        return self.at.name
 
     def close_file(self) -> None:
         """Hang up."""

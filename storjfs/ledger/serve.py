@@ -70,19 +70,20 @@ def serving(folder: Path) -> Iterator[tuple[Identity, SharedLedger]]:
 async def serve_ledger(
     identity: Identity,
     ledger: SharedLedger,
-    listen: Address,
+    host: str,
+    port: int,
     ready: Callable[[tuple[Address, ...]], None],
 ) -> None:
-    """Serve until SIGTERM or SIGINT; `ready` gets the addresses listened on. Raises OSError."""
+    """Serve until SIGTERM or SIGINT; `ready` gets the addresses listened on. Raises OSError, in a group."""
     # As usual on Linux, :: is all addresses of both kinds.
-    host = None if listen.host == "::" else listen.host
+    where = None if host == "::" else host
     desk = Desk(ledger, identity.signing)
     handler = partial(serve_tls, service=LedgerService(desk))
     limits = replace(LIMITS, connections=CONNECTIONS)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(desk.run)
-            ready(await nursery.start(partial(serve, identity, host, listen.port, handler, limits=limits)))
+            ready(await nursery.start(partial(serve, identity, where, port, handler, limits=limits)))
             async for _ in signals:
                 nursery.cancel_scope.cancel()
                 break

@@ -23,8 +23,18 @@ class ServedAt:
     node_id: NodeId
     address: Address
 
+    @property
+    def name(self) -> str:
+        """Of the settlement, as offers, terms and lane ids have it."""
+        return served_name(self.node_id)
+
     def __str__(self) -> str:
         return f"{self.node_id.hex()}@{self.address}"
+
+
+def served_name(node_id: NodeId) -> str:
+    """The settlement that the node of this id serves."""
+    return f"ledger:{node_id.hex()}"
 
 
 Place = Path | ServedAt

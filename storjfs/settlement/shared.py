@@ -48,6 +48,7 @@ from storjfs.settlement.interface import (
 )
 from storjfs.settlement.ledger import Ledger, unix_now
 from storjfs.settlement.money import AmountError
+from storjfs.settlement.place import served_name
 
 CODES: Final[dict[type[Exception], RefusalCode]] = {
     InsufficientBalance: RefusalCode.BALANCE,
@@ -96,7 +97,7 @@ class SharedLedger(Ledger):
 
     @property
     def name(self) -> str:
-        return f"ledger:{self.node_id.hex()}"
+        return served_name(self.node_id)
 
     # --- orders ---
 
@@ -216,6 +217,18 @@ class SharedLedger(Ledger):
             lane.expiry,
             lane.state.value,
         )
+
+    # --- for its operator ---
+
+    def people(self) -> list[tuple[PublicKey, int]]:
+        """All accounts with what they hold, in the order in which they came."""
+        rows = self._read("SELECT key, balance FROM account WHERE kind = 'person' ORDER BY account")
+        return [(PublicKey(key), balance) for key, balance in rows]
+
+    def all_lanes(self) -> list[Lane]:
+        """In the order of their first opening."""
+        with self._reading():
+            return [self._lane(LaneId(row[0])) for row in self._run("SELECT lane FROM lane ORDER BY number")]
 
     # --- the chain ---
 
