@@ -78,14 +78,18 @@ async def _read(paths: VolumePaths, settings: VolumeSettings, keys: VolumeKeys) 
     renter = make_renter(paths, settings, keys, store, ledger)
     counters = dict(store.read("SELECT key, value FROM counters"))
     renter.held = Holdings(counters).under
+    unpaid = ""
     try:
         balance: int | None = ledger.balance(own_account(keys))
-    except SettlementError:
-        balance = None
+    except SettlementError as error:
+        balance, unpaid = None, facts.of_silent_ledger(error)
     segments = _segments(paths, store, counters, settings.cache_size)
     trouble = facts.NO_TROUBLE
     if segments.degraded or segments.at_risk or segments.lost:
         trouble = facts.look_at_trouble(paths.meta_db, keys, segments.lost > 0)
+    known = renter.report(balance)
+    if unpaid:
+        known.problems.append(unpaid)
     return status.report(
         facts.gather(
             paths.name,
@@ -93,7 +97,7 @@ async def _read(paths: VolumePaths, settings: VolumeSettings, keys: VolumeKeys) 
             settings.cache_size,
             renter.code() if settings.code or list(renter.book) else (0, 0),
             segments,
-            renter.report(balance),
+            known,
             trouble,
             addresses={one.node_id.hex(): [str(at) for at in one.addresses] for one in renter.book},
             waiting_segments=store.read("SELECT COUNT(*) FROM segment WHERE state IN (0, 1)")[0][0],

@@ -295,10 +295,11 @@ class Drive:
         """For the status report."""
         serving = [entry.node_id for entry in self.renter.book if entry.serves]
         silent = await self.renter.farmers.silent(serving, GREET_PATIENCE)
+        unpaid = ""
         try:
             balance: int | None = await self.renter.cashier.balance()
-        except StorjfsError:
-            balance = None
+        except StorjfsError as error:
+            balance, unpaid = None, facts.of_silent_ledger(error)
         report = self.segments.report()
         trouble = facts.NO_TROUBLE
         capacity = self.capacity()
@@ -309,6 +310,8 @@ class Drive:
         known = facts.without(silent, self.renter.report(balance))
         if stays := await self._what_stays():
             known.problems.insert(0, stays)
+        if unpaid:
+            known.problems.append(unpaid)
         absent = facts.away(known) if self._started else []
         unreadable = 0
         if absent:

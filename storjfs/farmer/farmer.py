@@ -46,6 +46,8 @@ from storjfs.volume.files import make_private
 log = logging.getLogger(__name__)
 
 REVIEW_EVERY = 5.0
+RETRY_LEDGER_EVERY = 60
+"""Seconds after which a ledger that failed is asked again."""
 RETRY_EVERY = 30.0
 """Seconds after which a disk that failed is tried again."""
 LINGER = 0.2
@@ -280,7 +282,11 @@ class Farmer:
                     folded = trio.current_time()
                     await self.book.history.fold()
                     await self.relayed.fold()
-                if trio.current_time() - claimed >= self.settings.claim_every:
+                # One that could not be asked has made earnings wait.
+                wait = self.settings.claim_every
+                if self.payments.trouble:
+                    wait = min(wait, RETRY_LEDGER_EVERY)
+                if trio.current_time() - claimed >= wait:
                     claimed = trio.current_time()
                     await self.payments.claim_all()
             # A full disk or a locked ledger must not end the farmer; all of it is tried again.

@@ -209,6 +209,17 @@ class Payments:
         for lane in list(self._book.lanes.values()):
             if not only_expiring or lane.expiry - self._book.now < CLAIM_BEFORE:
                 await self.claim(lane)
+        if self.trouble and not only_expiring:
+            await self._try_again()
+
+    async def _try_again(self) -> None:
+        """Where there was nothing to claim, ask for what tells whether the settlement works again."""
+        try:
+            await trio.to_thread.run_sync(self._settlement.balance, self.payee)
+        except SettlementError as error:
+            self._failed(error)
+        else:
+            self.trouble = ""
 
     async def close_unused(self) -> None:
         """Close the lanes that no contract uses any more: the payer gets the rest of the deposit back."""
