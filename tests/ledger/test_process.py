@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from storjfs.ledger import ServedLedger, client, open_settlement
+from storjfs.ledger import ServedLedger, client, line, open_settlement
 from storjfs.ledger.serve import LedgerRunning, NoLedger, open_books, serving
 from storjfs.protocol.ids import ContractId, LaneId, NodeId, lane_id
 from storjfs.protocol.signing import Signed, SigningKey
@@ -34,6 +34,13 @@ from .process import PATIENCE, Served
 
 SOURCE, PAYER, FARMER, OTHER = (SigningKey(letter * 32) for letter in (b"s", b"p", b"f", b"o"))
 FAR = 1 << 40
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an answer comes, it comes; however busy the machine is."""
+    monkeypatch.setattr(line, "DIAL_SECONDS", PATIENCE)
+    monkeypatch.setattr(line, "ANSWER_SECONDS", PATIENCE)
 
 
 @pytest.fixture
@@ -182,13 +189,17 @@ def test_one_that_does_not_run_is_said_to_be_unreachable_and_then_at_once(
     assert ledger.balance(SOURCE.public) == 1000
 
 
-def test_a_frozen_one_keeps_nobody_waiting_for_ever(served: Served, opened: list[ServedLedger]) -> None:
+def test_a_frozen_one_keeps_nobody_waiting_for_ever(
+    served: Served, opened: list[ServedLedger], monkeypatch: pytest.MonkeyPatch
+) -> None:
     ledger = client_of(served, SOURCE, opened)
     assert ledger.balance(SOURCE.public) == 1000
+    monkeypatch.setattr(line, "ANSWER_SECONDS", 0.5)
     served.send(signal.SIGSTOP)
     with pytest.raises(SettlementUnreachable):
         ledger.balance(SOURCE.public)
     served.send(signal.SIGCONT)
+    monkeypatch.setattr(line, "ANSWER_SECONDS", PATIENCE)
     ledger._pause_until = 0.0
     deadline = time.monotonic() + PATIENCE
     while True:
