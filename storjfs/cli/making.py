@@ -146,7 +146,14 @@ def write_kit(path: Path, phrase: str, volume: str, settings: VolumeSettings) ->
         else [str(farmer if farmer.address.relay else farmer.address) for farmer in settings.farmers]
     )
     made = datetime.date.today().isoformat()
-    text = recovery_kit(phrase, volume=volume, volume_id=settings.volume_id, made=made, farmers=addresses)
+    text = recovery_kit(
+        phrase,
+        volume=volume,
+        volume_id=settings.volume_id,
+        made=made,
+        farmers=addresses,
+        ledger=str(settings.ledger or ""),
+    )
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
