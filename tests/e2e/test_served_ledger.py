@@ -175,6 +175,19 @@ def test_a_ledger_that_is_away_stops_nobody_and_is_caught_up_with(
     )
 
 
+def test_embedded_farmers_are_paid_in_it_too(drive: Drive, ledger: Served) -> None:
+    drive.init("--ledger", str(ledger.at))
+    account = bytes.fromhex(drive.run("ledger", "account").stdout.split()[1])
+    ledger.issue(account, 1000 * 10**9)
+    drive.mount()
+    write(drive, "one")
+    audit(drive)
+    drive.umount()  # farmers that stop claim what they have earned
+    await_that(lambda: sum(claimed(ledger).values()) > 0, "farmers claim")
+    assert not drive.paths().ledger_db.exists()
+    assert ledger.audited() == ""
+
+
 def test_a_mount_finds_its_account_empty_and_says_whom_to_ask(
     drive: Drive, ledger: Served, farmers: list[Farmer]
 ) -> None:

@@ -2,6 +2,8 @@
 
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -171,6 +173,39 @@ def test_killed_again_and_again_each_payment_is_made_once(
         one.join(PATIENCE)
         assert not one.is_alive()
     assert client_of(served, OTHER, opened).balance(OTHER.public) == 80
+    assert served.audited() == ""
+
+
+_PAYER = """
+import sys, time
+from storjfs.ledger import ServedLedger, client, line
+from storjfs.protocol.signing import SigningKey
+from storjfs.settlement import parse_place
+client.PAUSE, line.ANSWER_SECONDS = 0.0, 120.0
+key, other = SigningKey(b"s" * 32), SigningKey(b"o" * 32).public
+ledger = ServedLedger(parse_place(sys.argv[1]), key)
+for number in range(60):
+    ledger.transfer(key.public, other, 1, order=b"payment %d" % number)
+    print(number, flush=True)
+ledger.close_file()
+"""
+
+
+def test_a_client_that_is_killed_and_begins_anew_pays_nothing_twice(
+    served: Served, opened: list[ServedLedger]
+) -> None:
+    for until in (3, 20, 41, None):
+        with subprocess.Popen(
+            [sys.executable, "-c", _PAYER, str(served.at)], stdout=subprocess.PIPE, text=True
+        ) as payer:
+            assert payer.stdout is not None
+            for row in payer.stdout:
+                if int(row) == until:
+                    payer.kill()
+                    break
+            payer.stdout.read()
+        assert payer.returncode == (0 if until is None else -signal.SIGKILL)
+    assert client_of(served, OTHER, opened).balance(OTHER.public) == 60
     assert served.audited() == ""
 
 
