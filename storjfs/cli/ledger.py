@@ -12,6 +12,7 @@ import trio
 
 from storjfs.daemon.exit_codes import ExitCode, ReportedError
 from storjfs.daemon.notify import Notifier
+from storjfs.farmer.embedded import raise_file_limit
 from storjfs.ledger.serve import open_books, serve_ledger, serving
 from storjfs.protocol.ids import PublicKey, short
 from storjfs.protocol.terms import Address
@@ -69,6 +70,7 @@ def serve(folder: Path, listen: str) -> None:
     logging.basicConfig(
         level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
     )
+    raise_file_limit()
     notifier = Notifier()
     with serving(folder.absolute()) as (identity, books):
 

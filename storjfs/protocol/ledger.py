@@ -21,6 +21,8 @@ from storjfs.protocol.signing import Kind, Signed, SigningKey
 
 PAGE: Final = 256
 """Lanes or movements in one statement."""
+MAX_ORDER: Final = 2048
+"""Bytes of an order's body: it is kept for ever."""
 
 Amount = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 OrderId = Annotated[bytes, Meta(min_length=1, max_length=64)]
@@ -202,6 +204,8 @@ def open_order(signed: Signed, ledger: NodeId) -> LedgerOrder:
 
     Raises BadSignature, ProtocolViolation.
     """
+    if len(signed.body) > MAX_ORDER:
+        raise ProtocolViolation(f"an order of {len(signed.body)} bytes, allowed are {MAX_ORDER}")
     order = signed.open(signed.peek(LedgerOrder).account, Kind.LEDGER_ORDER, LedgerOrder)
     if order.ledger != ledger:
         raise ProtocolViolation("the order is for another ledger")

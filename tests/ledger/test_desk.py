@@ -84,6 +84,8 @@ def test_orders_that_are_not_good_spoil_nobody_elses(ledger: SharedLedger) -> No
                 await desk.ask(forged)
             with pytest.raises(ProtocolViolation, match="another ledger"):
                 await desk.ask(payment(3, OTHER.node_id))
+            with pytest.raises(ProtocolViolation, match="allowed are"):
+                await desk.ask(Signed(bytes(2049), payment(3).signature))
             with pytest.raises(ProtocolViolation):
                 await desk.ask(Signed(b"nonsense", payment(3).signature))
             open_statement(await desk.ask(payment(4)), NODE.node_id, payment(4))

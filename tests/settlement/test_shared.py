@@ -27,7 +27,7 @@ from storjfs.protocol.ledger import (
 )
 from storjfs.protocol.signing import Signed, SigningKey
 from storjfs.protocol.vouchers import Voucher, sign_voucher
-from storjfs.settlement import Ledger, SettlementError
+from storjfs.settlement import Ledger, SettlementError, shared
 from storjfs.settlement.shared import Outcome, SharedLedger
 
 NOW = 1_000_000
@@ -251,6 +251,17 @@ def test_another_nodes_books_and_an_embedded_ledger_are_refused(books: Books, tm
     Ledger(tmp_path / "own.db").close_file()
     with pytest.raises(SettlementError, match="is not a ledger"):
         SharedLedger(tmp_path / "own.db", NODE)
+
+
+def test_an_audit_looks_at_all_of_a_chain_that_it_reads_in_parts(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "AUDITED_AT_ONCE", 2)
+    for number in range(1, 6):
+        books.order(SOURCE, Transfer(OTHER.public, number))
+    assert books.ledger.check() == []
+    _run(books.path, "UPDATE transfer SET memo = 'x' WHERE transfer = 6")
+    assert books.ledger.check() == ["the chain breaks at transfer 6: it or one before was changed"]
 
 
 def test_two_processes_add_to_one_chain(books: Books) -> None:
