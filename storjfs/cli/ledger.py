@@ -47,7 +47,7 @@ at_option = click.option(
 def ledger() -> None:
     """Serve a ledger in which a group of renters and farmers settle.
 
-    Its credits are promises of whoever runs it, and nothing else: docs/how-to/share-a-ledger.md.
+    Its credits are promises of whoever runs it, and nothing else (docs/how-to/share-a-ledger.md).
     """
 
 

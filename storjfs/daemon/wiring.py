@@ -517,4 +517,4 @@ def known_ledger(paths: VolumePaths, settings: VolumeSettings, keys: VolumeKeys)
             f"there is no ledger {place}",
             hint=f"Change it under [ledger] in {paths.settings_file}; left out, the volume has its own.",
         )
-    return open_settlement(place or paths.ledger_db, own_key(keys))
+    return open_settlement(place or paths.ledger_db, own_key(keys), paths.data_dir)

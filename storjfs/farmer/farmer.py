@@ -167,7 +167,7 @@ class Farmer:
         lock = _lock(folder / "lock", wait)
         try:
             identity = load_identity(folder)
-            settlement = settlement or open_settlement(settings.ledger, identity.signing)
+            settlement = settlement or open_settlement(settings.ledger, identity.signing, folder)
             return cls(folder, settings, identity, settlement, lock, clock, disk)
         except BaseException:
             os.close(lock)

@@ -4,10 +4,12 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from storjfs.errors import StorjfsError
 from storjfs.ledger.line import Line
+from storjfs.ledger.memory import Memory
 from storjfs.network.failures import PeerUnreachable, RequestTimeout
 from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
 from storjfs.protocol.ids import LaneId, PublicKey, lane_id
@@ -64,14 +66,22 @@ class ServedLedger:
 
     currency: Currency = CREDIT
 
-    def __init__(self, at: ServedAt, key: SigningKey, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        at: ServedAt,
+        key: SigningKey,
+        memory: Path | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`memory`: a file in which the newest statement is kept."""
         self.at = at
         self.account = key.public
         self._key = key
         self._clock = clock
         self._line = Line(at)
         self._turn = threading.Lock()
-        self._seen = (0, b"")
+        self._memory = Memory(at.node_id, memory)
         self._trouble = ""
         self._pause_until = float("-inf")
 
@@ -82,6 +92,7 @@ class ServedLedger:
     def close_file(self) -> None:
         """Hang up."""
         self._line.close()
+        self._memory.keep()
 
     # --- accounts ---
 
@@ -172,8 +183,8 @@ class ServedLedger:
     def _ask(self, wanted: Wanted, order: bytes | None = None) -> Statement:
         order = os.urandom(16) if order is None else order
         signed = sign_order(self._key, LedgerOrder(self.at.node_id, self.account, order, wanted))
+        before = self._memory.newest
         with self._turn:
-            before = self._seen
             if self._clock() < self._pause_until:
                 raise SettlementUnreachable(self._trouble)
         try:
@@ -186,7 +197,7 @@ class ServedLedger:
                     self._trouble = str(failure)
                     self._pause_until = self._clock() + PAUSE
             raise failure from error
-        self._compare(before, statement)
+        self._memory.take(before, statement, answer.statement)
         if statement.refused is not None:
             raise _KINDS[statement.refused.code](f"the ledger refuses: {statement.refused.text}")
         return statement
@@ -204,18 +215,6 @@ class ServedLedger:
             f"the ledger at {self.at.address} cannot be asked: {error}",
             hint="Is it running, and is its address right? Whatever waits for it is done when it answers.",
         )
-
-    def _compare(self, before: tuple[int, bytes], statement: Statement) -> None:
-        """Raise SettlementError where the ledger has forgotten what it had said before it was asked."""
-        number, head = before
-        if statement.number < number or (statement.number == number and head not in (b"", statement.head)):
-            raise SettlementError(
-                f"the ledger at {self.at.address} has been set back: it was at transfer {number}, now it is "
-                f"at {statement.number}, or tells another story of it",
-                hint="Ask its operator what happened. Both statements are signed.",
-            )
-        with self._turn:
-            self._seen = max(self._seen, (statement.number, bytes(statement.head)))
 
 
 def _lane_of(facts: LaneFacts) -> Lane:

@@ -12,7 +12,7 @@ from storjfs.protocol.failures import ErrorCode, RequestFailed
 from storjfs.protocol.ids import Digest, NodeId
 from storjfs.protocol.ledger import LedgerOrder, Statement, open_order, order_digest, sign_statement
 from storjfs.protocol.messages import Settle, SettleAnswer
-from storjfs.protocol.signing import Signed, SigningKey
+from storjfs.protocol.signing import Kind, Signed, SigningKey
 from storjfs.protocol.terms import Address
 from storjfs.settlement import (
     PlaceError,
@@ -56,8 +56,8 @@ class FakeLine:
         return
 
 
-def client(line: FakeLine) -> ServedLedger:
-    made = ServedLedger(AT, OWN, clock=lambda: 0.0)
+def client(line: FakeLine, memory: Path | None = None) -> ServedLedger:
+    made = ServedLedger(AT, OWN, memory, clock=lambda: 0.0)
     made._line = line  # type: ignore[assignment]
     return made
 
@@ -99,6 +99,37 @@ def test_one_that_tells_another_story_is_noticed(number: int, head: bytes) -> No
     line.number, line.head = number, head
     with pytest.raises(SettlementError, match="has been set back"):
         ledger.balance(OWN.public)
+
+
+def test_what_it_said_before_a_start_counts_and_both_statements_are_kept(tmp_path: Path) -> None:
+    file = tmp_path / "statement"
+    line = FakeLine()
+    ledger = client(line, file)
+    ledger.balance(OWN.public)
+    line.number = 9
+    ledger.balance(OWN.public)
+    ledger.close_file()
+    line.number = 8
+    ledger = client(line, file)
+    with pytest.raises(SettlementError, match="was at transfer 9 before, now it is at 8"):
+        ledger.balance(OWN.public)
+    said = [
+        Signed.from_bytes(one.read_bytes()).open(NODE.public, Kind.LEDGER_STATEMENT, Statement)
+        for one in (file, tmp_path / "statement-other")
+    ]
+    assert [one.number for one in said] == [9, 8]
+    file.unlink()
+    assert client(line, file).balance(OWN.public) == 55
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", None])
+def test_a_file_that_is_no_statement_of_the_ledger_counts_for_nothing(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    file = tmp_path / "statement"
+    statement = Statement(OTHER.node_id, Digest(bytes(32)), 0, 99, Digest(bytes(32)), 0)
+    file.write_bytes(sign_statement(OTHER, statement).to_bytes() if content is None else content)
+    assert client(FakeLine(), file).balance(OWN.public) == 55
 
 
 def test_one_that_has_gone_on_is_believed() -> None:
