@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "scrub": ("storjfs.cli.integrity", "scrub", "Read all data, or a share of it, back and verify it."),
     "gc": ("storjfs.cli.integrity", "gc", "Free now what nothing needs any more."),
     "farm": ("storjfs.cli.farm", "farm", "Be a farmer: share disk space and earn."),
+    "ledger": ("storjfs.cli.ledger", "ledger", "Serve a ledger that a group settles in; show and audit it."),
 }
 
 

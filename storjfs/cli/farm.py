@@ -23,11 +23,13 @@ from storjfs.farmer.prices import TABLE
 from storjfs.farmer.report import NoFarmer
 from storjfs.farmer.schedule import Limit, Schedule
 from storjfs.farmer.settings import FarmerSettings, parse_address
-from storjfs.settlement import Ledger
+from storjfs.settlement import Ledger, Place
 from storjfs.volume import StaticFarmer, wording
 from storjfs.volume.errors import SettingsError
 from storjfs.volume.files import make_private
 from storjfs.volume.units import parse_credits, parse_region, parse_size
+
+from .options import LedgerPlace
 
 NO_LIMIT: Final = "none"
 
@@ -79,8 +81,8 @@ at_option = click.option(
 )
 @click.option(
     "--ledger",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The ledger in which renters open their lanes: that of their volume. Must be there already.",
+    type=LedgerPlace(),
+    help="The ledger in which renters open their lanes: one that is served, or the file of their volume.",
 )
 @click.option("--new-ledger", is_flag=True, help="Make the ledger, with its folder, where there is none.")
 @click.pass_context
@@ -102,7 +104,7 @@ def farm(
     group: str | None,
     region: str | None,
     announce_lan: bool | None,
-    ledger: Path | None,
+    ledger: Place | None,
     new_ledger: bool,
     **reach: Any,
 ) -> None:
@@ -129,7 +131,7 @@ def farm(
         "group": group,
         "region": parse_region(region) if region is not None else None,
         "announce_lan": announce_lan,
-        "ledger": ledger.absolute() if ledger is not None else None,
+        "ledger": ledger,
     }
     if dht:
         from storjfs.network.dht import require_libtorrent
@@ -146,7 +148,7 @@ def farm(
         settings = _settings(folder, unlimited=limit == NO_LIMIT, **given)
 
         def keep() -> None:
-            if new_ledger:
+            if new_ledger and isinstance(settings.ledger, Path):
                 Ledger(settings.ledger).close_file()
             _require_ledger(folder, settings.ledger)
             make_private(folder)
@@ -185,11 +187,13 @@ def run(folder: Path, settings: FarmerSettings) -> None:
         farmer.close()
 
 
-def _require_ledger(folder: Path, path: Path) -> None:
-    """A ledger that is not there is a typing mistake or a disk that is not mounted. Raises SettingsError.
+def _require_ledger(folder: Path, path: Place) -> None:
+    """A file that is not there is a typing mistake or a disk that is not mounted. Raises SettingsError.
 
     But a new farmer's own one, in its folder, is made at its first start.
     """
+    if not isinstance(path, Path):
+        return  # whether it can be reached shows later, and may change
     own = path == folder / "ledger.db" and not (folder / "farmer.db").exists()
     if not own and not path.is_file():
         raise SettingsError(

@@ -150,7 +150,7 @@ def _owner(folder: Path) -> str:
 def _writable(folder: Path) -> list[str]:
     """The farmer's folder, and that of its ledger if it is another one (if it is there: the minus)."""
     settings = FarmerSettings.read(folder)
-    if settings is None or folder in settings.ledger.parents:
+    if settings is None or not isinstance(settings.ledger, Path) or folder in settings.ledger.parents:
         return [_quoted(folder)]
     return [_quoted(folder), _quoted(f"-{settings.ledger.parent}")]
 

@@ -17,7 +17,7 @@ from storjfs.protocol.directory import Directory, Known
 from storjfs.protocol.terms import Offer
 from storjfs.renter.durability import in_words
 from storjfs.renter.needs import Bidder, Choice, Plan, Wanted, choose, missing, plan
-from storjfs.settlement import Ledger
+from storjfs.settlement import Ledger, Place, ServedAt
 from storjfs.volume import StaticFarmer, VolumePaths, VolumeSettings, wording
 from storjfs.volume.units import show_credits
 
@@ -66,14 +66,14 @@ def choose_farmers(
     Shows what was found, what it costs and how safe it is, and asks unless that is `confirmed` beforehand.
     Raises TooFewFarmers, NotConfirmed.
     """
-    wanted = wanted_of(settings, _ledger_name(paths))
+    wanted = wanted_of(settings, _ledger_name(paths, settings.ledger))
     click.echo("Looking for farmers ...")
     found = trio.run(look, sources, wanted, "peers" in settings.find)
     offers = found.offers()
     _show(found)
     lacking = found.lacks()
     if lacking:
-        raise TooFewFarmers(f"{lacking}; no volume was made", hint=_advice(found, paths))
+        raise TooFewFarmers(f"{lacking}; no volume was made", hint=_advice(found, paths, settings.ledger))
     planned = plan(offers, wanted, settings.capacity)
     _tell(planned, wanted)
     if not confirmed:
@@ -134,12 +134,15 @@ def _choose(directory: Directory, wanted: Wanted) -> Choice:
     return choose(bidders, wanted)
 
 
-def _ledger_name(paths: VolumePaths) -> str:
+def _ledger_name(paths: VolumePaths, place: Place | None) -> str:
     """The name of the ledger that the volume is going to have; empty, which is nobody's, where there is none
     yet: the mount makes one then, in which no farmer settles so far."""
-    if not paths.ledger_db.is_file():
+    if isinstance(place, ServedAt):
+        return place.name
+    file = place or paths.ledger_db
+    if not file.is_file():
         return ""
-    ledger = Ledger(paths.ledger_db)
+    ledger = Ledger(file)
     try:
         return ledger.name
     finally:
@@ -228,12 +231,13 @@ def _ask() -> None:
         raise NotConfirmed("no volume was made", hint="change what is wanted, and run it again")
 
 
-def _advice(found: Found, paths: VolumePaths) -> str:
+def _advice(found: Found, paths: VolumePaths, ledger: Place | None) -> str:
     """What helps, by what kept most farmers out."""
     reasons = _reasons(found)
     most = max(reasons, key=lambda one: reasons[one], default="")
     if "ledger" in most:
-        return f"Start them with this volume's ledger: storjfs farm --ledger {paths.ledger_db} --new-ledger"
+        where = ledger or f"{paths.ledger_db} --new-ledger"
+        return f"Start them with this volume's ledger: storjfs farm --ledger {where}"
     if "price_max" in most:
         cheapest = min(one.offer.price for one in found.directory)
         return f"Raise --max-price: the cheapest asks {show_credits(cheapest)} per GiB and month."

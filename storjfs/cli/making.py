@@ -10,6 +10,7 @@ import click
 
 from storjfs.errors import StorjfsError
 from storjfs.keys import PHRASE_IS_NOT_ENOUGH, VolumeKeys, entropy_to_phrase, new_entropy, recovery_kit
+from storjfs.settlement import ServedAt
 from storjfs.store import open_meta
 from storjfs.volume import (
     DEFAULT_NAME,
@@ -90,6 +91,7 @@ def make_volume(
     phrase = entropy_to_phrase(entropy)
     _tell_about_keys(paths, passphrase)
     _tell_about_farmers(settings)
+    _tell_about_ledger(settings, keys)
     if fresh:
         _tell_phrase(phrase)
     elif not paths.meta_db.exists():
@@ -144,7 +146,14 @@ def write_kit(path: Path, phrase: str, volume: str, settings: VolumeSettings) ->
         else [str(farmer if farmer.address.relay else farmer.address) for farmer in settings.farmers]
     )
     made = datetime.date.today().isoformat()
-    text = recovery_kit(phrase, volume=volume, volume_id=settings.volume_id, made=made, farmers=addresses)
+    text = recovery_kit(
+        phrase,
+        volume=volume,
+        volume_id=settings.volume_id,
+        made=made,
+        farmers=addresses,
+        ledger=str(settings.ledger or ""),
+    )
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -182,6 +191,18 @@ def _tell_about_farmers(settings: VolumeSettings) -> None:
                 "from two on one may fail, from five on any two.",
                 err=True,
             )
+
+
+def _tell_about_ledger(settings: VolumeSettings, keys: VolumeKeys) -> None:
+    if not isinstance(settings.ledger, ServedAt):
+        return
+    from storjfs.daemon.parts import own_account
+
+    click.echo(
+        f"It pays farmers through the ledger at {settings.ledger.address}. Whoever runs that vouches for\n"
+        f"its credits, and gives some to this volume's account with:\n"
+        f"    storjfs ledger issue {own_account(keys).hex()} 1000"
+    )
 
 
 def _tell_phrase(phrase: str) -> None:

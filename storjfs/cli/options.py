@@ -3,11 +3,37 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+if TYPE_CHECKING:
+    from storjfs.settlement import ServedAt
+
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class LedgerPlace(click.ParamType["Path | ServedAt"]):
+    """A ledger that is served, or the file of one, as an absolute path."""
+
+    name = "ledger"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """What the help says goes there."""
+        return "NODEID@HOST:PORT|FILE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> "Path | ServedAt":
+        """The place. Raises SettingsError, and BadParameter for a folder."""
+        from storjfs.volume import ledger_named
+
+        place = ledger_named(str(value))
+        if not isinstance(place, Path):
+            return place
+        if place.is_dir():
+            self.fail(f"File {str(place)!r} is a directory.", param, ctx)
+        return place.absolute()
 
 
 def volume_option(command: Command) -> Command:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import (
+    LedgerPlace,
     new_passphrase_for,
     no_passphrase_option,
     passphrase_for,
@@ -17,6 +18,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from storjfs.settlement import Place
     from storjfs.volume import StaticFarmer, VolumePaths
 
 
@@ -55,6 +57,11 @@ if TYPE_CHECKING:
 @click.option(
     "--spread", metavar="OVER", help="operators: one farmer of each (as usual); farmers: all that are good."
 )
+@click.option(
+    "--ledger",
+    type=LedgerPlace(),
+    help="The ledger in which farmers are paid: one that is served, or a file; else the volume's own.",
+)
 @click.option("--yes", is_flag=True, help="Agree to the farmers that are found without being asked.")
 @no_passphrase_option
 @passphrase_options
@@ -69,6 +76,7 @@ def init(
     max_price: str | None,
     regions: tuple[str, ...],
     spread: str | None,
+    ledger: "Place | None",
     yes: bool,
     no_passphrase: bool,
     passphrase_file: Path | None,
@@ -90,7 +98,7 @@ def init(
         raise VolumeExists(f"there is a volume {volume} already", hint="give another name with --volume")
     chosen = tuple(StaticFarmer.parse(text) for text in farmers)
     cache = None if cache_size is None else check_cache_size(parse_size(cache_size))
-    chosen, choices = _farmers_for(paths, chosen, find, size, max_price, regions, spread, yes)
+    chosen, choices = _farmers_for(paths, chosen, find, size, max_price, regions, spread, yes, ledger)
     entropy = None
     if phrase_file is not None:
         entropy = phrase_to_entropy(_phrase_text(phrase_file))
@@ -110,6 +118,7 @@ def _farmers_for(
     regions: tuple[str, ...],
     spread: str | None,
     yes: bool,
+    ledger: "Place | None",
 ) -> tuple[tuple["StaticFarmer", ...], dict[str, Any]]:
     """The farmers of a new volume, and its settings other than the usual ones."""
     from storjfs.volume import (
@@ -127,7 +136,7 @@ def _farmers_for(
         regions=parse_regions(split_words(regions)),
         spread=Needs().spread if spread is None else parse_spread(spread),
     )
-    choices: dict[str, Any] = {"needs": needs}
+    choices: dict[str, Any] = {"needs": needs, "ledger": ledger}
     if max_price is not None:
         choices["price_max"] = parse_price(max_price)
     ways = parse_ways(split_words(find))

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import apsw
 
+from storjfs.errors import StorjfsError
 from storjfs.filesystem.paths import paths_of
 from storjfs.keys import VolumeKeys
 from storjfs.protocol.contracts import State
@@ -108,6 +109,14 @@ def gather(
         usable=usable,
         waiting_code=waiting_code,
         segments_bare=bare,
+    )
+
+
+def of_silent_ledger(error: StorjfsError) -> str:
+    """A sentence for who pays through a ledger that cannot be asked."""
+    return (
+        "The ledger does not answer: farmers are paid from what is deposited already, and nothing new can be "
+        f"deposited until it does ({error})."
     )
 
 

@@ -13,6 +13,7 @@ import trio
 
 from storjfs.errors import StorjfsError
 from storjfs.protocol.terms import Address
+from storjfs.settlement import Place
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class FarmChild:
     """
 
     def __init__(
-        self, folder: Path, count: int, ledger: Path, capacity: int, keep_free: int, output: Path
+        self, folder: Path, count: int, ledger: Place, capacity: int, keep_free: int, output: Path
     ) -> None:
         self._arguments = [
             *("--dir", str(folder)),

@@ -33,7 +33,6 @@ from storjfs.keys import VolumeKeys
 from storjfs.protocol.ids import NodeId
 from storjfs.renter.renter import Renter
 from storjfs.renter.settings import known_farmers
-from storjfs.settlement import Ledger
 from storjfs.store import MetaStore
 from storjfs.volume import (
     PassphraseSource,
@@ -48,7 +47,7 @@ from storjfs.volume import (
 from .fsck_report import CLEAN, LEFT, MENDED, SCHEMA, confirmed, not_mended, orphans_spared, report, to_mend
 from .missing_farm import may_be_missing, require_farm
 from .newest import set_aside_newer
-from .parts import embedded_farm, make_renter
+from .parts import embedded_farm, known_ledger, make_renter
 from .request import MountRequest
 from .wiring import FARM_PATIENCE, Drive, open_drive
 
@@ -293,7 +292,7 @@ async def _ask_farmers(paths: VolumePaths, keys: VolumeKeys, tell: Tell) -> Find
 async def _renter(
     paths: VolumePaths, settings: VolumeSettings, keys: VolumeKeys
 ) -> AsyncIterator[tuple[MetaStore, Renter]]:
-    ledger = Ledger(paths.ledger_db)
+    ledger = known_ledger(paths, settings, keys)
     store = MetaStore.open(paths.meta_db, keys.metadata_key)
     renter = make_renter(paths, settings, keys, store, ledger, known_farmers(settings))
     async with trio.open_nursery() as nursery:

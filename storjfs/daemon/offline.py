@@ -7,7 +7,7 @@ import trio
 
 from storjfs.keys import VolumeKeys
 from storjfs.segments import Holdings, SegmentsReport
-from storjfs.settlement import Ledger, SettlementError
+from storjfs.settlement import SettlementError
 from storjfs.store import MetaStore
 from storjfs.volume import (
     PassphraseSource,
@@ -19,7 +19,7 @@ from storjfs.volume import (
 )
 
 from . import facts, farmers, status
-from .parts import make_renter, own_account
+from .parts import known_ledger, make_renter, own_account
 from .redundancy import BARE
 
 # Counters that the catalogue of segments keeps in meta.db.
@@ -52,7 +52,7 @@ async def _read_farmers(
     paths: VolumePaths, settings: VolumeSettings, keys: VolumeKeys
 ) -> list[dict[str, Any]]:
     store = MetaStore.open(paths.meta_db, keys.metadata_key)
-    renter = make_renter(paths, settings, keys, store, Ledger(paths.ledger_db))
+    renter = make_renter(paths, settings, keys, store, known_ledger(paths, settings, keys))
     await renter.seeking.load()
     return farmers.known(renter)
 
@@ -74,18 +74,22 @@ def _never_mounted(paths: VolumePaths, settings: VolumeSettings) -> status.Facts
 
 async def _read(paths: VolumePaths, settings: VolumeSettings, keys: VolumeKeys) -> dict[str, Any]:
     store = MetaStore.open(paths.meta_db, keys.metadata_key)
-    ledger = Ledger(paths.ledger_db)
+    ledger = known_ledger(paths, settings, keys)
     renter = make_renter(paths, settings, keys, store, ledger)
     counters = dict(store.read("SELECT key, value FROM counters"))
     renter.held = Holdings(counters).under
+    unpaid = ""
     try:
         balance: int | None = ledger.balance(own_account(keys))
-    except SettlementError:
-        balance = None
+    except SettlementError as error:
+        balance, unpaid = None, facts.of_silent_ledger(error)
     segments = _segments(paths, store, counters, settings.cache_size)
     trouble = facts.NO_TROUBLE
     if segments.degraded or segments.at_risk or segments.lost:
         trouble = facts.look_at_trouble(paths.meta_db, keys, segments.lost > 0)
+    known = renter.report(balance)
+    if unpaid:
+        known.problems.append(unpaid)
     return status.report(
         facts.gather(
             paths.name,
@@ -93,7 +97,7 @@ async def _read(paths: VolumePaths, settings: VolumeSettings, keys: VolumeKeys) 
             settings.cache_size,
             renter.code() if settings.code or list(renter.book) else (0, 0),
             segments,
-            renter.report(balance),
+            known,
             trouble,
             addresses={one.node_id.hex(): [str(at) for at in one.addresses] for one in renter.book},
             waiting_segments=store.read("SELECT COUNT(*) FROM segment WHERE state IN (0, 1)")[0][0],

@@ -1,17 +1,20 @@
 """What a drive is made of, from the settings of its volume: its keys, ledger, renter and farm child."""
 
+import contextlib
 import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from storjfs.farmer.embedded import leaving_folders
 from storjfs.keys import VolumeKeys
+from storjfs.ledger import open_settlement
 from storjfs.network.sources import Source
 from storjfs.protocol.ids import PublicKey
 from storjfs.protocol.signing import SigningKey
 from storjfs.renter.renter import Renter
 from storjfs.renter.settings import KnownFarmer, RenterSettings
-from storjfs.settlement import Ledger
+from storjfs.settlement import Ledger, NotAllowed, Settlement, SettlementError
 from storjfs.store import MetaStore
 from storjfs.volume import EmbeddedFarm, VolumePaths, VolumeSettings
 from storjfs.volume.files import make_private
@@ -32,9 +35,14 @@ class Passphrase:
         return self._text
 
 
+def own_key(keys: VolumeKeys) -> SigningKey:
+    """The key of the volume's own account, from which lanes are funded: the payment identity of no farmer."""
+    return SigningKey(keys.payment_identity(bytes(32)))
+
+
 def own_account(keys: VolumeKeys) -> PublicKey:
-    """The account of the volume itself, from which lanes are funded: the payment identity of no farmer."""
-    return SigningKey(keys.payment_identity(bytes(32))).public
+    """The volume's own account."""
+    return own_key(keys).public
 
 
 def make_renter(
@@ -42,7 +50,7 @@ def make_renter(
     settings: VolumeSettings,
     keys: VolumeKeys,
     store: MetaStore,
-    ledger: Ledger,
+    ledger: Settlement,
     farmers: Sequence[KnownFarmer] = (),
     sources: Mapping[str, Source] | None = None,
 ) -> Renter:
@@ -77,17 +85,31 @@ def embedded_farm(paths: VolumePaths, settings: VolumeSettings) -> FarmChild | N
     return FarmChild(
         paths.farm_dir,
         count,
-        paths.ledger_db,
+        settings.ledger or paths.ledger_db,
         min(settings.capacity, share),
         settings.disk_reserve // 4,
         paths.state_dir / "farm.log",
     )
 
 
-def open_ledger(paths: VolumePaths, settings: VolumeSettings, keys: VolumeKeys) -> Ledger:
-    """The embedded settlement; the play balance is issued once, however often this is called."""
-    ledger = Ledger(paths.ledger_db)
-    ledger.issue(
-        own_account(keys), settings.play_balance, memo="play balance", order=b"play " + keys.volume_id
-    )
+def open_ledger(paths: VolumePaths, settings: VolumeSettings, keys: VolumeKeys) -> Settlement:
+    """The settlement of the volume, new play money in it if that is ours to make: once, however often this is
+    called."""
+    ledger = known_ledger(paths, settings, keys)
+    if isinstance(ledger, Ledger):
+        with contextlib.suppress(NotAllowed) if settings.ledger else contextlib.nullcontext():
+            ledger.issue(
+                own_account(keys), settings.play_balance, memo="play balance", order=b"play " + keys.volume_id
+            )
     return ledger
+
+
+def known_ledger(paths: VolumePaths, settings: VolumeSettings, keys: VolumeKeys) -> Settlement:
+    """The settlement as it is. Raises SettlementError where a file that the settings name is missing."""
+    place = settings.ledger
+    if isinstance(place, Path) and not place.is_file():
+        raise SettlementError(
+            f"there is no ledger {place}",
+            hint=f"Change it under [ledger] in {paths.settings_file}; left out, the volume has its own.",
+        )
+    return open_settlement(place or paths.ledger_db, own_key(keys), paths.data_dir)

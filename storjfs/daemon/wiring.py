@@ -21,7 +21,7 @@ from storjfs.renter.errors import ShardCorrupt
 from storjfs.renter.placement import stripes
 from storjfs.renter.settings import known_farmers
 from storjfs.segments.segments import Segments
-from storjfs.settlement import Ledger
+from storjfs.settlement import Settlement
 from storjfs.store import MetaStore, StoreError
 from storjfs.volume import (
     EmbeddedFarm,
@@ -78,7 +78,7 @@ class Drive:
         settings: VolumeSettings,
         cache_size: int,
         keys: VolumeKeys,
-        ledger: Ledger,
+        ledger: Settlement,
         options: MountOptions,
         full_disk: FullDisk,
         note: Callable[[str], None] = lambda text: None,
@@ -244,10 +244,11 @@ class Drive:
         """For the status report."""
         serving = [entry.node_id for entry in self.renter.book if entry.serves]
         silent = await self.renter.farmers.silent(serving, GREET_PATIENCE)
+        unpaid = ""
         try:
             balance: int | None = await self.renter.cashier.balance()
-        except StorjfsError:
-            balance = None
+        except StorjfsError as error:
+            balance, unpaid = None, facts.of_silent_ledger(error)
         report = self.segments.report()
         trouble = facts.NO_TROUBLE
         capacity = self.capacity()
@@ -258,6 +259,8 @@ class Drive:
         known = facts.without(silent, self.renter.report(balance))
         if stays := await self._what_stays():
             known.problems.insert(0, stays)
+        if unpaid:
+            known.problems.append(unpaid)
         absent = facts.away(known) if self._started else []
         unreadable = 0
         if absent:

@@ -361,7 +361,8 @@ def _settlement(report: Report) -> Iterator[Warn]:
         "critical" if report.at - live.settlement_trouble_since > DAY else "warning",
         f"the ledger does not do what it should, since {since}: {live.settlement_trouble}. "
         f"{money(report.money.claimable)} credits wait to be claimed",
-        "See that the ledger named in farmer.toml is there and can be written.",
+        "See that the ledger named in farmer.toml is there and can be written, or, if it is a served one, "
+        "that it runs and can be reached. What was promised stays valid meanwhile.",
     )
 
 

@@ -22,8 +22,9 @@ from storjfs.farmer.farmer import Farmer
 from storjfs.farmer.identity import IdentityUnusable
 from storjfs.farmer.settings import KEEP_FREE, FarmerSettings
 from storjfs.protocol.contracts import State
-from storjfs.settlement import Ledger
+from storjfs.settlement import Ledger, Place, Settlement
 from storjfs.store import DiskFull, StoreError
+from storjfs.volume.ledger import ledger_named
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ SWITCH_INTERVAL = 0.0005
 
 
 def embedded_settings(
-    ledger: Path, capacity: int, price: int, egress_price: int, keep_free: int = KEEP_FREE
+    ledger: Place, capacity: int, price: int, egress_price: int, keep_free: int = KEEP_FREE
 ) -> FarmerSettings:
     """What embedded farmers sell: as others do, but on any terms of length and audit period."""
     return FarmerSettings(
@@ -72,8 +73,11 @@ def _still_needed(farmer: Farmer) -> bool:
     return any(entry.state not in over for entry in farmer.book.contracts.values())
 
 
-def _open(folder: Path, settings: FarmerSettings, settlement: Ledger) -> list[Farmer]:
-    """The farmer in `folder`; none, and a line in the log, if it is damaged: the others serve without it."""
+def _open(folder: Path, settings: FarmerSettings, settlement: Settlement | None) -> list[Farmer]:
+    """The farmer in `folder`, with a settlement of its own where there is no common one.
+
+    None, and a line in the log, if it is damaged: the others serve without it.
+    """
     try:
         return [Farmer.open(folder, settings, settlement=settlement, wait=PREDECESSOR_SECONDS)]
     except (StoreError, IdentityUnusable) as error:
@@ -132,7 +136,7 @@ def raise_file_limit() -> None:
 @click.command()
 @click.option("--dir", "folder", type=click.Path(path_type=Path), required=True)
 @click.option("--count", type=click.IntRange(0, 256), default=6)
-@click.option("--ledger", type=click.Path(path_type=Path), required=True)
+@click.option("--ledger", required=True)
 @click.option("--capacity", type=int, required=True, help="Bytes each farmer may use.")
 @click.option("--keep-free", type=int, default=KEEP_FREE, help="Bytes of the disk that are never used.")
 @click.option("--price", type=int, default=5_000_000, help="Nanocredits per GiB and month.")
@@ -143,7 +147,7 @@ def raise_file_limit() -> None:
 def main(
     folder: Path,
     count: int,
-    ledger: Path,
+    ledger: str,
     capacity: int,
     keep_free: int,
     price: int,
@@ -156,10 +160,11 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     raise_file_limit()
     sys.setswitchinterval(SWITCH_INTERVAL)
-    settings = embedded_settings(ledger, capacity, price, egress_price, keep_free)
+    place = ledger_named(ledger)
+    settings = embedded_settings(place, capacity, price, egress_price, keep_free)
     farmers: list[Farmer] = []
     try:
-        settlement = Ledger(ledger)
+        settlement = Ledger(place) if isinstance(place, Path) else None
         for index in range(count):
             if index not in without:
                 farmers += _open(farmer_folder(folder, index), settings, settlement)

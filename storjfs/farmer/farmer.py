@@ -33,18 +33,21 @@ from storjfs.farmer.settings import AT_START, FarmerSettings
 from storjfs.farmer.shelf import Shelf
 from storjfs.farmer.traffic import Traffic
 from storjfs.farmer.workers import Workers
+from storjfs.ledger import open_settlement
 from storjfs.network.identity import Identity
 from storjfs.network.relay import RELAY_LIMITS, Relay, RelayLimits
 from storjfs.network.streams import LIMITS, Gate, serve_through
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.terms import Address
-from storjfs.settlement import Ledger, Settlement
+from storjfs.settlement import Settlement
 from storjfs.store import Ballast
 from storjfs.volume.files import make_private
 
 log = logging.getLogger(__name__)
 
 REVIEW_EVERY = 5.0
+RETRY_LEDGER_EVERY = 60
+"""Seconds after which a ledger that failed is asked again."""
 RETRY_EVERY = 30.0
 """Seconds after which a disk that failed is tried again."""
 LINGER = 0.2
@@ -164,7 +167,7 @@ class Farmer:
         lock = _lock(folder / "lock", wait)
         try:
             identity = load_identity(folder)
-            settlement = settlement or Ledger(settings.ledger)
+            settlement = settlement or open_settlement(settings.ledger, identity.signing, folder)
             return cls(folder, settings, identity, settlement, lock, clock, disk)
         except BaseException:
             os.close(lock)
@@ -279,7 +282,11 @@ class Farmer:
                     folded = trio.current_time()
                     await self.book.history.fold()
                     await self.relayed.fold()
-                if trio.current_time() - claimed >= self.settings.claim_every:
+                # One that could not be asked has made earnings wait.
+                wait = self.settings.claim_every
+                if self.payments.trouble:
+                    wait = min(wait, RETRY_LEDGER_EVERY)
+                if trio.current_time() - claimed >= wait:
                     claimed = trio.current_time()
                     await self.payments.claim_all()
             # A full disk or a locked ledger must not end the farmer; all of it is tried again.

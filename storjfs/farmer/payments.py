@@ -36,6 +36,7 @@ class Payments:
         self.trouble = ""
         """What the settlement said when it last failed us; empty once it has worked again."""
         self.trouble_since = 0
+        self._failures = 0
 
     # --- vouchers ---
 
@@ -195,6 +196,7 @@ class Payments:
         if not self.trouble:
             self.trouble_since = self._book.now
         self.trouble = str(error)
+        self._failures += 1
 
     def _claimed(self, lane: LaneEntry, claimed: int) -> list[Statement]:
         """History of a claim: of the lane's only contract, else of all together."""
@@ -206,9 +208,21 @@ class Payments:
 
     async def claim_all(self, *, only_expiring: bool = False) -> None:
         """Claim on all lanes, or on those that soon expire."""
+        failures = self._failures
         for lane in list(self._book.lanes.values()):
             if not only_expiring or lane.expiry - self._book.now < CLAIM_BEFORE:
                 await self.claim(lane)
+        if self.trouble and self._failures == failures and not only_expiring:
+            await self._try_again()
+
+    async def _try_again(self) -> None:
+        """Where there was nothing to claim, ask for what tells whether the settlement works again."""
+        try:
+            await trio.to_thread.run_sync(self._settlement.balance, self.payee)
+        except SettlementError as error:
+            self._failed(error)
+        else:
+            self.trouble = ""
 
     async def close_unused(self) -> None:
         """Close the lanes that no contract uses any more: the payer gets the rest of the deposit back."""

@@ -10,10 +10,12 @@ from storjfs.farmer.prices import DEFAULT
 from storjfs.farmer.schedule import ALWAYS, Limit, Schedule
 from storjfs.protocol.networks import NETWORK, network_bytes
 from storjfs.protocol.terms import Address
+from storjfs.settlement import Place
 from storjfs.store.durable import write_atomically
 from storjfs.volume import StaticFarmer
 from storjfs.volume.document import read_document
 from storjfs.volume.errors import SettingsError
+from storjfs.volume.ledger import ledger_named
 from storjfs.volume.units import (
     parse_credits,
     parse_duration,
@@ -51,7 +53,7 @@ class FarmerSettings:
 
     capacity: int
     """Bytes that shards and their leaf hashes may take on the disk."""
-    ledger: Path
+    ledger: Place
     """The ledger in which renters open their lanes."""
     keep_free: int = KEEP_FREE
     """Bytes of the disk that are never used, whatever the capacity allows."""
@@ -225,7 +227,7 @@ def _show_truth(value: bool) -> str:
 _READ: dict[str, Callable[[Any], Any]] = {
     "capacity": parse_size,
     "keep_free": parse_size,
-    "ledger": lambda value: Path(_text(value)),
+    "ledger": lambda value: ledger_named(_text(value)),
     "listen": lambda value: parse_address(_text(value)),
     "announce": _addresses,
     "price": parse_credits,
@@ -288,7 +290,7 @@ _COMMENTS = {
     "group": "What this farmer fails together with: name those on one disk alike, each other disk otherwise.",
     "region": 'Where it stands, as in "EU" or "EU-DE", for renters who care.',
     "announce_lan": "Whether renters in the local network are told of this farmer.",
-    "ledger": "The ledger file in which lanes are opened.",
+    "ledger": "The ledger in which lanes are opened: NODEID@host:port of one that is served, or a file.",
     "term_min": "Bounds of a contract's length.",
     "term_max": "",
     "period_min": "Bounds of the audit period.",

@@ -11,11 +11,12 @@ PHRASE_IS_NOT_ENOUGH = (
 
 
 def recovery_kit(
-    phrase: str, *, volume: str, volume_id: bytes, made: str, farmers: Sequence[str] = ()
+    phrase: str, *, volume: str, volume_id: bytes, made: str, farmers: Sequence[str] = (), ledger: str = ""
 ) -> str:
     """The text of a recovery kit. `phrase_to_entropy` reads it back, so it can serve as a phrase file.
 
-    `made` is the day as text; `farmers` are addresses (host:port) of farmers that hold the volume.
+    `made` is the day as text; `farmers` are addresses (host:port) of farmers that hold the volume; `ledger`
+    is where it pays them, where that is not a ledger of its own.
     """
     words = phrase.split()
     rows = []
@@ -40,6 +41,7 @@ def recovery_kit(
             "",
             *addresses,
             "",
+            *(("Ledger, for --ledger:", "", f"    {ledger}", "") if ledger else ()),
             "Whoever has these 24 words can read the volume and spend its balance. Without them, and without",
             "the passphrase of a machine that has the volume, nobody can, and nobody can help.",
             *PHRASE_IS_NOT_ENOUGH.splitlines(),

@@ -39,6 +39,8 @@ RELAY_CAPABILITY = "relay"
 """Said by a farmer that relays others: it understands Attach, and Through and Arrive on relay connections."""
 DIAL_BACK_CAPABILITY = "dial back"
 """Said by a farmer that understands DialBack."""
+LEDGER_CAPABILITY = "ledger"
+"""Said by a ledger: it understands Settle."""
 
 
 class Request(Struct, Generic[A_co], frozen=True, array_like=True):
@@ -51,6 +53,7 @@ class Role(enum.StrEnum):
     RENTER = "renter"
     FARMER = "farmer"
     BRIDGE = "bridge"
+    LEDGER = "ledger"
 
 
 class Purpose(enum.StrEnum):
@@ -349,6 +352,18 @@ class DialBack(Request[DialBackAnswer], frozen=True, array_like=True):
     port: Annotated[int, Meta(ge=1024, le=65535)]
 
 
+class SettleAnswer(Struct, frozen=True, array_like=True):
+    """The signed `ledger.Statement`."""
+
+    statement: Signed
+
+
+class Settle(Request[SettleAnswer], frozen=True, array_like=True):
+    """A signed `ledger.LedgerOrder`, to a ledger that said LEDGER_CAPABILITY."""
+
+    order: Signed
+
+
 METHODS: dict[type[Request[Any]], tuple[int, type[Struct]]] = {
     Hello: (2, HelloAnswer),
     Ping: (3, Done),
@@ -370,6 +385,7 @@ METHODS: dict[type[Request[Any]], tuple[int, type[Struct]]] = {
     DialBack: (23, DialBackAnswer),
     Put: (32, PutAnswer),
     Get: (33, GetAnswer),
+    Settle: (34, SettleAnswer),
 }
 """The number of each request on the wire, and the type of its answer. 0 and 1 are the answers themselves."""
 

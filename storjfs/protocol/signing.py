@@ -30,6 +30,8 @@ class Kind(enum.Enum):
     AUDIT_REQUEST = b"storjfs/1 audit request\0"
     AUDIT_REPLY = b"storjfs/1 audit reply\0"
     DELETE = b"storjfs/1 delete\0"
+    LEDGER_ORDER = b"storjfs/1 ledger order\0"
+    LEDGER_STATEMENT = b"storjfs/1 ledger statement\0"
 
 
 class SigningKey:

@@ -19,7 +19,7 @@ from storjfs.renter.errors import DepositExhausted
 from storjfs.renter.farmers import Farmers
 from storjfs.renter.pay import EGRESS_STEP, Lane, PayBook
 from storjfs.renter.settings import RenterSettings
-from storjfs.settlement import InsufficientBalance, Settlement, UnknownLane
+from storjfs.settlement import InsufficientBalance, Settlement, SettlementError, UnknownLane
 from storjfs.settlement import Lane as SettledLane
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,10 @@ class Cashier:
         Raises SettlementError, DepositExhausted.
         """
         terms = entry.terms
+        if terms.settlement != self._settlement.name:
+            raise SettlementError(
+                f"the contract with farmer {short(entry.node_id)} settles in another ledger"
+            )
         before = await self._look_up(terms.lane)
         lane = self.pay.lanes.get(terms.lane)
         used_before = lane is None and before is not None

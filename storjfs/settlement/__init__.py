@@ -1,7 +1,7 @@
 """Where lanes are opened, topped up, claimed, closed and refunded: the interface and the embedded ledger.
 
-`Ledger` is a double-entry ledger in one SQLite file that several processes may use at once; formats and
-invariants are in docs/formats/ledger.md.
+`Ledger` is a double-entry ledger in one SQLite file that several processes may use at once; `shared` has the
+books of one that is served (the room `ledger`). Formats and invariants are in docs/formats/ledger.md.
 """
 
 from storjfs.settlement.interface import (
@@ -16,10 +16,12 @@ from storjfs.settlement.interface import (
     Settlement,
     SettlementError,
     SettlementFull,
+    SettlementUnreachable,
     UnknownLane,
 )
 from storjfs.settlement.ledger import Ledger
 from storjfs.settlement.money import CREDIT, UNITS_PER_CREDIT, AmountError, Currency, Units
+from storjfs.settlement.place import Place, PlaceError, ServedAt, parse_place
 
 __all__ = [
     "CREDIT",
@@ -35,9 +37,14 @@ __all__ = [
     "Movement",
     "NotAllowed",
     "OrderConflict",
+    "Place",
+    "PlaceError",
+    "ServedAt",
     "Settlement",
     "SettlementError",
     "SettlementFull",
+    "SettlementUnreachable",
     "Units",
     "UnknownLane",
+    "parse_place",
 ]

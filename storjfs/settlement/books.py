@@ -40,6 +40,7 @@ class Books:
     """Accounts and the transfers between them, in the file at `path`, which is made if missing."""
 
     currency: Currency = CREDIT
+    _application_id = schema.APPLICATION_ID
 
     def __init__(self, path: Path, clock: Callable[[], int]) -> None:
         self.path = Path(path)
@@ -262,9 +263,9 @@ class Books:
             self._connection.execute(schema.TABLES).fetchall()
             operator = bytes(_OperatorKey(seed).verify_key)
             self._run("INSERT INTO ledger VALUES (1, ?, ?)", operator, os.urandom(16))
-            self._run(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+            self._run(f"PRAGMA application_id = {self._application_id}")
             self._run(f"PRAGMA user_version = {schema.VERSION}")
-        if self._run("PRAGMA application_id")[0][0] != schema.APPLICATION_ID:
+        if self._run("PRAGMA application_id")[0][0] != self._application_id:
             raise SettlementError(f"{self.path} is not a ledger")
         ledger_id, operator = self._run("SELECT ledger_id, operator FROM ledger")[0]
         return ledger_id, PublicKey(operator)

@@ -11,7 +11,11 @@ from storjfs.settlement.money import Currency, Units
 
 
 class SettlementError(StorjfsError):
-    """The settlement refused, and nothing was changed."""
+    """The settlement refused, and nothing was changed; but see SettlementUnreachable."""
+
+
+class SettlementUnreachable(SettlementError):
+    """No answer came: what was asked may have happened or not. To be repeated, with the same order."""
 
 
 class SettlementFull(SettlementError):
@@ -91,10 +95,10 @@ class Movement:
 class Settlement(Protocol):
     """Accounts and lanes. All calls block (disk or network): call them in a worker thread.
 
-    Every call either happens entirely and durably, or raises SettlementError and changes nothing. `order` is
-    an idempotency key of 1 to 64 bytes: a call repeated with the order of one that already happened (say,
-    after a crash before the answer was stored) changes nothing and gives the same answer again. Times are
-    seconds since 1970, UTC.
+    Every call either happens entirely and durably, or raises SettlementError and changes nothing (where it
+    raises SettlementUnreachable it is not known which). `order` is an idempotency key of 1 to 64 bytes: a
+    call repeated with the order of one that already happened (say, after a crash before the answer was
+    stored) changes nothing and gives the same answer again. Times are seconds since 1970, UTC.
     """
 
     currency: Currency
@@ -153,3 +157,6 @@ class Settlement(Protocol):
 
     def refund(self, lane_id: LaneId) -> Lane:
         """After the expiry: end the lane and return the rest to the payer. Raises NotAllowed before it."""
+
+    def close_file(self) -> None:
+        """Give up the file or the connection. The object cannot be used any further."""

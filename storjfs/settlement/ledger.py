@@ -27,7 +27,8 @@ from storjfs.settlement.interface import (
 from storjfs.settlement.money import Units, checked_amount
 
 
-def _unix_now() -> int:
+def unix_now() -> int:
+    """Seconds since 1970."""
     return int(time.time())
 
 
@@ -39,7 +40,7 @@ class Ledger(Books):
     the file is not a ledger or of a newer format.
     """
 
-    def __init__(self, path: Path, *, clock: Callable[[], int] = _unix_now) -> None:
+    def __init__(self, path: Path, *, clock: Callable[[], int] = unix_now) -> None:
         super().__init__(path, clock)
 
     def open_lane(

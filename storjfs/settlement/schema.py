@@ -1,6 +1,7 @@
 """The ledger's tables. Documented, with the invariants, in docs/formats/ledger.md."""
 
 APPLICATION_ID = 0x53464C47  # "SFLG"
+SERVED_APPLICATION_ID = 0x53464C53  # "SFLS": one that is served, which no process may use as its own
 VERSION = 1
 
 TABLES = """
@@ -50,6 +51,17 @@ CREATE TABLE lane(
 CREATE INDEX lane_payer ON lane(payer);
 CREATE INDEX lane_payee ON lane(payee);
 CREATE INDEX lane_source ON lane(source);
+"""
+
+CHAIN = """
+CREATE TABLE IF NOT EXISTS served(    -- one row, in a served ledger: by whom
+    one INTEGER NOT NULL PRIMARY KEY CHECK (one = 1),
+    node_id BLOB NOT NULL CHECK (length(node_id) = 32)
+) STRICT;
+CREATE TABLE IF NOT EXISTS chain(     -- one row per transfer
+    transfer INTEGER NOT NULL PRIMARY KEY REFERENCES transfer,
+    link BLOB NOT NULL CHECK (length(link) = 32)
+) STRICT;
 """
 
 # Each query must find nothing; the text says what it means if it does.

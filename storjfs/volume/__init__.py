@@ -16,6 +16,7 @@ from storjfs.volume.errors import (
     VolumeNotFound,
 )
 from storjfs.volume.finding import Needs, Spread, parse_node_id, parse_regions, parse_spread, parse_ways
+from storjfs.volume.ledger import ledger_named
 from storjfs.volume.life import (
     change_farmers,
     change_passphrase,
@@ -81,6 +82,7 @@ __all__ = [
     "has_metadata",
     "is_sealed",
     "keyless_names",
+    "ledger_named",
     "lock_volume",
     "parse_credits",
     "parse_duration",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from storjfs.protocol.terms import CREDIT, Address
+from storjfs.settlement import Place
 from storjfs.volume.dht import DhtNeeds, parse_dht, show_dht
 from storjfs.volume.document import read_document
 from storjfs.volume.errors import SettingsError
@@ -22,6 +23,7 @@ from storjfs.volume.finding import (
     show_list,
     show_needs,
 )
+from storjfs.volume.ledger import parse_ledger, show_ledger
 from storjfs.volume.units import (
     parse_credits,
     parse_duration,
@@ -103,6 +105,8 @@ class VolumeSettings:
     """Node ids of farmers that get more than others do."""
     needs: Needs = field(default_factory=Needs)
     dht: DhtNeeds = field(default_factory=DhtNeeds)
+    ledger: Place | None = None
+    """Where farmers are paid; None: in the volume's own ledger file."""
     code: tuple[int, int] | None = None
     """(k, n), or None: by the number of usable farmers."""
     cache_size: int = _LARGEST_DEFAULT_CACHE
@@ -165,10 +169,12 @@ class VolumeSettings:
         """
         known = {field.name for field in fields(cls)} - _OF_FARMERS
         document = read_document(text, FORMAT_VERSION, known, name="the file")
-        farmers, needs, dht = (document.pop(table, {}) for table in ("farmers", "needs", "dht"))
+        tables = ("farmers", "needs", "dht", "ledger")
+        farmers, needs, dht, ledger = (document.pop(table, {}) for table in tables)
         _check("volume_id" in document, "the setting volume_id is missing", "Restore it from a backup.")
         values = {key: _read(key, _READERS[key], value) for key, value in document.items()}
-        return cls(**_farmers(farmers), needs=parse_needs(needs), dht=parse_dht(dht), **values)
+        values |= {"needs": parse_needs(needs), "dht": parse_dht(dht), "ledger": parse_ledger(ledger)}
+        return cls(**_farmers(farmers), **values)
 
     def to_toml(self) -> str:
         """The text of the settings file, with comments; `from_toml` gives an equal object back."""
@@ -195,6 +201,7 @@ class VolumeSettings:
             farmers=farmers,
             needs=show_needs(self.needs),
             dht=show_dht(self.dht),
+            ledger=show_ledger(self.ledger),
         )
 
 
@@ -367,7 +374,7 @@ term = "{term}"
 price_max = "{price_max}"
 egress_price_max = "{egress_price_max}"
 
-# Play money that the embedded ledger gives to a new volume.
+# Play money that the volume's own ledger gives to it when it is new.
 play_balance = "{play_balance}"
 
 # Who keeps the data: farmers embedded in the mount on this machine, or the addresses of others
@@ -387,4 +394,9 @@ play_balance = "{play_balance}"
 # where to listen while looking (else any free port), and nodes to begin with (else those of the public DHT).
 [dht]
 {dht}
+
+# Where farmers are paid: in the ledger of a group (NODEID@host:port, as storjfs ledger serve shows it), or in
+# another file; left out: in the volume's own ledger, which only farmers on this machine can use.
+[ledger]
+{ledger}
 """

@@ -20,6 +20,29 @@ from storjfs.protocol.audits import (
 from storjfs.protocol.contracts import State
 from storjfs.protocol.failures import ErrorCode
 from storjfs.protocol.framing import encode_answer, encode_cancel, encode_failure, encode_request
+from storjfs.protocol.ledger import (
+    AskBalance,
+    AskHistory,
+    AskLane,
+    AskLanes,
+    Claim,
+    CloseLane,
+    Extend,
+    LaneFacts,
+    LedgerOrder,
+    MovementFacts,
+    OpenLane,
+    Refund,
+    Refusal,
+    RefusalCode,
+    Statement,
+    TopUp,
+    Transfer,
+    Wanted,
+    order_digest,
+    sign_order,
+    sign_statement,
+)
 from storjfs.protocol.messages import (
     METHODS,
     Arrive,
@@ -59,6 +82,8 @@ from storjfs.protocol.messages import (
     Reached,
     Request,
     Role,
+    Settle,
+    SettleAnswer,
     ShardList,
     Through,
     VoucherAnswer,
@@ -86,6 +111,49 @@ REPLY = AuditReply(
     (ShardProof(SHARD, (LeafProof(b"leaf", bytes(64)),)), ShardProof(ROOT, ())),  # type: ignore[arg-type]
 )
 SIGNED_VOUCHER = sign_voucher(values.PAYER, VOUCHER)
+WANTED: dict[str, Wanted] = {
+    "open": OpenLane(values.PAYER.public, values.FARMER.public, 1000, 1_812_592_000),
+    "top up": TopUp(values.LANE, 500),
+    "extend": Extend(values.LANE, 1_820_000_000),
+    "claim": Claim(SIGNED_VOUCHER),
+    "close": CloseLane(values.LANE, SIGNED_VOUCHER),
+    "refund": Refund(values.LANE),
+    "transfer": Transfer(values.FARMER.public, 5, "thanks"),
+    "balance": AskBalance(),
+    "history": AskHistory(77, 10),
+    "lane": AskLane(values.LANE),
+    "lanes": AskLanes(256),
+}
+"""Everything that can be wanted of a ledger, by its tag."""
+LEDGER_ORDERS = {
+    tag: sign_order(values.PAYER, LedgerOrder(values.LEDGER.node_id, values.PAYER.public, b"order", wanted))
+    for tag, wanted in WANTED.items()
+}
+STATEMENT = Statement(
+    values.LEDGER.node_id,
+    order_digest(LEDGER_ORDERS["open"]),
+    1_800_000_001,
+    42,
+    ROOT,
+    9000,
+    None,
+    (
+        LaneFacts(
+            *(values.LANE, values.PAYER.public, values.FARMER.public, values.PAYER.public),
+            *(1000, 0, 1_812_592_000, "open"),
+        ),
+    ),
+    (MovementFacts(42, 1_800_000_000, "open", -1000, values.LANE, ""),),
+)
+REFUSED = Statement(
+    values.LEDGER.node_id,
+    order_digest(LEDGER_ORDERS["top up"]),
+    1_800_000_001,
+    42,
+    ROOT,
+    9000,
+    Refusal(RefusalCode.LANE_CLOSED, "the lane is closed"),
+)
 
 SIGNED: dict[str, tuple[Signed, bytes, Kind, type[Struct]]] = {
     "offer": (sign_offer(values.FARMER, values.offer()), values.FARMER.public, Kind.OFFER, Offer),
@@ -99,6 +167,13 @@ SIGNED: dict[str, tuple[Signed, bytes, Kind, type[Struct]]] = {
         AuditRequest,
     ),
     "reply": (sign_reply(values.FARMER, REPLY), values.FARMER.public, Kind.AUDIT_REPLY, AuditReply),
+    "ledger order": (LEDGER_ORDERS["open"], values.PAYER.public, Kind.LEDGER_ORDER, LedgerOrder),
+    "ledger statement": (
+        sign_statement(values.LEDGER, STATEMENT),
+        values.LEDGER.public,
+        Kind.LEDGER_STATEMENT,
+        Statement,
+    ),
 }
 """Signed values with their signers."""
 
@@ -124,6 +199,7 @@ REQUESTS: list[Request[Any]] = [
     Through(values.FARMER.node_id),
     Arrive(bytes(range(32))),
     DialBack(7420),
+    Settle(LEDGER_ORDERS["open"]),
 ]
 ANSWERS: list[Struct] = [
     HelloAnswer(1, Role.FARMER, ("cancel",), "software", (SIGNED_VOUCHER,), 1),
@@ -142,6 +218,7 @@ ANSWERS: list[Struct] = [
     GetAnswer(100),
     AttachAnswer(64, "198.51.100.7"),
     DialBackAnswer(Reached.SILENT, "198.51.100.7"),
+    SettleAnswer(SIGNED["ledger statement"][0]),
 ]
 VALUES: list[Struct] = [
     *REQUESTS,
@@ -156,6 +233,9 @@ VALUES: list[Struct] = [
     ORDER,
     CHALLENGE,
     REPLY,
+    *(one.peek(LedgerOrder) for one in LEDGER_ORDERS.values()),
+    STATEMENT,
+    REFUSED,
     *(signed for signed, *_ in SIGNED.values()),
 ]
 """At least one of every type that is decoded from a stranger's bytes."""

@@ -94,6 +94,14 @@ def test_recovery_kit_is_a_phrase_file(entropy: bytes) -> None:
     assert "9.example.org:7001" in kit
 
 
+def test_recovery_kit_names_the_ledger() -> None:
+    at = f"{'0123456789abcdef' * 4}@ledger.example.org:7430"
+    phrase = entropy_to_phrase(bytes(32))
+    kit = recovery_kit(phrase, volume="default", volume_id=bytes(16), made="2026-01-02", ledger=at)
+    assert at in kit
+    assert phrase_to_entropy(kit) == bytes(32)
+
+
 @pytest.mark.parametrize("length", [0, 16, 31, 33])
 def test_entropy_of_another_length_has_no_phrase(length: int) -> None:
     with pytest.raises(ValueError, match="32 bytes"):

@@ -17,6 +17,7 @@ from storjfs.protocol.framing import (
     encode_failure,
     encode_request,
 )
+from storjfs.protocol.ledger import sign_statement
 from storjfs.protocol.messages import (
     Done,
     Get,
@@ -56,8 +57,12 @@ def make() -> dict[str, Any]:
         "delete": sign_delete(values.RENTER, DeleteOrder(contract.contract_id, (shard,))),
         "audit request": samples.SIGNED["request"][0],
         "audit reply": sign_reply(values.FARMER, reply),
+        **{f"ledger order, {tag}": one for tag, one in samples.LEDGER_ORDERS.items()},
+        "ledger statement": samples.SIGNED["ledger statement"][0],
+        "ledger statement, refused": sign_statement(values.LEDGER, samples.REFUSED),
     }
     keys = {"farmer": values.FARMER, "renter": values.RENTER, "payer": values.PAYER}
+    keys["ledger"] = values.LEDGER
     return {
         "seeds": {name: sha256(name.encode()).hexdigest() for name in keys},
         "public keys": {name: key.public.hex() for name, key in keys.items()},

@@ -8,6 +8,7 @@ from msgspec import Struct
 from storjfs.protocol.audits import AuditReply, AuditRequest
 from storjfs.protocol.contracts import TRANSITIONS
 from storjfs.protocol.failures import ErrorCode
+from storjfs.protocol.ledger import LedgerOrder, Statement
 from storjfs.protocol.messages import METHODS
 from storjfs.protocol.receipts import DeleteOrder, Receipt
 from storjfs.protocol.signing import Kind
@@ -57,6 +58,8 @@ def test_the_fields_of_signed_values_are_there() -> None:
         "Voucher": Voucher,
         "Audit request": AuditRequest,
         "Audit reply": AuditReply,
+        "Ledger order": LedgerOrder,
+        "Statement": Statement,
     }
     for name, wanted in described.items():
         text = re.search(rf"\*\*{name}\*\*: ([^.]*)\.", SPEC)

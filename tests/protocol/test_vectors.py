@@ -32,9 +32,12 @@ def test_signatures_are_plain_ed25519_over_domain_and_body() -> None:
     vectors = json.loads(PATH.read_text())
     signers = {"offer": "farmer", "voucher": "payer", "receipt": "farmer", "delete": "renter"}
     signers |= {"audit request": "renter", "audit reply": "farmer"}
+    signers |= {f"ledger order, {tag}": "payer" for tag in samples.WANTED}
+    signers |= {"ledger statement": "ledger", "ledger statement, refused": "ledger"}
+    assert signers.keys() == vectors["signed"].keys()
     for kind, signer in signers.items():
         one = vectors["signed"][kind]
-        domain = bytes.fromhex(vectors["domains"][kind.replace(" ", "_")])
+        domain = bytes.fromhex(vectors["domains"][kind.split(",")[0].replace(" ", "_")])
         key = VerifyKey(bytes.fromhex(vectors["public keys"][signer]))
         key.verify(domain + bytes.fromhex(one["body"]), bytes.fromhex(one["signature"]))
 

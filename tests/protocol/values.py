@@ -21,6 +21,7 @@ def digest(text: str) -> Digest:
 
 
 FARMER, RENTER, PAYER, STRANGER = (key(name) for name in ("farmer", "renter", "payer", "stranger"))
+LEDGER = key("ledger")
 CONTRACT_ID = ContractId(digest("contract"))
 LANE = lane_id("ledger", PAYER.public, FARMER.public)
 
