@@ -76,7 +76,7 @@ class Prover:
 
     @contextmanager
     def _unrecorded(self) -> Iterator[None]:
-        """What cannot be recorded because the disk fails is done without.
+        """What cannot be recorded because the disk fails, or nothing has room, is done without.
 
         A proof that is not billed costs the farmer its pay, unless the renter pays all the same; one that is
         not given costs it the contract.
@@ -84,7 +84,7 @@ class Prover:
         try:
             yield
         except (apsw.Error, OSError) as error:
-            if not self._shelf.failed(error):
+            if not isinstance(error, apsw.FullError) and not self._shelf.failed(error):
                 raise
 
     def _to_tell(self, entry: ContractEntry, batch: audits.AuditRequest) -> tuple[ShardId, ...]:
