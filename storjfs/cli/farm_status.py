@@ -129,7 +129,8 @@ def _summary(report: Report) -> Table:
         "space",
         f"{wording.size(space.share)} shared: {wording.size(space.sold)} sold, "
         f"{wording.size(space.stored)} stored, "
-        f"{wording.size(space.left)} free; {wording.size(space.disk_free)} free on the disk",
+        f"{wording.size(space.own)} of its own, {wording.size(space.left)} free; "
+        f"{wording.size(space.disk_free)} free on the disk",
     )
     table.add_row(
         "prices",

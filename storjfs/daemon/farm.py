@@ -175,11 +175,11 @@ class FarmProcess:
 
     def _shrunk(self) -> list[str]:
         """What a share means that is less than what is stored or sold."""
-        share, stored = self._farmer.settings.capacity, self._farmer.shelf.stored
+        share, used = self._farmer.settings.capacity, self._farmer.used
         sold = self._farmer.book.reserved
-        if stored > share:
+        if used > share:
             return [
-                f"{wording.size(stored - share)} more than that are stored: nothing new is taken or offered "
+                f"{wording.size(used - share)} more than that are there: nothing new is taken or offered "
                 "until renters delete or contracts end; nothing is dropped"
             ]
         if sold > share:

@@ -147,13 +147,22 @@ def _disk_room(report: Report) -> Iterator[Warn]:
 
 def _over_share(report: Report) -> Iterator[Warn]:
     space = report.space
-    if space.stored > space.share:
+    if space.used > space.share:
         yield Warn(
             "over_share",
-            "notice",
-            f"{size(space.stored - space.share)} more than the share are stored: nothing new is taken or "
-            "offered until renters delete or contracts end; nothing is dropped",
-            "",
+            "warning",
+            f"{size(space.used)} are there ({size(space.own)} of them the farmer's own files), "
+            f"{size(space.used - space.share)} more than are shared: nothing new is taken or offered until "
+            "renters delete or contracts end; what is stored stays, is proved and paid",
+            "Share as much as that, or wait: it becomes less as contracts end.",
+        )
+    elif space.own_most > space.share:
+        yield Warn(
+            "share_too_small",
+            "warning",
+            f"of {size(space.share)} the farmer may need {size(space.own_most)} for its own records: no "
+            "shard has room",
+            "Share more: capacity in farmer.toml, then storjfs farm reload.",
         )
 
 

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from storjfs.farmer.book import Book, ContractEntry
 from storjfs.farmer.keeping import Keeper
+from storjfs.farmer.own import PER_CONTRACT
 from storjfs.farmer.payments import Payments
 from storjfs.farmer.settings import FarmerSettings
 from storjfs.farmer.shelf import Shelf, reserve_for
@@ -78,13 +79,18 @@ class Contracting:
         """
         if self._shelf.read_only:
             return 0
-        limit = self._shelf.limit
+        limit = self._most - PER_CONTRACT * (besides is None)
         free = self._shelf.disk.free(self._shelf.folder) - self._shelf.keep_free
         if margin:
             free -= free // margin
         reserved = self._book.reserved - (besides.reserved if besides is not None else 0)
         left = min(limit, self._shelf.stored + max(free, 0)) - reserved
         return max(left, 0) * 64 // 65
+
+    @property
+    def _most(self) -> int:
+        """Bytes that shards may take in all."""
+        return self._shelf.limit - self._shelf.beside
 
     def offer(self, besides: ContractEntry | None = None, *, margin: int = 0) -> Offer:
         """What this farmer sells now."""
@@ -212,7 +218,7 @@ class Contracting:
         await self._payments.check_funding(entry.lane, entry.terms)
         async with self._reserving, entry.turn:
             if entry.state is State.SIGNED:
-                if reserve_for(entry.terms.capacity) > self._shelf.limit - self._book.reserved:
+                if reserve_for(entry.terms.capacity) > self._most - self._book.reserved:
                     raise RequestFailed(ErrorCode.NO_SPACE, "the capacity was sold meanwhile")
                 await self._book.move(entry, Event.FUND, Event.ACTIVATE)
             elif entry.state is State.FUNDED:

@@ -13,6 +13,7 @@ from storjfs.coding.buffers import Buffer
 from storjfs.store.durable import sync_folder
 
 ALIGNMENT: Final = 4096
+LARGEST_BLOCK: Final = 128 << 10
 FAILING: Final = frozenset(
     {
         errno.EIO,
@@ -129,6 +130,14 @@ class Disk:
             return os.pread(file, ALIGNMENT, 0) == token
         finally:
             os.close(file)
+
+    def block(self, path: Path) -> int:
+        """Bytes in which the file system of `path` gives space to files, and ALIGNMENT at least.
+
+        What network file systems say is how much they like to transfer; that is not believed.
+        """
+        block = os.statvfs(path).f_frsize
+        return max(block, ALIGNMENT) if block <= LARGEST_BLOCK else ALIGNMENT
 
     def free(self, path: Path) -> int:
         """Bytes that may still be written to the file system of `path`."""

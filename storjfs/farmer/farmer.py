@@ -19,9 +19,11 @@ from storjfs.farmer.book import Book, Clock
 from storjfs.farmer.contracting import Contracting
 from storjfs.farmer.damage import Damage
 from storjfs.farmer.disk import Disk
+from storjfs.farmer.disks import stored_on
 from storjfs.farmer.identity import load_identity
 from storjfs.farmer.keeping import Keeper
 from storjfs.farmer.neighbours import Neighbours
+from storjfs.farmer.own import BALLAST, DATABASE, SHELF, OwnFiles
 from storjfs.farmer.payments import Payments
 from storjfs.farmer.proving import Prover
 from storjfs.farmer.reach import Reach
@@ -56,8 +58,6 @@ FOLD_EVERY = 30.0
 """Seconds of byte counts that a crash makes history forget."""
 LAST_WORDS = 10.0
 """Seconds at most for the last claims when a farmer stops."""
-BALLAST = 4 << 20
-"""Bytes set aside for the records: as long as their log becomes before it starts anew."""
 ROOM_TO_OPEN = 1 << 20
 LOCAL = Address("127.0.0.1", 1)
 
@@ -89,15 +89,23 @@ class Farmer:
         self.settlement = settlement
         self.listening: tuple[Address, ...] = ()
         self._lock = lock
-        self._ballast = Ballast(folder / "ballast", BALLAST)
+        self.own = OwnFiles(folder, settings.capacity, settings.ledger)
+        self._ballast = Ballast(folder / BALLAST, self.own.allowance.ballast)
         disk = disk or Disk()
         if disk.free(folder) < ROOM_TO_OPEN:
             self._ballast.give_up()
-        self.records = Records(folder / "farmer.db", lambda: self._ballast.give_up() > 0)
+        self._over = True  # until all of it is known
+        self.records = Records(folder / DATABASE, self._relieve, self.own, self._for_records)
         self.book = Book(self.records, clock)
         self.shelf = Shelf(
-            folder / "shelf", settings.capacity, self.book.stored, disk, keep_free=settings.keep_free
+            folder / SHELF,
+            settings.capacity,
+            disk=disk,
+            keep_free=settings.keep_free,
+            own=lambda: self.own.most(len(self.book.contracts)),
         )
+        self.shelf.stored = stored_on(self.records, self.shelf)
+        self._look_at_limit()
         key = identity.signing
         self.payments = Payments(self.book, settlement, key.public)
         self.traffic = Traffic(clock)
@@ -241,6 +249,7 @@ class Farmer:
         waiting = [name for name in changed if name in AT_START]
         self.settings = replace(settings, **{name: getattr(self.settings, name) for name in AT_START})
         self.shelf.limit = self.settings.capacity
+        self._look_at_limit()
         self.shelf.keep_free = self.settings.keep_free
         self.contracting.settings = self.settings
         self.traffic.configure(self.settings.limit, self.settings.schedule)
@@ -302,10 +311,43 @@ class Farmer:
 
     async def _set_aside(self) -> None:
         """Make the ballast where it is missing and there is room; without it no shard is taken in."""
+        if self.own.log_is_long:
+            await self.records.commit([])  # which begins it anew
+        await trio.to_thread.run_sync(self.own.measure)
+        self._over = self._over and self.used > self.shelf.limit
         missing = self._ballast.missing
-        if missing and self.shelf.disk.free(self.folder) >= self.settings.keep_free + missing:
+        room = self.shelf.limit - self.shelf.taken - self.shelf.folders - self.own.most(0)
+        if missing and room >= 0 and self.shelf.disk.free(self.folder) >= self.settings.keep_free + missing:
             await trio.to_thread.run_sync(self._ballast.make)
+            await trio.to_thread.run_sync(self.own.measure)
         self.shelf.full = self._ballast.missing > 0
+
+    # --- its limit ---
+
+    @property
+    def used(self) -> int:
+        """Bytes of all that is in the folder, and promised to shards that arrive."""
+        return self.shelf.taken + self.shelf.folders + self.own.now
+
+    def _look_at_limit(self) -> None:
+        self.own.measure()
+        self._over = self.used > self.shelf.limit
+
+    def _for_records(self) -> int:
+        """Bytes that farmer.db may have with its log.
+
+        Under a limit that was lowered below what is there it is what they need as a rule: what was promised
+        is kept. Runs in any thread.
+        """
+        others = self.shelf.taken + self.shelf.folders + self.own.besides_records + self.own.ballast
+        left = self.shelf.limit - others
+        return max(left, self.own.records_most) if self._over else left
+
+    def _relieve(self) -> bool:
+        """Give up the space set aside. Runs in any thread."""
+        given = self._ballast.give_up()
+        self.own.measure()
+        return given > 0
 
     async def _last_words(self) -> None:
         try:

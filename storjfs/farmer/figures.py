@@ -39,13 +39,22 @@ class Space(msgspec.Struct, frozen=True):
     sold: int
     """Reserved by contracts, whether filled or not."""
     stored: int
-    """Bytes of shard files."""
+    """Bytes of shard files, as they lie on the disk."""
     left: int
-    """Of the share, neither sold nor taken."""
+    """Of the share, neither sold nor taken nor kept for the farmer itself."""
     keep_free: int
     """Bytes of the disk that are never used."""
     disk_free: int
     disk_size: int
+    own: int = 0
+    """Bytes of the farmer's other files and of folders: these count against the share, too."""
+    own_most: int = 0
+    """What of the share is kept for these: they grow with contracts, audits and shards."""
+
+    @property
+    def used(self) -> int:
+        """Bytes of all that is there."""
+        return self.stored + self.own
 
 
 class Prices(msgspec.Struct, frozen=True):

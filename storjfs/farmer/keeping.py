@@ -43,7 +43,7 @@ from storjfs.protocol.priorities import Priority
 from storjfs.protocol.receipts import DeleteOrder, Receipt, open_delete, sign_receipt
 from storjfs.protocol.signing import SigningKey
 
-WIPE_AT_ONCE: Final = 1000
+REMOVE_AT_ONCE: Final = 200
 SPARE_BUFFERS: Final = 8
 
 
@@ -153,6 +153,7 @@ class Keeper:
                 "WHERE contract = ?",
                 (length, footprint(length), entry.number),
             ),
+            _counted(1, self._shelf.space_of(length)),
         ]
         self._committing.add(shard_id)
         try:
@@ -267,7 +268,11 @@ class Keeper:
             "INSERT INTO deletion(contract, time, signed) VALUES (?, ?, ?)",
             (entry.number, self._book.now, request.order.to_bytes()),
         )
-        deleted = await self._remove(entry, held, also=[evidence]) if held else 0
+        # In several commits, so that none of them needs much room in the log; the order is there first.
+        deleted = 0
+        for at in range(0, len(held), REMOVE_AT_ONCE):
+            also = [] if deleted else [evidence]
+            deleted += await self._remove(entry, held[at : at + REMOVE_AT_ONCE], also=also)
         return DeleteAnswer(deleted)
 
     async def wipe(self, entry: ContractEntry) -> None:
@@ -276,7 +281,7 @@ class Keeper:
             rows = self._book.records.read(
                 "SELECT shard_id, root, length FROM shard WHERE contract = ? LIMIT ?",
                 entry.number,
-                WIPE_AT_ONCE,
+                REMOVE_AT_ONCE,
             )
             if not rows:
                 break
@@ -287,6 +292,8 @@ class Keeper:
         async with entry.turn:
             # Two orders may name the same shard at the same time.
             held = [one for one in held if self._held(one.shard_id) is not None]
+            if not held:
+                return 0
             ids = [one.shard_id for one in held]
             used = sum(one.length for one in held)
             room = sum(footprint(one.length) for one in held)
@@ -302,6 +309,7 @@ class Keeper:
                     (len(held), used, room, entry.number),
                 )
             )
+            statements.append(_counted(-len(held), -sum(self._shelf.space_of(one.length) for one in held)))
             try:
                 await self._book.records.commit(statements, after=lambda: self._shelf.remove(ids))
             except OSError as error:
@@ -322,6 +330,11 @@ class Keeper:
     def _held(self, shard_id: ShardId) -> Held | None:
         rows = self._book.records.read("SELECT root, length FROM shard WHERE shard_id = ?", shard_id)
         return Held(shard_id, *rows[0]) if rows else None
+
+
+def _counted(shards: int, space: int) -> Statement:
+    """What is added to the disk's sums."""
+    return "UPDATE disk SET shards = shards + ?, stored = stored + ? WHERE number = 1", (shards, space)
 
 
 def _undoom(shard_id: ShardId) -> Statement:

@@ -79,7 +79,7 @@ class Prover:
 
     @contextmanager
     def _unrecorded(self) -> Iterator[None]:
-        """What cannot be recorded because the disk fails, or is full, is done without.
+        """What cannot be recorded because the disk fails, or nothing has room, is done without.
 
         A proof that is not billed costs the farmer its pay, unless the renter pays all the same; one that is
         not given costs it the contract.
@@ -87,7 +87,7 @@ class Prover:
         try:
             yield
         except (apsw.Error, OSError) as error:
-            if not self._shelf.failed(error) and not isinstance(error, apsw.FullError):
+            if not isinstance(error, apsw.FullError) and not self._shelf.failed(error):
                 raise
             log.warning("an audit, or that a shard is damaged, is not recorded: %s", error)
 

@@ -13,15 +13,18 @@ from typing import Any
 import apsw
 import trio
 
+from storjfs.farmer.own import MOST_STATEMENTS, PAGE, OwnFiles
 from storjfs.store import found_full, open_database
 from storjfs.store.batch import Values, run_rows
+from storjfs.store.database import cut_log
 
 log = logging.getLogger(__name__)
 
+IMPATIENT_MS = 10
 Statement = tuple[str, Values]
 Step = Callable[[], None]
 
-VERSION = 4
+VERSION = 5
 _HISTORY = """
 CREATE TABLE day (                         -- storjfs.farmer.history.Sums
     day          INTEGER NOT NULL,         -- since 1970, UTC
@@ -82,7 +85,21 @@ CREATE TABLE relayed (                     -- what was passed on for others: far
     PRIMARY KEY (day, farmer)
 ) WITHOUT ROWID;
 """
-MIGRATIONS = {1: _HISTORY + _FROM_AUDITS, 2: _DAMAGE, 3: _RELAYED}
+_DISKS = """
+CREATE TABLE disk (                        -- where shards lie: farmer.disks
+    number       INTEGER NOT NULL PRIMARY KEY,  -- 1: the farmer's own folder
+    folder       TEXT NOT NULL,            -- of the others, absolute
+    token        BLOB NOT NULL,            -- what the file `disk` in it says; of 1 nothing
+    block        INTEGER NOT NULL,         -- bytes in which its files are counted; 0: `stored` is not known
+    shards       INTEGER NOT NULL,
+    stored       INTEGER NOT NULL          -- bytes of these on the disk
+);
+INSERT INTO disk(number, folder, token, block, shards, stored) VALUES (1, '', x'', 0, 0, 0);
+"""
+_SHARDS_ON_DISKS = """
+ALTER TABLE shard ADD COLUMN disk INTEGER NOT NULL DEFAULT 1;
+"""
+MIGRATIONS = {1: _HISTORY + _FROM_AUDITS, 2: _DAMAGE, 3: _RELAYED, 4: _DISKS + _SHARDS_ON_DISKS}
 SCHEMA = (
     """
 CREATE TABLE contract (
@@ -142,7 +159,8 @@ CREATE TABLE shard (
     contract     INTEGER NOT NULL,
     revision     INTEGER NOT NULL,         -- of the contract when the receipt was signed
     root         BLOB NOT NULL,
-    length       INTEGER NOT NULL
+    length       INTEGER NOT NULL,
+    disk         INTEGER NOT NULL DEFAULT 1
 ) WITHOUT ROWID;
 CREATE INDEX shard_by_contract ON shard (contract);
 
@@ -161,6 +179,7 @@ CREATE TABLE deletion (                    -- signed orders: they rebut a claim 
     + _HISTORY
     + _DAMAGE
     + _RELAYED
+    + _DISKS
 )
 
 
@@ -179,12 +198,33 @@ class Records:
     """The database at `path`. Reads see what is committed; they and all calls belong to the loop's thread.
 
     `relieve()` is called in the worker thread when a commit finds no space; it is tried again if True.
+    `own` measures what the records take, and bounds their log; `budget()` is how many bytes they may take.
+    A commit that would need more finds no space.
     """
 
-    def __init__(self, path: Path, relieve: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        relieve: Callable[[], bool] = lambda: False,
+        own: OwnFiles | None = None,
+        budget: Callable[[], int] | None = None,
+    ) -> None:
         self._relieve = relieve
-        self._writer = open_database(path, None, SCHEMA, version=VERSION, migrations=MIGRATIONS)
+        self._own = own
+        self._budget = budget
+        log_size = own.allowance.log if own is not None else 4 << 20
+        self._writer = open_database(
+            path,
+            None,
+            SCHEMA,
+            version=VERSION,
+            migrations=MIGRATIONS,
+            autocheckpoint=log_size // PAGE,
+        )
+        self._writer.pragma("journal_size_limit", log_size)
         self._reader = open_database(path, None, SCHEMA, version=VERSION, migrations=MIGRATIONS)
+        if own is not None:
+            own.measure_records()
         self._waiting: list[_Job] = []
         self._wake = trio.Event()
         self._closed = False
@@ -218,6 +258,12 @@ class Records:
             finally:
                 del error  # it remembers this frame
 
+    def write_first(self, statements: Sequence[Statement]) -> None:
+        """Commit at once. Blocking, and only before `run`; the budget is not known yet."""
+        with self._transaction():
+            for sql, values in statements:
+                self._writer.execute(sql, values).fetchall()
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit what comes until `stop`, then the rest, and close the database.
 
@@ -250,13 +296,24 @@ class Records:
 
     async def _flush(self) -> None:
         while self._waiting:
-            jobs, self._waiting = self._waiting, []
+            jobs = self._group()
             # Shielded: a group under way cannot be taken back, and its waiters must learn how it ended.
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._commit, jobs)
             for job in jobs:
                 job.done.set()
         self._wake = trio.Event()
+
+    def _group(self) -> list[_Job]:
+        """The jobs of the next transaction: so many that its part of the log stays within bounds."""
+        count = statements = 0
+        for job in self._waiting:
+            statements += len(job.statements)
+            if count and statements > MOST_STATEMENTS:
+                break
+            count += 1
+        jobs, self._waiting = self._waiting[:count], self._waiting[count:]
+        return jobs
 
     def _commit(self, jobs: list[_Job]) -> None:
         try:
@@ -282,12 +339,28 @@ class Records:
                     log.exception("a step after a commit failed")
                     job.error = error
 
+    def _make_way(self, statements: int) -> None:
+        """See that so many statements may be written within the budget. Raises apsw.FullError."""
+        if self._own is None or self._budget is None:
+            return
+        needed = self._own.added_by(statements)
+        if self._own.records + needed <= self._budget() and not self._own.log_is_long:
+            return
+        # Whoever reads for long keeps the log from being begun anew; it is not waited for.
+        why = "" if cut_log(self._writer, IMPATIENT_MS) else ", and something has read farmer.db for long"
+        self._own.measure_records()
+        if self._own.records + needed > self._budget():
+            raise apsw.FullError(f"the farmer's share is used up{why}")
+
     def _write(self, statements: Sequence[Statement]) -> None:
+        self._make_way(len(statements))
         with self._transaction():
             cursor = self._writer.cursor()
             for sql, rows in groupby(statements, key=lambda statement: statement[0]):
                 run_rows(cursor, sql, [row for _, row in rows])
             cursor.close()
+        if self._own is not None:
+            self._own.measure_records()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -18,6 +18,7 @@ from storjfs.errors import StorjfsError
 from storjfs.farmer.advice import health_of, warnings
 from storjfs.farmer.book import Book, ContractEntry
 from storjfs.farmer.damage import count_damaged
+from storjfs.farmer.disks import stored
 from storjfs.farmer.earning import suggestions
 from storjfs.farmer.figures import (
     SCHEMA,
@@ -34,10 +35,12 @@ from storjfs.farmer.figures import (
 from storjfs.farmer.history import ALL, BEFORE, DAY, Sums
 from storjfs.farmer.identity import load_identity
 from storjfs.farmer.live import Live, Selling, selling_of
+from storjfs.farmer.own import SHELF, OwnFiles
 from storjfs.farmer.reachability import State
 from storjfs.farmer.records import Records
 from storjfs.farmer.scrub import last_pass
 from storjfs.farmer.settings import FarmerSettings
+from storjfs.farmer.shelf import Shelf
 from storjfs.protocol.contracts import SERVES_SHARDS
 from storjfs.protocol.terms import GIB, MONTH
 from storjfs.volume import wording
@@ -59,7 +62,8 @@ def brief(book: Book, share: int) -> str:
     promised, _ = book.totals()
     unpaid = sum(not entry.lane.account.serving for entry in served)
     parts = [
-        f"{wording.size(book.stored)} of {wording.size(share)} used, {wording.size(book.reserved)} sold",
+        f"{wording.size(stored(book.records))} of {wording.size(share)} used, "
+        f"{wording.size(book.reserved)} sold",
         wording.count(len(served), "contract"),
         wording.count(sum(entry.shards for entry in book.contracts.values()), "shard"),
         f"earned {wording.money(promised)} credits",
@@ -165,16 +169,20 @@ def _reachable(live: Live | None, *, running: bool) -> str:
 
 
 def _space(book: Book, selling: Selling, folder: Path) -> Space:
-    disk = os.statvfs(folder / "shelf")
+    disk = os.statvfs(folder / SHELF)
     sold = book.reserved
+    own = OwnFiles(folder, selling.share)
+    shelf = Shelf(folder / SHELF, selling.share, own=lambda: own.most(len(book.contracts)))
     return Space(
         share=selling.share,
         sold=sold,
-        stored=book.stored,
-        left=max(selling.share - sold, 0),
+        stored=stored(book.records),
+        left=max(selling.share - sold - shelf.beside, 0),
         keep_free=selling.keep_free,
         disk_free=disk.f_bavail * disk.f_frsize,
         disk_size=disk.f_blocks * disk.f_frsize,
+        own=own.now + shelf.folders,
+        own_most=shelf.beside,
     )
 
 

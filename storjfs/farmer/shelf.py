@@ -24,6 +24,7 @@ from storjfs.coding import merkle
 from storjfs.coding.buffers import Buffer
 from storjfs.errors import StorjfsError
 from storjfs.farmer.disk import ALIGNMENT, Disk, aligned_buffer, disk_error
+from storjfs.farmer.own import on_disk
 from storjfs.farmer.settings import KEEP_FREE
 from storjfs.protocol.ids import Digest, ShardId, short
 from storjfs.store import FULL
@@ -58,9 +59,24 @@ class Held:
     length: int
 
 
+PER_ARRIVAL: Final = 4
+"""Blocks by which the folders and farmer.db may grow for one more shard."""
+FOLDERS: Final = 258
+"""The folders of a shelf."""
+
+
 def footprint(length: int) -> int:
     """Bytes of the file of a shard of `length` bytes: the shard, its leaf hashes, the footer."""
     return length + merkle.leaf_count(length) * merkle.HASH + FOOTER.size
+
+
+def space_of(length: int, block: int) -> int:
+    """Bytes that the file of such a shard takes on a disk that gives space in blocks.
+
+    A large one may lie in so many pieces that the file system keeps a list of them, in a block of its own.
+    """
+    blocks = -(-footprint(length) // block)
+    return (blocks + 1 if length > BATCH else blocks) * block
 
 
 def reserve_for(capacity: int) -> int:
@@ -138,10 +154,11 @@ class Arrival:
 
 
 class Shelf:
-    """The shard files under `folder` and the room they take: at most `limit` bytes, arrivals included, and
-    `keep_free` bytes of the disk stay free.
+    """The shard files under `folder` and the room they take: with what the farmer has beside them at most
+    `limit` bytes, arrivals included, and `keep_free` bytes of the disk stay free.
 
-    The index itself is the owner's: it tells `stored` at start, and what it committed.
+    The index itself is the owner's: it tells `stored` at start, and what it committed. `own()` is how many
+    bytes the farmer's other files on this disk may come to take.
     """
 
     def __init__(
@@ -152,6 +169,7 @@ class Shelf:
         disk: Disk | None = None,
         *,
         keep_free: int = KEEP_FREE,
+        own: Callable[[], int] = lambda: 0,
     ) -> None:
         self.folder = folder
         self.limit = limit
@@ -168,12 +186,30 @@ class Shelf:
         self._unplaced: set[ShardId] = set()
         # Files that a failing disk did not let go, and their bytes at most.
         self._left_over: dict[Path, int] = {}
+        self._own = own
         make_private(self._arriving)
+        self.block = self.disk.block(folder)
+        self._folders = {Path(entry.path): on_disk(Path(entry.path)) for entry in os.scandir(folder)}
+        self._folders[folder] = on_disk(folder)
 
     @property
     def taken(self) -> int:
-        """Bytes on the shelf or promised to arrivals."""
-        return self.stored + self._arriving_bytes + sum(self._left_over.values())
+        """Bytes of the files of shards, and promised to arrivals."""
+        return self.stored + self._arriving_bytes + sum(list(self._left_over.values()))
+
+    @property
+    def folders(self) -> int:
+        """Bytes of the folders themselves, which grow with the names in them, and of `pulse`."""
+        return sum(list(self._folders.values())) + self.block
+
+    @property
+    def beside(self) -> int:
+        """Bytes of the limit that shards may never have: for the folders, and what is the farmer's own."""
+        return max(self.folders, FOLDERS * self.block) + self._own()
+
+    def space_of(self, length: int) -> int:
+        """Bytes that a shard of this length takes here."""
+        return space_of(length, self.block)
 
     def path(self, shard_id: ShardId) -> Path:
         """Where the shard lies."""
@@ -195,8 +231,9 @@ class Shelf:
             raise ValueError("this shard is arriving already")
         if self.read_only:
             raise NoRoom(f"the farmer's disk takes nothing: {self.read_only}")
-        needed = footprint(length)
-        if self.taken + needed > self.limit:
+        needed = self.space_of(length)
+        growth = (len(self.arrivals) + 1) * PER_ARRIVAL * self.block
+        if self.taken + needed + self.folders + growth + self._own() > self.limit:
             raise NoRoom("the farmer's limit is reached")
         if self.full or self.disk.free(self._arriving) - self._arriving_bytes < needed + self.keep_free:
             raise NoRoom("the farmer's disk is full")
@@ -207,28 +244,35 @@ class Shelf:
     def abandon(self, arrival: Arrival) -> None:
         """Give the room of an arrival back; its file is gone (`discard`) or never was. Idempotent."""
         if self.arrivals.pop(arrival.shard_id, None) is not None:
-            self._arriving_bytes -= footprint(arrival.length)
+            self._arriving_bytes -= self.space_of(arrival.length)
 
     def settled(self, arrival: Arrival) -> None:
         """The row of an arrival is committed and its file in its place."""
         self.abandon(arrival)
-        self.stored += footprint(arrival.length)
+        self.stored += self.space_of(arrival.length)
 
     def sync_arriving(self) -> None:
         """The names of finished arrivals survive power loss: before the commit of their rows. Blocking."""
         self.disk.sync_folder(self._arriving)
+        self._look_at(self._arriving)
 
     def place(self, shard_id: ShardId) -> None:
         """Move an arrival to its place: after the commit of its row. Blocking.
 
         On a disk that fails or has no room for the name it is used where it is, and moved by the next start.
         """
+        target = self._place_of(shard_id)
         try:
-            self.disk.rename(self.arriving_path(shard_id), self._place_of(shard_id))
+            self.disk.rename(self.arriving_path(shard_id), target)
+            self._look_at(target.parent)
         except OSError as error:
             if error.errno not in FULL and not self.failed(error):
                 raise
             self._unplaced.add(shard_id)
+
+    def _look_at(self, *folders: Path) -> None:
+        for one in folders or tuple(self._folders):
+            self._folders[one] = on_disk(one)
 
     def recover(self, known: Callable[[ShardId], bool]) -> None:
         """At start: finish the arrivals whose rows were committed, remove the others. Blocking."""
@@ -254,10 +298,11 @@ class Shelf:
         for folder in {path.parent for path in paths}:
             if folder.exists():
                 self.disk.sync_folder(folder)
+                self._look_at(folder)
 
     def removed(self, lengths: Iterable[int]) -> None:
         """Shards of these lengths are gone: their room is free."""
-        self.stored -= sum(footprint(length) for length in lengths)
+        self.stored -= sum(map(self.space_of, lengths))
 
     # --- a disk that fails ---
 
@@ -271,7 +316,7 @@ class Shelf:
 
     def left_over(self, path: Path, length: int) -> None:
         """The file of a shard that no index knows any more could not be removed: its room stays taken."""
-        self._left_over[path] = footprint(length)
+        self._left_over[path] = self.space_of(length)
 
     def try_again(self) -> bool:
         """Whether the disk works again: then what was left over goes, and shards are taken. Blocking."""

@@ -252,10 +252,14 @@ def _checkpoints(limit: int) -> Callable[[apsw.Connection, str, int], int]:
             try:
                 connection.wal_checkpoint(name, mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             except apsw.Error as error:
-                if sync_failed(error):
-                    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-                    connection.set_commit_hook(refuse)
+                _give_up_if_unsynced(connection, error)
         return apsw.SQLITE_OK
+
+    return committed
+
+
+def _give_up_if_unsynced(connection: apsw.Connection, error: apsw.Error) -> None:
+    """After a failed sync of the database nothing is committed any more (`_checkpoints`)."""
 
     def refuse() -> bool:
         raise StoreError(
@@ -263,7 +267,28 @@ def _checkpoints(limit: int) -> Callable[[apsw.Connection, str, int], int]:
             hint="Check the disk, and start again; what was confirmed is safe.",
         )
 
-    return committed
+    if sync_failed(error):
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        connection.set_commit_hook(refuse)
+
+
+def cut_log(connection: apsw.Connection, patience_ms: int) -> bool:
+    """Copy all of the log into the database and make the log's file empty.
+
+    False, and it is done as far as it goes, where somebody reads or writes for longer than `patience_ms`.
+    Raises apsw.Error; after a failed sync nothing is committed any more.
+    """
+    connection.set_busy_timeout(patience_ms)
+    try:
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    except apsw.BusyError:
+        return False
+    except apsw.Error as error:
+        _give_up_if_unsynced(connection, error)
+        raise
+    finally:
+        connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+    return True
 
 
 def sync_failed(error: apsw.Error) -> bool:

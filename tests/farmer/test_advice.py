@@ -198,7 +198,9 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("disk_slow", "warning", {"live_heartbeat": Heartbeat(NOW, 7.5, True)}, "7.5 s"),
     ("disk_nearly_full", "warning", {"space_disk_free": 50 * GIB}, "49.9 GiB left of 60.0 GiB"),
     ("disk_nearly_full", "critical", {"space_disk_free": GIB}, "left of 60.0 GiB"),
-    ("over_share", "notice", {"space_share": 30 * GIB}, "10.0 GiB more than the share"),
+    ("over_share", "warning", {"space_share": 30 * GIB}, "10.0 GiB more than are shared"),
+    ("over_share", "warning", {"space_own": 461 * GIB}, "1.00 GiB more than are shared"),
+    ("share_too_small", "warning", {"space_own_most": 501 * GIB}, "no shard has room"),
     ("clock_wrong", "critical", {"live_clock_set_back": 90_000.0}, "1 d 1 h behind"),
     ("clock_stepped", "warning", {"live_clock_step": -70.0}, "-70 s"),
     ("clock_unsynchronised", "notice", {"live_synchronised": False}, "drifts"),
@@ -307,7 +309,7 @@ def test_every_warning_says_what_to_do_unless_nothing_is_to_be_done() -> None:
     for _, _, changes, _ in CASES:
         for warn in warnings(report(**changes)):
             assert isinstance(warn, Warn)
-            assert warn.hint or warn.code == "over_share"
+            assert warn.hint
 
 
 @pytest.mark.parametrize(

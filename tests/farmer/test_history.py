@@ -121,7 +121,7 @@ async def test_farmers_database_of_version_1_is_brought_up_to_date(tmp_path: Pat
     with sqlite3.connect(tmp_path / "farmer" / "farmer.db") as database:
         database.executescript(
             "DROP TABLE day; DROP TABLE life; DROP TABLE damaged; DROP TABLE scrub; DROP TABLE relayed; "
-            "PRAGMA user_version = 1"
+            "DROP TABLE disk; ALTER TABLE shard DROP COLUMN disk; PRAGMA user_version = 1"
         )
         row = "INSERT INTO audit(contract, epoch, digest, time, proved, price) VALUES (?, ?, x'', ?, ?, ?)"
         database.executemany(

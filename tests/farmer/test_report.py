@@ -57,7 +57,8 @@ async def test_figures_of_a_farmer_at_work(farmer: Farmer, renter: Renter) -> No
     assert report.node_id == farmer.node_id.hex()
     space = report.space
     assert (space.share, space.stored) == (64 * MIB, farmer.shelf.stored)
-    assert space.sold + space.left == space.share
+    assert space.sold + space.left + space.own_most == space.share
+    assert 0 < space.own < space.own_most < 4 * MIB
     money = report.money
     assert money.earned == owed.proofs.amount + owed.egress.amount
     assert money.today == money.this_month == money.earned

@@ -264,7 +264,8 @@ def test_farmers_database_of_version_2_is_brought_up_to_date(tmp_path: Path) -> 
     Farmer.open(tmp_path / "farmer", settings(tmp_path)).close()
     with sqlite3.connect(tmp_path / "farmer" / "farmer.db") as database:
         database.executescript(
-            "DROP TABLE damaged; DROP TABLE scrub; DROP TABLE relayed; PRAGMA user_version = 2"
+            "DROP TABLE damaged; DROP TABLE scrub; DROP TABLE relayed; DROP TABLE disk; "
+            "ALTER TABLE shard DROP COLUMN disk; PRAGMA user_version = 2"
         )
     database.close()
     farmer = Farmer.open(tmp_path / "farmer", settings(tmp_path))
