@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from storjfs.settlement import Place
+
 DATABASE: Final = "farmer.db"
 LOG: Final = "farmer.db-wal"
 INDEX: Final = "farmer.db-shm"
@@ -62,10 +64,10 @@ class OwnFiles:
     """The farmer's files in `folder`, but for shards. Sizes are those of the last look: `measure` or
     `measure_records`, which block and may be called in any thread."""
 
-    def __init__(self, folder: Path, share: int, ledger: Path | None = None) -> None:
+    def __init__(self, folder: Path, share: int, ledger: Place | None = None) -> None:
         self.folder = folder
         self.allowance = Allowance.of(share)
-        self._with_ledger = ledger is not None and ledger.parent == folder
+        self._with_ledger = isinstance(ledger, Path) and ledger.parent == folder
         self._database = self._log = self._index = 0
         self._ledger_log = self._others = self._largest = 0
         self.ballast = 0
