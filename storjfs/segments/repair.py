@@ -84,6 +84,10 @@ class Repair:
 
     async def all(self) -> int:
         """Rebuild what the policy wants, the most endangered first; returns how many segments failed."""
+        with self._rebuilder.buffers.at_work():
+            return await self._all()
+
+    async def _all(self) -> int:
         failed: set[int] = set()
         while wanted := [seg for seg in await self.survey() if seg not in failed]:
             for seg in wanted:

@@ -137,6 +137,20 @@ async def test_the_memory_of_a_segment_is_free_while_only_stragglers_are_left(
         await until(lambda: buffers._idle_bytes >= 5 * MIB)
 
 
+async def test_a_repair_lets_go_of_its_memory(volume: Volume) -> None:
+    async with volume.running() as segments:
+        volume.append_random(3 * MIB)
+        await segments.flush()
+        await until(lambda: full(volume, 1), volume.store)
+        await until(lambda: not segments._uploader.busy)
+        (segment,) = segments._catalogue.stored_after(0, 2)
+        segments._catalogue.shard_lost(segment, segments._catalogue.held(segment)[0])
+        await volume.store.sync()
+        await until(lambda: full(volume, 1), volume.store)
+        await segments.repair_all()
+        assert segments._uploader.buffers._idle_bytes == 0
+
+
 async def test_segments_whose_straggler_leaves_come_to_memory_one_at_a_time(
     volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
