@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,12 +21,26 @@ _MOST_IDLE: Final = 80 << 20
 class Buffers:
     """Reused byte buffers: fresh memory costs a page fault per 4 KiB, more than encrypting into it.
 
-    A buffer is lent with at least the asked size, its content arbitrary. Methods belong to the loop's thread.
+    A buffer is lent with at least the asked size, its content arbitrary. What is given back is kept as long
+    as somebody is `at_work`. Methods belong to the loop's thread.
     """
 
     def __init__(self) -> None:
         self._idle: list[bytearray] = []
         self._idle_bytes = 0
+        self._workers = 0
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """More is needed soon, until the end of the block."""
+        self._workers += 1
+        try:
+            yield
+        finally:
+            self._workers -= 1
+            if not self._workers:
+                self._idle.clear()
+                self._idle_bytes = 0
 
     async def take(self, size: int) -> bytearray:
         """A buffer of at least `size` bytes, for `give_back` when done.
@@ -43,14 +58,9 @@ class Buffers:
 
     def give_back(self, buffer: bytearray) -> None:
         """Nobody looks at it any more."""
-        if self._idle_bytes + len(buffer) <= _MOST_IDLE:
+        if self._workers and self._idle_bytes + len(buffer) <= _MOST_IDLE:
             self._idle.append(buffer)
             self._idle_bytes += len(buffer)
-
-    def clear(self) -> None:
-        """Let all idle memory go."""
-        self._idle.clear()
-        self._idle_bytes = 0
 
 
 @dataclass(slots=True, eq=False)

@@ -76,7 +76,7 @@ class Rebuilder:
         self._placement = placement
         self._shard_key = keys.shard_key
         self._fetcher = fetcher
-        self._buffers = buffers
+        self.buffers = buffers
         self._threads = threads
         self._faulty = faulty
         self._crash_point = crash_point
@@ -88,7 +88,7 @@ class Rebuilder:
         RebuildFailed where nothing at all could be done. Cancelled, it leaves what it has put.
         """
         catalogue = self._catalogue
-        with catalogue.pinned(segment):
+        with self.buffers.at_work(), catalogue.pinned(segment):
             held = catalogue.held(segment)
             lost = [idx for idx in range(segment.n) if idx not in held]
             if not lost or segment.busy or segment.state is not State.STORED:
@@ -144,7 +144,7 @@ class Rebuilder:
         """
         file = self._cache.complete(segment)
         if file is not None:
-            encoder = Encoder(file.fd, segment.size, segment.k, segment.n, self._buffers, self._threads)
+            encoder = Encoder(file.fd, segment.size, segment.k, segment.n, self.buffers, self._threads)
             file.users += 1
             try:
                 await encoder.load(parity=True)
@@ -187,7 +187,7 @@ class Rebuilder:
 
     def _give_back(self, made: dict[int, Sealed]) -> None:
         for one in made.values():
-            self._buffers.give_back(one.buffer)
+            self.buffers.give_back(one.buffer)
 
     async def _decode(self, segment: Segment, rows: Sequence[Shard]) -> dict[int, Sealed]:
         """From k shards of farmers. What turns out bad is noted as lost and replaced by another source."""
@@ -196,7 +196,7 @@ class Rebuilder:
             sources = self._sources(segment)
             if len(sources) < segment.k:
                 raise RebuildFailed(segment.seg, f"fewer than {segment.k} shards are left")
-            plain = {row.idx: await self._buffers.take(length) for row in rows}
+            plain = {row.idx: await self.buffers.take(length) for row in rows}
             try:
                 wrong = await self._decode_into(segment, sources, plain, length)
                 if wrong:
@@ -209,7 +209,7 @@ class Rebuilder:
                     made[row.idx] = await self._seal(row, memoryview(plain[row.idx])[:length])
             finally:
                 for buffer in plain.values():
-                    self._buffers.give_back(buffer)
+                    self.buffers.give_back(buffer)
             if not self._as_recorded(segment, made):
                 self._give_back(made)
                 raise RebuildFailed(segment.seg, "what was decoded is not what was stored")
@@ -278,7 +278,7 @@ class Rebuilder:
         return blocks
 
     async def _seal(self, row: Shard, plain: memoryview) -> Sealed:
-        out = await self._buffers.take(len(plain) // PIECE * SEALED_PIECE)
+        out = await self.buffers.take(len(plain) // PIECE * SEALED_PIECE)
         key = self._shard_key(row.shard_id)
         return await trio.to_thread.run_sync(seal_shard, plain, key, out, limiter=self._threads)
 
@@ -296,7 +296,7 @@ class Rebuilder:
             _LOG.warning("repair of segment %d, contract %d: %s", segment.seg, row.contract, error)
             return 0
         finally:
-            self._buffers.give_back(sealed.buffer)
+            self.buffers.give_back(sealed.buffer)
         if receipt is None:
             self._placement.late(row.contract, Way.PUT, row.length, PUT_PATIENCE)
             return 0

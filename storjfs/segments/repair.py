@@ -54,6 +54,7 @@ class Repair:
         self._slow: dict[int, None] = {}
         """Segments whose missing shards only farmers that lag could take."""
         self._more_slow = trio.Event()
+        self._changed = trio.Event()
 
     def hurt(self, segment: Segment) -> None:
         """The segment lost a shard."""
@@ -62,8 +63,12 @@ class Repair:
         self._wake.set()
 
     def again(self) -> None:
-        """Something changed for the better: try what failed without waiting."""
+        """Something changed for the better: try what failed without waiting, also with those that do not lag
+        where there was none."""
         self._delay = FIRST_RETRY
+        self._slow.clear()
+        self._changed.set()
+        self._changed = trio.Event()
         self._wake.set()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -84,6 +89,10 @@ class Repair:
 
     async def all(self) -> int:
         """Rebuild what the policy wants, the most endangered first; returns how many segments failed."""
+        with self._rebuilder.buffers.at_work():
+            return await self._all()
+
+    async def _all(self) -> int:
         failed: set[int] = set()
         while wanted := [seg for seg in await self.survey() if seg not in failed]:
             for seg in wanted:
@@ -111,15 +120,16 @@ class Repair:
             while not self._slow:
                 self._more_slow = trio.Event()
                 await self._more_slow.wait()
-            seg = next(iter(self._slow))
+            seg, changed = next(iter(self._slow)), self._changed
             try:
                 await self._rebuilder.rebuild(self._catalogue.get(seg))
                 self._problem(seg, "")
                 delay = FIRST_RETRY
             except (StorjfsError, OSError) as error:
                 _LOG.info("%s", error)
-                await trio.sleep(delay)
-                delay = min(2 * delay, LAST_RETRY)
+                with trio.move_on_after(delay) as waiting:
+                    await changed.wait()
+                delay = min(2 * delay, LAST_RETRY) if waiting.cancelled_caught else FIRST_RETRY
             # The next survey names it again if it lacks a shard still.
             self._slow.pop(seg, None)
             self._hurt.add(seg)

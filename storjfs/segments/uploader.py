@@ -203,8 +203,9 @@ class Uploader:
         """All of one segment; sets `enough` when the next one may begin."""
         self.busy += 1
         try:
-            await self._pause()
-            await self._upload(segment, enough)
+            with self.buffers.at_work():
+                await self._pause()
+                await self._upload(segment, enough)
         except StoreError as error:
             self._failed(segment, str(error))
             assert self._nursery is not None
@@ -212,8 +213,6 @@ class Uploader:
         finally:
             self.busy -= 1
             enough.set()
-        if not self.busy:
-            self.buffers.clear()
 
     async def _hold_back(self) -> None:
         """While nothing gets through, one segment at a time is tried, after ever longer pauses: each attempt

@@ -1,6 +1,7 @@
 """A renter that looks for farmers: whom it makes contracts with, and what the user says of them."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from storjfs.renter import Renter
 from storjfs.renter.farmers import PROBES
 from storjfs.renter.needs import AIM
 from storjfs.renter.settings import KnownFarmer
-from tests.renter.world import KEYS, PRICE, Site, World, a_world, quick_settings, until
+from tests.renter.world import KEYS, PRICE, Catalogue, Site, World, a_world, quick_settings, until
 
 SELDOM = quick_settings(audit_period=10_000)
 
@@ -36,6 +37,15 @@ def looking_at(sites: Sequence[Site]) -> dict[str, Any]:
     """For `World.life`: nobody is named, these are found."""
     found = tuple(Found((site.address,), site.farmer.node_id) for site in sites)
     return {"named": False, "sources": {"lan": Given(lambda: found)}}
+
+
+@contextlib.asynccontextmanager
+async def settled(world: World, count: int) -> AsyncIterator[tuple[list[Site], Renter, Catalogue]]:
+    """So many farmers, and a life in which they were found and a contract was made with each."""
+    sites = await village(world, count)
+    async with world.life(SELDOM, **looking_at(sites)) as (renter, catalogue):
+        await until(lambda: contracted(renter) == ids(sites))
+        yield sites, renter, catalogue
 
 
 def contracted(renter: Renter) -> set[NodeId]:
@@ -82,10 +92,8 @@ async def test_nobody_is_visited_under_a_key_that_a_contract_knows(
         return await connect(world, identity, node_id, addresses, seconds)
 
     monkeypatch.setattr(World, "connect", watched)
-    async with a_world(tmp_path, fast_clock, 0) as world:
-        sites = await village(world, 5)
-        async with world.life(SELDOM, **looking_at(sites)) as (renter, _):
-            await until(lambda: len(contracted(renter)) == 5)
+    async with a_world(tmp_path, fast_clock, 0) as world, settled(world, 5) as (sites, _, _):
+        pass
     ours = {Identity(KEYS.renter_identity(site.farmer.node_id)).node_id for site in sites}
     visits = [caller for caller, _ in seen if caller not in ours]
     assert len(visits) == len(set(visits)) >= 5
@@ -95,9 +103,7 @@ async def test_what_was_found_is_known_after_a_restart(
     tmp_path: Path, fast_clock: trio.testing.MockClock
 ) -> None:
     async with a_world(tmp_path, fast_clock, 0) as world:
-        sites = await village(world, 4)
-        async with world.life(SELDOM, **looking_at(sites)) as (renter, _):
-            await until(lambda: len(contracted(renter)) == 4)
+        async with settled(world, 4) as (sites, renter, _):
             await renter.seeking.save()
         for site in sites:
             world.cut(site)
@@ -110,30 +116,27 @@ async def test_what_was_found_is_known_after_a_restart(
 async def test_a_blocked_farmer_is_emptied_and_left_and_not_taken_again(
     tmp_path: Path, fast_clock: trio.testing.MockClock
 ) -> None:
-    async with a_world(tmp_path, fast_clock, 0) as world:
-        sites = await village(world, 6)
-        async with world.life(SELDOM, **looking_at(sites)) as (renter, catalogue):
-            await until(lambda: len(contracted(renter)) == 6)
-            for _ in range(3):
-                await catalogue.store_segment(renter)
-            who = next(entry.node_id for entry in renter.book if catalogue.held(entry.number))
-            entry = renter.book.current(who)
-            assert entry is not None
-            renter.mark([who], [])
-            problems = renter.report().problems
-            assert any("was blocked: its" in problem for problem in problems), problems
-            # Nothing new goes there; what is there is given up as far as others take it, one shard a segment.
-            await until(lambda: not catalogue.held(entry.number))
-            assert entry.number not in renter.choose(6, 1)
-            forget = [row[0] for row in catalogue.store.read("SELECT shard_id FROM shard WHERE state = 3")]
-            catalogue.store.write("DELETE FROM shard WHERE shard_id = ?", [(one,) for one in forget])
-            await catalogue.store.sync()
-            await until(lambda: who not in contracted(renter) and renter.book.current(who) is None)
-            await trio.sleep(20)
-            assert renter.book.current(who) is None
-            assert reasons(renter)[who.hex()] == "you blocked it"
-            renter.mark([], [])
-            await until(lambda: who in contracted(renter))
+    async with a_world(tmp_path, fast_clock, 0) as world, settled(world, 6) as (_, renter, catalogue):
+        for _ in range(3):
+            await catalogue.store_segment(renter)
+        who = next(entry.node_id for entry in renter.book if catalogue.held(entry.number))
+        entry = renter.book.current(who)
+        assert entry is not None
+        renter.mark([who], [])
+        problems = renter.report().problems
+        assert any("was blocked: its" in problem for problem in problems), problems
+        # Nothing new goes there; what is there is given up as far as others take it, one shard a segment.
+        await until(lambda: not catalogue.held(entry.number))
+        assert entry.number not in renter.choose(6, 1)
+        forget = [row[0] for row in catalogue.store.read("SELECT shard_id FROM shard WHERE state = 3")]
+        catalogue.store.write("DELETE FROM shard WHERE shard_id = ?", [(one,) for one in forget])
+        await catalogue.store.sync()
+        await until(lambda: who not in contracted(renter) and renter.book.current(who) is None)
+        await trio.sleep(20)
+        assert renter.book.current(who) is None
+        assert reasons(renter)[who.hex()] == "you blocked it"
+        renter.mark([], [])
+        await until(lambda: who in contracted(renter))
 
 
 async def test_a_farmer_that_is_blocked_before_it_is_met_gets_no_contract(
@@ -164,47 +167,41 @@ async def test_farmers_that_are_named_are_used_beside_those_that_are_found(
 async def test_a_farmer_that_has_moved_is_followed_to_where_it_shows_its_key(
     tmp_path: Path, fast_clock: trio.testing.MockClock
 ) -> None:
-    async with a_world(tmp_path, fast_clock, 0) as world:
-        sites = await village(world, 2)
-        async with world.life(SELDOM, **looking_at(sites)) as (renter, _):
-            await until(lambda: len(contracted(renter)) == 2)
-            who, moved = sites[0].farmer.node_id, Address("8.8.77.4", 7420)
-            await until(lambda: renter.seeking.meeting is not None)
-            signed = sites[0].farmer.contracting.signed_offer()
-            directory = renter.seeking.directory
-            # While the old address works nothing changes.
-            await renter.farmers.silent([who], 60)
-            directory.answered("lan", moved, signed, world.now(), 0.1, private=True)
-            renter.seeking.choose()
-            assert moved not in renter.farmers.addresses(who)
-            world.cut(sites[0])
-            await until(lambda: not renter.farmers.connected(who))
-            directory.answered("lan", moved, signed, world.now(), 0.1, private=True)
-            renter.seeking.choose()
-            assert renter.farmers.addresses(who)[0] == moved
-            entry = renter.book.current(who)
-            assert entry is not None
-            assert entry.addresses[0] == moved
+    async with a_world(tmp_path, fast_clock, 0) as world, settled(world, 2) as (sites, renter, _):
+        who, moved = sites[0].farmer.node_id, Address("8.8.77.4", 7420)
+        await until(lambda: renter.seeking.meeting is not None)
+        signed = sites[0].farmer.contracting.signed_offer()
+        directory = renter.seeking.directory
+        # While the old address works nothing changes.
+        await renter.farmers.silent([who], 60)
+        directory.answered("lan", moved, signed, world.now(), 0.1, private=True)
+        renter.seeking.choose()
+        assert moved not in renter.farmers.addresses(who)
+        world.cut(sites[0])
+        await until(lambda: not renter.farmers.connected(who))
+        directory.answered("lan", moved, signed, world.now(), 0.1, private=True)
+        renter.seeking.choose()
+        assert renter.farmers.addresses(who)[0] == moved
+        entry = renter.book.current(who)
+        assert entry is not None
+        assert entry.addresses[0] == moved
 
 
 async def test_too_few_farmers_are_a_problem_that_is_told(
     tmp_path: Path, fast_clock: trio.testing.MockClock
 ) -> None:
-    async with a_world(tmp_path, fast_clock, 0) as world:
-        sites = await village(world, 2)
-        async with world.life(SELDOM, **looking_at(sites)) as (renter, _):
-            await until(lambda: len(contracted(renter)) == 2)
-            assert any(
-                "2 farmers that fit are known, and 5 are wanted" in one for one in renter.report().problems
+    async with a_world(tmp_path, fast_clock, 0) as world, settled(world, 2) as (sites, renter, _):
+        assert any(
+            "2 farmers that fit are known, and 5 are wanted" in one for one in renter.report().problems
+        )
+        for _ in range(3):
+            sites += await village(world, 1)
+        for site in sites:
+            renter.seeking.meeting.hint(  # type: ignore[union-attr]
+                Hint("lan", (site.address,), site.farmer.node_id, private=True)
             )
-            for _ in range(3):
-                sites += await village(world, 1)
-            for site in sites:
-                renter.seeking.meeting.hint(  # type: ignore[union-attr]
-                    Hint("lan", (site.address,), site.farmer.node_id, private=True)
-                )
-            await until(lambda: len(contracted(renter)) == 5)
-            assert not any("are wanted" in one for one in renter.report().problems)
+        await until(lambda: len(contracted(renter)) == 5)
+        assert not any("are wanted" in one for one in renter.report().problems)
 
 
 @pytest.mark.parametrize("dead", [5, 2 * PROBES])

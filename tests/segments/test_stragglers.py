@@ -8,6 +8,7 @@ from storjfs.segments import Part, Run
 from storjfs.segments.encoder import Encoder
 from storjfs.segments.records import Segment
 from tests.segments.conftest import Volume, until
+from tests.segments.farm import Farmer
 
 MIB = 1 << 20
 
@@ -137,6 +138,20 @@ async def test_the_memory_of_a_segment_is_free_while_only_stragglers_are_left(
         await until(lambda: buffers._idle_bytes >= 5 * MIB)
 
 
+async def test_a_repair_lets_go_of_its_memory(volume: Volume) -> None:
+    async with volume.running() as segments:
+        volume.append_random(3 * MIB)
+        await segments.flush()
+        await until(lambda: full(volume, 1), volume.store)
+        await until(lambda: not segments._uploader.busy)
+        (segment,) = segments._catalogue.stored_after(0, 2)
+        segments._catalogue.shard_lost(segment, segments._catalogue.held(segment)[0])
+        await volume.store.sync()
+        await until(lambda: full(volume, 1), volume.store)
+        await segments.repair_all()
+        assert segments._uploader.buffers._idle_bytes == 0
+
+
 async def test_segments_whose_straggler_leaves_come_to_memory_one_at_a_time(
     volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +205,28 @@ async def test_what_waits_for_a_slow_farmer_is_no_news_to_the_repair(volume: Vol
         # Somebody turns up who can take it.
         repair._more_slow.set()
         await until(lambda: full(volume, 1), volume.store)
+
+
+async def test_what_waits_for_a_slow_farmer_goes_to_another_one_that_comes(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storjfs.segments.repair.FIRST_RETRY", 1e6)
+    async with volume.running() as segments:
+        volume.append_random(3 * MIB)
+        await segments.flush()
+        await until(lambda: full(volume, 1), volume.store)
+        (segment,) = segments._catalogue.stored_after(0, 2)
+        for farmer in volume.farm.farmers.values():
+            farmer.lagging = farmer.full = True
+        segments._catalogue.shard_lost(segment, segments._catalogue.held(segment)[0])
+        slow = next(one for one in volume.farm.farmers.values() if not one.shards)
+        slow.full, slow.lose_receipt = False, True
+        await until(lambda: slow.asked > 0, volume.store)
+        await until(lambda: not segment.busy, volume.store)
+        volume.farm.farmers[7] = another = Farmer()
+        segments.farmers_changed()
+        await until(lambda: full(volume, 1), volume.store)
+        assert len(another.shards) == 1
 
 
 # --- reads ---
