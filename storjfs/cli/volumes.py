@@ -144,10 +144,6 @@ def _farmers_for(
         if size is not None or regions or spread is not None or yes:
             raise click.UsageError("--size, --regions, --spread and --yes belong to --find.")
         return farmers, choices
-    if "dht" in ways:
-        from storjfs.network.dht import require_libtorrent
-
-        require_libtorrent()
     from storjfs.daemon.farmers import sources_of
 
     from .looking import choose_farmers

@@ -202,11 +202,18 @@ class Book:
 
     # --- changing ---
 
+    def has(self, contract_id: ContractId) -> bool:
+        """Whether there is such a contract, over or not."""
+        if contract_id in self.contracts:
+            return True
+        return bool(self.records.read("SELECT 1 FROM contract WHERE contract_id = ?", contract_id))
+
     async def add(self, proposal: Proposal, contract: Contract, terms: Terms) -> ContractEntry:
-        """Both signatures are there: keep the contract, in state signed."""
+        """Both signatures are there: keep the contract, which is new, in state signed. One at a time."""
         contract_id = contract.contract_id
         lane = self.lane(terms.lane)
         statements: list[Statement] = []
+        is_new = lane is None
         if lane is None:
             lane = self.lanes[terms.lane] = LaneEntry(terms.lane, terms.payer)
             statements.append(_lane_row(lane, lane.account))
@@ -234,6 +241,8 @@ class Book:
             await self.move(entry, Event.PROPOSE, Event.COUNTERSIGN, also=statements)
         except BaseException:
             del self.contracts[contract_id]
+            if is_new:
+                del self.lanes[terms.lane]  # it has no row
             raise
         return entry
 

@@ -154,9 +154,17 @@ class Contracting:
         unfunded = [entry for entry in self._book.contracts.values() if entry.state is State.SIGNED]
         if sum(entry.renter == terms.renter for entry in unfunded) >= UNFUNDED_MOST:
             raise RequestFailed(ErrorCode.BUSY, "fund the contracts you have first")
+        contract = proposal.countersign(self._key)
+        if self._book.has(contract.contract_id):
+            raise RequestFailed(ErrorCode.STALE, "this contract was revised since, or is over")
+        if any(
+            entry.lane.lane_id == terms.lane and entry.renter != terms.renter
+            for entry in self._book.contracts.values()
+        ):
+            # Who pays has not signed these terms.
+            raise RequestFailed(ErrorCode.REFUSED, "another renter pays through this lane")
         if len(unfunded) >= UNFUNDED_IN_ALL:
             await self._drop(min(unfunded, key=lambda entry: entry.number), Event.LAPSE)
-        contract = proposal.countersign(self._key)
         await self._book.add(proposal, contract, terms)
         return ProposeAnswer(contract)
 

@@ -390,8 +390,8 @@ play_balance = "{play_balance}"
 [needs]
 {needs}
 
-# For find = ["dht"], which needs storjfs[dht]: the name under which farmers and renters find each other,
-# where to listen while looking (else any free port), and nodes to begin with (else those of the public DHT).
+# For find = ["dht"]: the name under which farmers and renters find each other, addresses to look from (their
+# ports do not count; else all), and nodes to begin with (else those of the public DHT).
 [dht]
 {dht}
 

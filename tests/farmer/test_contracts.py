@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 import trio
 
@@ -331,3 +332,55 @@ async def test_strangers_have_the_farmer_keep_so_many_contracts(
 async def test_no_contract_waits_for_ever_to_be_funded(renter: Renter) -> None:
     with refused(ErrorCode.REFUSED):
         await renter.propose(await renter.draft(accept_by=1 << 40))
+
+
+# --- proposals that come again, or meet a full disk ---
+
+
+async def test_the_first_proposal_of_a_contract_that_was_revised_since_changes_nothing(
+    renter: Renter, farmer: Farmer
+) -> None:
+    """It would else be signed anew, and the contract that runs be forgotten: its data kept for ever."""
+    draft = await renter.draft()
+    await renter.propose(draft)
+    renter.fund(10 * CREDIT)
+    await renter.notify()
+    (entry,) = farmer.book.contracts.values()
+    assert renter.contract is not None
+    successor = {"contract_id": renter.contract_id, "revision": 1, "predecessor": renter.contract.digest}
+    answer = await renter.propose(await renter.draft(**successor, capacity=8 * MIB))
+    assert answer.contract is not None
+    with refused(ErrorCode.STALE):
+        await renter.propose(draft)
+    assert list(farmer.book.contracts.values()) == [entry]
+    assert entry.terms.revision == 1
+
+
+async def test_a_proposal_that_met_a_full_disk_can_be_made_again(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise apsw.FullError("database or disk is full")
+
+    async with (
+        farming(tmp_path) as farmer,
+        renting(ledger, farmer.node_id, farmer.listening[0]) as renter,
+    ):
+        draft = await renter.draft()
+        with monkeypatch.context() as broken:
+            broken.setattr(farmer.records, "_write", full)
+            with pytest.raises(RequestFailed):
+                await renter.propose(draft)
+        assert (await renter.propose(draft)).contract is not None
+    async with farming(tmp_path) as again:
+        assert [entry.state for entry in again.book.contracts.values()] == [State.SIGNED]
+
+
+async def test_nobody_has_another_renter_pay(renter: Renter, farmer: Farmer, ledger: Ledger) -> None:
+    """Who pays does not sign the terms; what a stranger stored would have the other's service end."""
+    await renter.agree(capacity=MIB)
+    async with renting(ledger, farmer.node_id, farmer.listening[0]) as stranger:
+        stranger.payer = renter.payer
+        with refused(ErrorCode.REFUSED):
+            await stranger.propose(await stranger.draft(capacity=MIB))
+    assert len(farmer.book.contracts) == 1

@@ -74,18 +74,15 @@ class Dht:
         names many does not crowd out the others. Of one /24 `per_group` are given; addresses that are not of
         the internet only in a private network. How fast they are dialled is the caller's business.
         """
-        named: list[list[Endpoint]] = []
-        target = info_hash(network)
-
-        def heard(endpoint: Endpoint, answer: Answer) -> None:
-            if answer.peers:
-                named.append(random.sample(answer.peers, len(answer.peers)))
-
-        await self._client.search(
-            target, await self.node.known(), b"get_peers", {b"info_hash": target}, heard
+        found, _ = await farmers_named(
+            self._client,
+            await self.node.known(),
+            network,
+            private=self.private,
+            most=most,
+            per_group=per_group,
         )
-        random.shuffle(named)
-        for address in in_turn(named, private=self.private, most=most, per_group=per_group):
+        for address in found:
             yield address
 
     async def announce(self, network: str, port: int) -> int:
@@ -168,6 +165,30 @@ class Dht:
                 if answer.token is not None:
                     nursery.start_soon(one, endpoint, answer.token)
         return accepted
+
+
+async def farmers_named(
+    client: Client,
+    start: Iterable[Endpoint],
+    network: str,
+    *,
+    private: bool,
+    most: int,
+    per_group: int = PER_GROUP,
+) -> tuple[list[Address], list[Endpoint]]:
+    """Where farmers of a network may be, as `Dht.find` gives them; and the nodes that know of such ones, with
+    which the next search may begin. `start`: those with which this one does."""
+    named: list[list[Endpoint]] = []
+    target = info_hash(network)
+
+    def heard(endpoint: Endpoint, answer: Answer) -> None:
+        if answer.peers:
+            named.append(random.sample(answer.peers, len(answer.peers)))
+
+    near = await client.search(target, start, b"get_peers", {b"info_hash": target}, heard)
+    random.shuffle(named)
+    found = in_turn(named, private=private, most=most, per_group=per_group)
+    return found, [endpoint for endpoint, _ in near]
 
 
 def in_turn(named: Iterable[list[Endpoint]], *, private: bool, most: int, per_group: int) -> list[Address]:

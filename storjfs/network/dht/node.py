@@ -71,7 +71,7 @@ def require_libtorrent() -> ModuleType:
         import libtorrent
     except ImportError as error:
         raise DhtUnavailable(
-            f"farmers are found through the DHT with libtorrent, which is not there: {error}",
+            f"a part in the DHT is taken with libtorrent, which is not there: {error}",
             hint=f"Install it (the extra storjfs[dht]): {sys.executable} -m pip install libtorrent",
         ) from None
     return libtorrent  # type: ignore[no-any-return, unused-ignore]
@@ -101,7 +101,7 @@ class Node:
         """Take part until cancelled; started once it listens. Raises DhtUnavailable."""
         # Loading it takes a tenth of a second, starting it some milliseconds.
         self._lt = await trio.to_thread.run_sync(require_libtorrent)
-        self._first = await _resolve(self._settings.bootstrap)
+        self._first = await resolve(self._settings.bootstrap)
         readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             await trio.to_thread.run_sync(self._start, writable)
@@ -134,7 +134,7 @@ class Node:
         found = [*self._first, *(_nodes_of(await self.state()) or _nodes_of(self._before))]
         if not found and self._sessions:
             # No name was found at the start: perhaps there was no network yet.
-            self._first = await _resolve(self._settings.bootstrap)
+            self._first = await resolve(self._settings.bootstrap)
             for endpoint in self._first:
                 self._sessions[0].add_dht_node(endpoint)
             found = list(self._first)
@@ -275,7 +275,7 @@ def _nodes_of(state: bytes) -> list[Endpoint]:
     return found
 
 
-async def _resolve(addresses: Iterable[Address]) -> tuple[Endpoint, ...]:
+async def resolve(addresses: Iterable[Address]) -> tuple[Endpoint, ...]:
     """The numeric addresses; names that are not found, or not in time, are left out."""
     found: dict[Endpoint, None] = {}
 
@@ -284,7 +284,7 @@ async def _resolve(addresses: Iterable[Address]) -> tuple[Endpoint, ...]:
             infos = await trio.socket.getaddrinfo(
                 address.host, address.port, type=trio.socket.SOCK_DGRAM, proto=trio.socket.IPPROTO_UDP
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: nobody can have a name like this
             log.info("%s is not found: %s", address.host, error)
             return
         for info in infos:

@@ -6,15 +6,16 @@ from typing import Final
 import trio
 
 from storjfs.errors import StorjfsError
-from storjfs.network.dht.client import LONGEST_SEARCH
-from storjfs.network.dht.dht import Dht
-from storjfs.network.dht.node import DhtSettings
+from storjfs.network.dht.client import LONGEST_SEARCH, Client
+from storjfs.network.dht.dht import farmers_named
+from storjfs.network.dht.krpc import Endpoint
+from storjfs.network.dht.node import DhtSettings, resolve
 from storjfs.network.sources import Found, Source
 from storjfs.protocol.directory import WAITING
 from storjfs.protocol.terms import Address
 
 ANY_PORT: Final = (Address("0.0.0.0", 0), Address("::", 0))
-"""Where a node listens that is there for a search only."""
+"""From where one asks who is told nothing else."""
 
 
 class NobodyNamed(StorjfsError):
@@ -22,32 +23,38 @@ class NobodyNamed(StorjfsError):
 
 
 class DhtSource(Source):
-    """Farmers of a network that announce themselves. A part in the DHT is taken for each search only."""
+    """Farmers of a network that announce themselves.
+
+    It asks and answers nobody, and does without libtorrent: what strangers send is parsed here, where the
+    keys of a volume are in memory, by nothing that a fault could make write to it.
+    """
 
     again = 20 * 60.0  # as often as farmers announce themselves
     longest = LONGEST_SEARCH
 
     def __init__(self, settings: DhtSettings, network: str) -> None:
+        """`settings.listen`: the hosts to ask from; their ports do not count."""
         self.private = settings.private
         self._settings, self._network = settings, network
-        self._state = b""
+        self._near: list[Endpoint] = []
 
     async def find(self) -> AsyncIterator[Found]:
-        """As many as may wait for a visit, drawn anew each time.
-
-        Raises DhtUnavailable, NobodyNamed, OSError.
-        """
+        """As many as may wait for a visit, drawn anew each time. Raises NobodyNamed, OSError."""
         for address in await self._search():
             yield Found((address,))
 
     async def _search(self) -> list[Address]:
-        dht = Dht(self._settings, self._state)
+        settings = self._settings
+        client = Client((one.host for one in settings.listen), private=self.private)
         named: list[Address] = []
+        start = [*await resolve(settings.bootstrap), *self._near]
         try:
             async with trio.open_nursery() as nursery:
-                await nursery.start(dht.run)
-                named = [address async for address in dht.find(self._network, most=WAITING)]
-                self._state = await dht.state() or self._state
+                await nursery.start(client.run)
+                named, near = await farmers_named(
+                    client, start, self._network, private=self.private, most=WAITING
+                )
+                self._near = near or self._near
                 nursery.cancel_scope.cancel()
         except ExceptionGroup as group:
             raise _first(group) from group

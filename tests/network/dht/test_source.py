@@ -2,11 +2,14 @@
 
 import random
 import sys
+from typing import Any
 
 import pytest
 import trio
 
-from storjfs.network.dht import Dht, DhtSettings, DhtSource, DhtUnavailable
+from storjfs.network.dht import Dht, DhtSettings, DhtSource
+from storjfs.network.dht.dht import farmers_named
+from storjfs.network.dht.krpc import Endpoint
 from storjfs.network.dht.source import NobodyNamed
 from storjfs.network.identity import Identity
 from storjfs.network.meeting import Meeting
@@ -50,13 +53,12 @@ async def test_those_who_announce_themselves_are_named_again_and_again() -> None
 async def test_no_more_are_named_than_may_wait_for_a_visit(monkeypatch: pytest.MonkeyPatch) -> None:
     async with swarm() as nodes:
         asked: list[int] = []
-        find = Dht.find
 
-        def noting(self: Dht, network: str, *, most: int) -> object:
+        async def noting(*given: Any, most: int, **more: Any) -> tuple[list[Address], list[Endpoint]]:
             asked.append(most)
-            return find(self, network, most=most)
+            return await farmers_named(*given, most=most, **more)
 
-        monkeypatch.setattr(Dht, "find", noting)
+        monkeypatch.setattr("storjfs.network.dht.source.farmers_named", noting)
         await announced(nodes)
         assert len([one async for one in source(nodes).find()]) == 1
         assert asked == [WAITING]
@@ -69,12 +71,27 @@ async def test_where_nobody_is_named_it_says_so() -> None:
             [one async for one in source(nodes, "elsewhere").find()]
 
 
-async def test_without_libtorrent_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "libtorrent", None)
-    looking = DhtSource(DhtSettings((Address("127.0.0.1", 0),), ()), NETWORK)
-    with pytest.raises(DhtUnavailable) as caught:
+async def test_a_renter_has_no_node_of_the_dht_in_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor needs it what a node consists of: there are the keys of its volume."""
+    async with swarm() as nodes:
+        there = await announced(nodes)
+        monkeypatch.setitem(sys.modules, "libtorrent", None)
+        assert [one async for one in source(nodes).find()] == [Found((there,))]
+
+
+async def test_the_next_search_begins_with_what_the_last_one_found() -> None:
+    async with swarm() as nodes:
+        there = await announced(nodes)
+        looking = source(nodes)
+        assert [one async for one in looking.find()] == [Found((there,))]
+        looking._settings = DhtSettings(looking._settings.listen, ())
+        assert [one async for one in looking.find()] == [Found((there,))]
+
+
+async def test_where_there_is_no_address_to_ask_from_it_says_so() -> None:
+    looking = DhtSource(DhtSettings((Address("192.0.2.77", 0),), ()), NETWORK)
+    with pytest.raises(OSError, match="assign requested address"):
         [one async for one in looking.find()]
-    assert "storjfs[dht]" in caught.value.hint
 
 
 async def test_a_renter_who_knows_nobody_meets_a_farmer() -> None:
