@@ -260,7 +260,7 @@ async def read_all(volume: Volume, runs: list[Run]) -> None:
 async def test_whoever_lags_is_not_asked_while_others_have_the_data(
     volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storjfs.segments.fetch.SHORTEST_HEDGE", 1e6)  # nobody is late on a busy machine
+    monkeypatch.setattr("storjfs.segments.race.SHORTEST_HEDGE", 1e6)  # nobody is late on a busy machine
     runs, segment = await stored(volume, 6 * MIB)
     lagging = volume.farm.farmers[holder(segment, 1)]
     lagging.lagging, lagging.stuck = True, trio.Event()
@@ -297,7 +297,7 @@ async def test_reading_around_farmers_moves_no_more_bytes(
     volume: Volume, lagging: tuple[int, ...], ahead: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Read ahead: ranges that several want are shared. One after the other: what comes along is kept."""
-    monkeypatch.setattr("storjfs.segments.fetch.SHORTEST_HEDGE", 1e6)
+    monkeypatch.setattr("storjfs.segments.race.SHORTEST_HEDGE", 1e6)
     runs, segment = await stored(volume, 11 * MIB)
     for idx in lagging:
         volume.farm.farmers[holder(segment, idx)].lagging = True
