@@ -148,8 +148,8 @@ async def test_a_repair_lets_go_of_its_memory(volume: Volume) -> None:
         segments._catalogue.shard_lost(segment, segments._catalogue.held(segment)[0])
         await volume.store.sync()
         await until(lambda: full(volume, 1), volume.store)
-        await segments.repair_all()
-        assert segments._uploader.buffers._idle_bytes == 0
+        # Whoever else looks whether there is something to repair ends soon, too.
+        await until(lambda: segments._uploader.buffers._idle_bytes == 0)
 
 
 async def test_segments_whose_straggler_leaves_come_to_memory_one_at_a_time(
