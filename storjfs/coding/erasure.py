@@ -180,6 +180,12 @@ class ErasureCode:
         return [bytearray(made[index] if index >= self.k else data[index]) for index in wanted]
 
 
+@cache
+def erasure_code(k: int, n: int) -> ErasureCode:
+    """The code, checked once per process."""
+    return ErasureCode(k, n)
+
+
 def _common_length(blocks: Sequence[Buffer], k: int) -> int:
     if len(blocks) != k:
         raise ValueError(f"{k} blocks are needed, not {len(blocks)}")

@@ -12,7 +12,7 @@ between any two steps is answered by simply going on from the state in the book:
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from storjfs.errors import StorjfsError
 from storjfs.network.failures import PeerUnreachable, RequestTimeout
@@ -296,10 +296,11 @@ class Market:
         except (StorjfsError, OSError) as error:
             log.info("farmer %s was not told of the end: %s", short(entry.node_id), error)
 
-    async def reclaim(self) -> None:
-        """Have the rest of the deposits of lanes returned that nothing needs any more."""
+    async def reclaim(self, busy: Container[NodeId | None] = ()) -> None:
+        """Have the rest of the deposits of lanes returned that nothing needs any more; not of farmers that
+        are `busy`, being attended to."""
         for entry in self._book.in_state(OVER):
-            if not self._reclaims.due(entry.number, self._now()):
+            if entry.node_id in busy or not self._reclaims.due(entry.number, self._now()):
                 continue
             lane = self._cashier.lane(entry)
             current = self._book.current(entry.node_id)

@@ -4,11 +4,12 @@ Their shards move to other farmers before the farmer deletes them.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 import trio
 
 from storjfs.protocol.contracts import State
+from storjfs.protocol.ids import NodeId
 from storjfs.renter.audits import HELD_STATES, MarkLost
 from storjfs.renter.book import ContractBook, Entry
 from storjfs.renter.market import Market
@@ -43,9 +44,12 @@ class Moving:
         self._mark_lost = mark_lost
         self._after: dict[int, bytes] = {}
 
-    async def step(self) -> None:
-        """Go on with every ending contract, and with those of farmers that leave."""
+    async def step(self, busy: Container[NodeId | None] = ()) -> None:
+        """Go on with every ending contract, and with those of farmers that leave; not with farmers that are
+        `busy`: something else is just being done with their contracts."""
         for entry in self._book:
+            if entry.node_id in busy:
+                continue
             if entry.state is not State.ENDING and not (
                 entry.accepts and entry.node_id in self._book.leaving
             ):

@@ -15,16 +15,15 @@ from storjfs.network.peer import Connector
 from storjfs.network.sources import Source
 from storjfs.network.streams import open_stream
 from storjfs.protocol.ids import NodeId, PublicKey, short
-from storjfs.protocol.messages import MAX_LISTED, HelloAnswer
+from storjfs.protocol.messages import HelloAnswer
 from storjfs.protocol.receipts import Receipt
 from storjfs.protocol.signing import Signed
 from storjfs.protocol.terms import Address
 from storjfs.renter.auditor import Auditor, AuditSummary
-from storjfs.renter.audits import HELD_STATES, Audits, MarkLost
+from storjfs.renter.audits import Audits, MarkLost
 from storjfs.renter.book import OVER, ContractBook, Entry
 from storjfs.renter.cashier import Cashier
 from storjfs.renter.client import Buffer, ShardClient
-from storjfs.renter.clock import EverMoreSeldom
 from storjfs.renter.farmers import Farmers
 from storjfs.renter.local_records import LocalRecords
 from storjfs.renter.market import Market
@@ -34,9 +33,11 @@ from storjfs.renter.pay import PayBook
 from storjfs.renter.placement import stripes
 from storjfs.renter.read_back import ReadBack
 from storjfs.renter.report import ContractReport, RenterReport, contract_report
+from storjfs.renter.rounds import Rounds
 from storjfs.renter.seeking import Seeking
 from storjfs.renter.settings import KnownFarmer, RenterSettings
 from storjfs.renter.speed import Way
+from storjfs.renter.taking_back import TakingBack
 from storjfs.settlement import Settlement
 from storjfs.store import MetaStore
 
@@ -47,6 +48,8 @@ ROUND = 60.0
 GREET_EVERY = 4.0
 GREET_PATIENCE = 5.0
 """Seconds between two looks for farmers that are away, at most, and of one look."""
+ROUND_PATIENCE = 3.0
+"""Seconds that a round waits for farmers that do not answer; they are seen to beside it."""
 FIRST_ROUND = 15.0
 """Seconds that `run` waits for the first round before it reports to have started."""
 
@@ -101,10 +104,9 @@ class Renter:
         self.waits: Callable[[], bool] = lambda: False
         """Whether something waits for farmers that are away: then they are looked for every few seconds."""
         self._now = now
-        self._rng = rng or random.SystemRandom()
         self.settings = settings
         system = random.SystemRandom()
-        rng = rng or system
+        self._rng = rng = rng or system
         self.book = ContractBook(store, crash_point)
         self._pay = PayBook(pay_path, keys.pay_key, keys.payment_identity, crash_point)
         self.records = LocalRecords(local_path, keys.local_key)
@@ -133,7 +135,7 @@ class Renter:
             audits, self.book, self.records, store, settings, self._lost, now, self.farmers.connected
         )
         self.read_back = ReadBack(self.book, self.client, self.records, store, settings, self._lost, now)
-        self._moving = Moving(
+        moving = Moving(
             self.book,
             self.market,
             store,
@@ -154,10 +156,25 @@ class Renter:
         self.negotiation.saw = self.seeking.saw
         self._sources, self._ask_peers = sources or {}, ask_peers
         self._taken_off: frozenset[NodeId] = frozenset()
-        self._store = store
         self._look = trio.Event()
-        self._removed: set[NodeId] = set()
-        self._given_up = EverMoreSeldom()
+        taking_back = TakingBack(
+            self.book,
+            self.market,
+            self.client,
+            store,
+            lambda seg, shard_id: self.found(seg, shard_id),
+            self._came,
+        )
+        self.rounds = Rounds(
+            self.book,
+            self.farmers,
+            self.seeking,
+            self.market,
+            moving,
+            self.auditor,
+            taking_back.step,
+            now,
+        )
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -168,8 +185,9 @@ class Renter:
                 await nursery.start(self.farmers.run)
                 await self.seeking.load()
                 nursery.start_soon(partial(self.seeking.run, self._sources, peers=self._ask_peers))
+                await nursery.start(self.rounds.run)
                 with trio.move_on_after(FIRST_ROUND):
-                    await self._round()
+                    await self.rounds.once()
                 await nursery.start(self.auditor.run)
                 nursery.start_soon(self._rounds)
                 nursery.start_soon(self._watch_for_returns)
@@ -251,7 +269,7 @@ class Renter:
     def update_addresses(self, addresses: Mapping[bytes, Sequence[Address]]) -> None:
         """These farmers listen there now; those not seen before are asked for a contract."""
         known = {NodeId(node): tuple(where) for node, where in addresses.items()}
-        self._removed -= set(known)
+        self.rounds.removed -= set(known)
         self.farmers.named |= set(known)
         self.farmers.move(known)
         for farmer, where in known.items():
@@ -285,7 +303,7 @@ class Renter:
     async def farmer_removed(self, node_id: bytes) -> None:
         """It is known to be gone for good: its shards are lost now, without waiting for `offline_grace`."""
         farmer = NodeId(node_id)
-        self._removed.add(farmer)
+        self.rounds.removed.add(farmer)
         entry = self.book.current(farmer)
         if entry is not None:
             await self.auditor.gone(entry, "it was removed")
@@ -393,70 +411,11 @@ class Renter:
                 away = [farmer for farmer in serving if not self.farmers.connected(farmer)]
                 await self.farmers.silent(away, GREET_PATIENCE)
 
-    async def _take_back(self, farmer: NodeId) -> None:
-        """What a farmer that had been given up still holds counts as there again; audits will tell."""
-        entry = self.book.current(farmer)
-        if entry is None or entry.number not in self.market.taken_up or not entry.serves:
-            return
-        sql = (
-            "SELECT seg, root, length FROM shard WHERE shard_id = ? AND contract = ? "
-            f"AND state NOT IN {HELD_STATES}"
-        )
-        start, last, count = bytes(32), b"\xff" * 32, 0
-        try:
-            while start <= last:
-                page = await self.client.list_shards(entry.number, start)
-                for one in page:
-                    for seg, root, length in self._store.read(sql, (one.shard_id, entry.number)):
-                        if (one.root, one.length) == (root, length):
-                            count += self.found(seg, bytes(one.shard_id))
-                if len(page) < MAX_LISTED or bytes(page[-1].shard_id) == last:
-                    break
-                start = (int.from_bytes(page[-1].shard_id, "big") + 1).to_bytes(32, "big")
-            await self._store.sync()
-        except (StorjfsError, OSError) as error:
-            log.info("what farmer %s still holds is asked again later: %s", short(farmer), error)
-            return
-        self.market.taken_up.discard(entry.number)
-        log.info("farmer %s is back with %d shards", short(farmer), count)
-        self._came(farmer)
-
     async def _rounds(self) -> None:
         while True:
             with trio.move_on_after(min(ROUND, self.settings.audit_period)):
                 await self._look.wait()
             self._look = trio.Event()
-            await self._round()
+            await self.rounds.once(ROUND_PATIENCE)
             # Not more often, however much is asked for.
             await trio.sleep(1.0)
-
-    async def _round(self) -> None:
-        """One look at every farmer, several at a time; a slow one does not hold up the others for long."""
-        self.seeking.choose()
-        turn = trio.CapacityLimiter(8)
-        attended = set[NodeId]()
-
-        async def attend(farmer: NodeId) -> None:
-            async with turn:
-                await self.market.attend(farmer)
-            await self._take_back(farmer)
-
-        async with trio.open_nursery() as nursery:
-
-            def see_to(farmer: NodeId) -> None:
-                if farmer not in self._removed | attended and self.seeking.seeks(farmer):
-                    attended.add(farmer)
-                    nursery.start_soon(attend, farmer)
-
-            for farmer in self.farmers.all():
-                see_to(farmer)
-            await self.farmers.find_out(see_to)
-        try:
-            await self._moving.step()
-            await self.market.reclaim()
-            for entry in self.book.in_state(OVER):
-                # Again: a put that was under way may have ended since.
-                if self._given_up.due(entry.number, self._now()):
-                    await self.auditor.give_up_shards(entry)
-        except StorjfsError as error:
-            log.warning("contracts: %s", error)

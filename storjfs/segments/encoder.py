@@ -9,10 +9,10 @@ from typing import Final
 
 import trio
 
+from storjfs.coding.erasure import erasure_code
 from storjfs.coding.geometry import PIECE, sealed_length, shard_length
 from storjfs.coding.merkle import shard_root
 from storjfs.coding.shards import ShardCipher
-from storjfs.segments.fetch import erasure_code
 
 _MOST_IDLE: Final = 80 << 20
 """Bytes of buffers kept for the next segment."""

@@ -13,9 +13,10 @@ from storjfs.coding.buffers import Buffer
 from storjfs.coding.geometry import PIECE, frames_covering
 from storjfs.segments.cache import Cache
 from storjfs.segments.catalogue import Catalogue
-from storjfs.segments.fetch import INLINE, Fetcher, shard_pieces
+from storjfs.segments.fetch import Fetcher
 from storjfs.segments.files import LocalFile, pieces_of, write_all
-from storjfs.segments.records import Segment
+from storjfs.segments.race import INLINE
+from storjfs.segments.records import Segment, shard_pieces
 from storjfs.segments.values import Part, SegmentDamaged, SegmentUnreadable
 
 _LOG = logging.getLogger(__name__)

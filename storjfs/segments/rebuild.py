@@ -14,6 +14,7 @@ from typing import Final
 import trio
 
 from storjfs.coding.buffers import Buffer
+from storjfs.coding.erasure import erasure_code
 from storjfs.coding.geometry import PIECE, SEALED_PIECE, sealed_length, shard_length
 from storjfs.errors import StorjfsError
 from storjfs.keys import VolumeKeys
@@ -21,7 +22,7 @@ from storjfs.renter.speed import Way
 from storjfs.segments.cache import Cache
 from storjfs.segments.catalogue import Catalogue
 from storjfs.segments.encoder import Buffers, Encoder, Sealed, seal_shard
-from storjfs.segments.fetch import Fetcher, erasure_code
+from storjfs.segments.fetch import Fetcher
 from storjfs.segments.placing import holders
 from storjfs.segments.records import Segment, Shard
 from storjfs.segments.together import all_of

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from storjfs.coding.frames import Algorithm, FrameCipher
-from storjfs.coding.geometry import segment_capacity
+from storjfs.coding.geometry import PIECE, segment_capacity
 from storjfs.segments.values import NOBODY, ShardState, State
 
 SegmentRow = tuple[int, bytes, int, int, int, int, int, int, int, int]
@@ -35,6 +35,11 @@ def makes_sense(row: tuple[Any, ...]) -> bool:
         # Wrong sums alone are no reason not to read it, unless nothing could be added to them.
         and max(abs(plain), abs(live)) < 1 << 50
     )
+
+
+def shard_pieces(segment: "Segment") -> int:
+    """Pieces in each shard of a segment whose code is set."""
+    return max(1, -(-segment.size // (segment.k * PIECE)))
 
 
 class Shard:

@@ -193,9 +193,9 @@ class Churn:
         await self._settle()
         await self._check()
         self._measure()
-        await self.renter._round()  # compares what both sides have, as it does once an hour
+        await self.renter.rounds.once()  # compares what both sides have, as it does once an hour
         before = time.process_time()
-        await self.renter._round()
+        await self.renter.rounds.once()
         self.outcome.round_ms = 1000 * (time.process_time() - before)
 
     async def _write(self) -> None:

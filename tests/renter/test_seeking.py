@@ -1,7 +1,7 @@
 """A renter that looks for farmers: whom it makes contracts with, and what the user says of them."""
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from storjfs.network.sources import Found, Given
 from storjfs.protocol.contracts import State
 from storjfs.protocol.directory import Hint
 from storjfs.protocol.ids import NodeId
+from storjfs.protocol.messages import Request
 from storjfs.protocol.terms import Address
 from storjfs.renter import Renter
 from storjfs.renter.farmers import PROBES
@@ -235,3 +236,31 @@ async def test_addresses_at_which_nobody_answers_hold_up_no_others(
             await until(lambda: len(silent) == min(dead, PROBES))
             await trio.testing.wait_all_tasks_blocked()
     assert most == min(dead, PROBES)
+
+
+async def test_farmers_that_are_there_and_answer_nothing_hold_up_no_others(
+    tmp_path: Path, still_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storjfs.renter.renter.FIRST_ROUND", 5.0)
+    asked, given_up = set[NodeId](), set[NodeId]()
+
+    def mute(farmer: NodeId) -> Callable[[NodeId, Request[Any]], Awaitable[Any]]:
+        async def request(peer: NodeId, request: Request[Any]) -> Any:
+            asked.add(farmer)
+            try:
+                await trio.sleep_forever()
+            finally:
+                given_up.add(farmer)
+
+        return request
+
+    async with a_world(tmp_path, still_clock, 3) as world:
+        for site in world.sites.values():
+            monkeypatch.setattr(site.farmer.service, "request", mute(site.farmer.node_id))
+        silent = set(world.sites)
+        async with world.life(SELDOM, started=False) as (renter, _):
+            await until(lambda: asked == silent)
+            site = await world.add_farmer()
+            renter.update_addresses({site.farmer.node_id: (site.address,)})
+            await until(lambda: contracted(renter) == {site.farmer.node_id})
+            assert not given_up
