@@ -167,7 +167,15 @@ def _command() -> tuple[str, str]:
 
 
 def _quoted(path: Path | str, *, command: bool = False) -> str:
-    """A path as units want it (systemd.syntax(7)); in a command line, dollars are special too."""
+    """A path as units want it (systemd.syntax(7)); in a command line, dollars are special too.
+
+    Raises SettingsError for one that would go on in a line of its own: root may install what another wrote.
+    """
+    if not str(path).isprintable():
+        raise SettingsError(
+            f"the path {str(path)!r} cannot stand in a systemd unit; nothing was written",
+            hint="Rename it: without line breaks and other unprintable characters.",
+        )
     text = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     if command:
         text = text.replace("$", "$$")

@@ -17,7 +17,7 @@ from storjfs.farmer.records import Records, Statement
 from storjfs.farmer.shelf import reserve_for
 from storjfs.protocol.contracts import RESERVES_CAPACITY, Event, State, next_state
 from storjfs.protocol.failures import ErrorCode, RequestFailed
-from storjfs.protocol.ids import ContractId, LaneId, NodeId, PublicKey
+from storjfs.protocol.ids import ContractId, LaneId, NodeId, PublicKey, ShardId
 from storjfs.protocol.signing import Signed
 from storjfs.protocol.terms import Contract, Proposal, Terms
 
@@ -82,7 +82,9 @@ class ContractEntry:
     footprint: int = 0
     unpaid_since: int | None = None
     arriving: int = 0
-    """Sealed bytes of shards on their way in."""
+    """Sealed bytes of shards on their way in ..."""
+    arrivals: set[ShardId] = field(default_factory=set)
+    """... and which these are."""
     turn: trio.Lock = field(default_factory=trio.Lock)
 
     @property

@@ -96,11 +96,13 @@ class Keeper:
         except NoRoom as error:
             raise RequestFailed(ErrorCode.NO_SPACE, str(error)) from error
         entry.arriving += header.length
+        entry.arrivals.add(header.shard_id)
         try:
             root = await self._receive(arrival, source)
             return await self._commit(entry, arrival, root)
         finally:
             entry.arriving -= header.length
+            entry.arrivals.discard(header.shard_id)
             self._shelf.abandon(arrival)
 
     async def _receive(self, arrival: Arrival, source: ShardSource) -> Digest:
@@ -259,9 +261,10 @@ class Keeper:
         entry = self._book.find(peeked.contract_id, peer)
         order = open_delete(request.order, entry.renter)
         wanted = set(order.shard_ids)
-        for shard_id in wanted & self._shelf.arrivals.keys():
+        wanted_arrivals = wanted & entry.arrivals
+        for shard_id in wanted_arrivals & self._shelf.arrivals.keys():
             self._shelf.arrivals[shard_id].cancelled = True
-        while wanted & self._committing:
+        while wanted_arrivals & self._committing:
             await self._committed.park()
         held = [found for one in wanted if (found := held_under(self._book, entry, one)) is not None]
         evidence: Statement = (

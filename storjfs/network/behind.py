@@ -12,7 +12,7 @@ import trio
 from msgspec import Struct
 
 from storjfs.network.control import ControlConnection, ControlLimits
-from storjfs.network.dialling import dial
+from storjfs.network.dialling import dial, expect_answers
 from storjfs.network.failures import PeerUnreachable, RequestTimeout
 from storjfs.network.frames import CONTROL_BUFFER, FrameStream
 from storjfs.network.greeting import greet
@@ -65,6 +65,7 @@ async def greeted(
         raise PeerUnreachable(f"{address}: {error}") from error
     if stream is None:
         raise PeerUnreachable(f"{address}: no answer")
+    expect_answers(stream)
     frames = FrameStream(stream, CONTROL_BUFFER)
     try:
         hello = Hello(Purpose.CONTROL, Role.FARMER, LOWEST, HIGHEST, (CANCEL_CAPABILITY,))

@@ -90,6 +90,8 @@ class ControlConnection:
         host: str = "",
     ) -> None:
         self.closed = False
+        self.lost = False
+        """Whether it broke, or was given up, without a word of the other side."""
         self.host = host
         """The IP address that it comes from; empty where that is not known."""
         self.last_heard = 0.0
@@ -125,6 +127,7 @@ class ControlConnection:
                         violation = error
                     except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                         log.debug("control connection lost: %s", error)
+                        self.lost = True
                     nursery.cancel_scope.cancel()
         finally:
             self._end()
@@ -139,6 +142,10 @@ class ControlConnection:
     def close(self) -> None:
         """End `run`."""
         self._scope.cancel()
+
+    def _lose(self) -> None:
+        self.lost = True
+        self.close()
 
     async def request(self, body: Request[A], timeout: float = REQUEST_TIMEOUT) -> A:  # noqa: ASYNC109
         """Send `body` and return its answer.
@@ -275,10 +282,10 @@ class ControlConnection:
                 with trio.move_on_after(self._frames.patience.for_frame(len(data))) as scope:
                     await self._frames.send(data)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
-                return self.close()
+                return self._lose()
             if scope.cancelled_caught:
                 log.info("control connection given up: the other side does not read")
-                return self.close()
+                return self._lose()
             self._outgoing_bytes -= len(data)
             self._written.unpark_all()
 
@@ -295,7 +302,7 @@ class ControlConnection:
             except (RequestFailed, PeerUnreachable, ProtocolViolation):
                 return self.close()
             if trio.current_time() >= self.last_heard + quiet:
-                return self.close()
+                return self._lose()
 
     def _end(self) -> None:
         """Fail what still waits. Nothing can be asked any more."""

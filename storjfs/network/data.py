@@ -251,6 +251,7 @@ class DataPool:
         self.width = Width(size)
         self._turns = Turns(self.width.count, _shares(self.width.count))
         self._idle: list[FrameStream] = []
+        self._busy: set[FrameStream] = set()
         self._open = 0
         self._closed = False
 
@@ -306,6 +307,15 @@ class DataPool:
         while self._idle:
             await trio.aclose_forcefully(self._idle.pop())
 
+    async def break_off(self) -> None:
+        """Close all connections, for what they lead through is gone: transfers on those that were used before
+        begin again on new ones, others fail with PeerUnreachable."""
+        broken = [*self._idle, *self._busy]
+        self._open -= len(self._idle)
+        self._idle.clear()
+        for frames in broken:
+            await trio.aclose_forcefully(frames)
+
     async def _attempt(
         self,
         transfer: Callable[[FrameStream], Awaitable[T]],
@@ -350,6 +360,7 @@ class DataPool:
     @asynccontextmanager
     async def _lent(self, frames: FrameStream) -> AsyncIterator[FrameStream]:
         sound = False
+        self._busy.add(frames)
         try:
             yield frames
             sound = True
@@ -359,6 +370,7 @@ class DataPool:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise PeerUnreachable(f"the data connection broke: {error}") from error
         finally:
+            self._busy.discard(frames)
             if sound and not self._closed and self._open <= self.width.count:
                 self._idle.append(frames)
             else:

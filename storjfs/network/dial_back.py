@@ -5,7 +5,6 @@ What is dialled is the address from which the question came, never one that some
 
 import ipaddress
 import os
-from collections import OrderedDict
 from typing import Final
 
 import trio
@@ -14,7 +13,7 @@ from storjfs.network.behind import greeted
 from storjfs.network.control import ControlConnection
 from storjfs.network.dialling import dial
 from storjfs.network.failures import PeerUnreachable, RequestTimeout, WrongPeer
-from storjfs.network.guests import Allowance
+from storjfs.network.guests import Allowances
 from storjfs.network.identity import Identity
 from storjfs.network.origin import origin
 from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
@@ -46,7 +45,7 @@ class DialBacks:
 
     def __init__(self) -> None:
         self._under_way = 0
-        self._asked: OrderedDict[str | NodeId, Allowance] = OrderedDict()
+        self._asked = Allowances(RATE, BURST, REMEMBERED)
 
     async def answer(self, peer: NodeId, host: str, port: int) -> DialBackAnswer:
         """Whether the key of `peer` answers at `port` of `host`, the address that its question came from.
@@ -55,20 +54,13 @@ class DialBacks:
         """
         if not host:
             raise RequestFailed(ErrorCode.BAD_REQUEST, "the connection has no address to dial")
-        if self._under_way >= AT_ONCE or not all(self._may_ask(who) for who in (origin(host), peer)):
+        if self._under_way >= AT_ONCE or not all(map(self._asked.try_spend, (origin(host), peer))):
             raise RequestFailed(ErrorCode.BUSY, "too many questions of this kind")
         self._under_way += 1
         try:
             return DialBackAnswer(await _look(peer, Address(host, port)), host)
         finally:
             self._under_way -= 1
-
-    def _may_ask(self, who: str | NodeId) -> bool:
-        allowance = self._asked.pop(who, None) or Allowance(RATE, BURST)
-        self._asked[who] = allowance
-        if len(self._asked) > REMEMBERED:
-            self._asked.popitem(last=False)
-        return allowance.try_spend()
 
 
 async def _look(peer: NodeId, address: Address) -> Reached:

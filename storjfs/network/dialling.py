@@ -7,12 +7,13 @@ import trio
 
 from storjfs.network.failures import WrongPeer
 from storjfs.network.identity import Identity, peer_of
+from storjfs.network.origin import below
 from storjfs.network.tls import TlsStream
 from storjfs.protocol.ids import NodeId, short
 from storjfs.protocol.terms import Address
 
 GONE = 20.0
-"""Seconds for which the other machine may leave unsaid that it got what was sent, or was asked."""
+"""Seconds for which the other machine may leave unsaid that it got what was sent: on control connections."""
 KEEP_ALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
 """Seconds without a packet until the kernel asks for one, between questions, and how many go unanswered."""
 
@@ -54,5 +55,14 @@ def keep_alive(transport: trio.SocketStream) -> None:
         transport.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in KEEP_ALIVE.items():
             transport.setsockopt(socket.IPPROTO_TCP, option, value)
-        # Where something was sent the kernel does not ask, and repeats it for a quarter of an hour.
-        transport.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(GONE * 1000))
+
+
+def expect_answers(stream: trio.abc.Stream) -> None:
+    """The same where something was sent: there the kernel does not ask, and repeats it for 15 minutes.
+
+    Only where the other side always reads, for one whose buffers are full counts as gone too.
+    """
+    transport = below(stream)
+    if transport is not None:
+        with suppress(OSError):
+            transport.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(GONE * 1000))

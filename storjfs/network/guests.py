@@ -1,5 +1,7 @@
 """What one peer may take of a listener, all its connections together: requests per second, memory, work."""
 
+from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,6 +61,22 @@ class Allowance:
         self._paid_until = max(self._paid_until, now - self._burst) + count / self._rate
         if self._paid_until > now:
             await trio.sleep_until(self._paid_until)
+
+
+class Allowances:
+    """An `Allowance` for each of many, of whom the last `remembered` ones are known."""
+
+    def __init__(self, rate: float, burst: float, remembered: int = 1024) -> None:
+        self._rate, self._burst, self._remembered = rate, burst, remembered
+        self._known: OrderedDict[Hashable, Allowance] = OrderedDict()
+
+    def try_spend(self, who: Hashable) -> bool:
+        """Whether `who` has something left, which is spent then."""
+        allowance = self._known.pop(who, None) or Allowance(self._rate, self._burst)
+        self._known[who] = allowance
+        if len(self._known) > self._remembered:
+            self._known.popitem(last=False)
+        return allowance.try_spend()
 
 
 class Budget:

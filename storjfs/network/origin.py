@@ -5,20 +5,26 @@ import ipaddress
 import trio
 
 
+def below(stream: trio.abc.Stream, *, relayed: bool = True) -> trio.SocketStream | None:
+    """The TCP connection below `stream`, None without one; `relayed`: also where it leads to a relay only."""
+    found: object = stream
+    while not isinstance(found, trio.SocketStream):
+        if found is None or (not relayed and getattr(found, "through_relay", False)):
+            return None
+        found = getattr(found, "transport", None)
+    return found
+
+
 def address_of(stream: trio.abc.Stream) -> str:
     """The IP address (no zone) of the other side of the TCP connection below `stream`.
 
     Empty without one, and where a relay is in between: that is not the other side's.
     """
-    below: object = stream
-    while not isinstance(below, trio.SocketStream):
-        if getattr(below, "through_relay", False):
-            return ""
-        below = getattr(below, "transport", None)
-        if below is None:
-            return ""
+    transport = below(stream, relayed=False)
+    if transport is None:
+        return ""
     try:
-        address = ipaddress.ip_address(str(below.socket.getpeername()[0]).partition("%")[0])
+        address = ipaddress.ip_address(str(transport.socket.getpeername()[0]).partition("%")[0])
     except (OSError, ValueError):
         return ""
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None

@@ -8,6 +8,7 @@ import trio
 
 from storjfs.network.control import REQUEST_TIMEOUT, ControlConnection, Handler, refuse_all
 from storjfs.network.data import DataPool
+from storjfs.network.dialling import expect_answers
 from storjfs.network.failures import PeerUnreachable, WrongPeer
 from storjfs.network.frames import CONTROL_BUFFER, DATA_BUFFER, Buffer, FrameStream
 from storjfs.network.greeting import greet
@@ -191,6 +192,7 @@ class Peer:
             if nursery is None:
                 raise PeerUnreachable("this peer is not running")
             frames = await self._dial(Purpose.CONTROL, CONTROL_BUFFER)
+            expect_answers(frames.stream)
             connection = ControlConnection(frames, self._handler, cancels=self._cancels)
             await nursery.start(self._carry, connection)
             self._control = connection
@@ -203,6 +205,9 @@ class Peer:
             await connection.run(task_status=task_status)
         except ProtocolViolation:
             self._backoff.failed(trio.current_time())  # do not run into it again at once
+        if connection.lost:
+            with trio.CancelScope(shield=True):
+                await self._data.break_off()
 
     async def _dial_data(self) -> FrameStream:
         return await self._dial(Purpose.DATA, DATA_BUFFER)

@@ -17,7 +17,7 @@ import trio
 from storjfs.network.control import ControlConnection
 from storjfs.network.failures import PeerUnreachable, RequestTimeout
 from storjfs.network.frames import FrameStream
-from storjfs.network.guests import Allowance
+from storjfs.network.guests import Allowance, Allowances
 from storjfs.network.origin import address_of, origin
 from storjfs.network.splice import Idle, splice
 from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
@@ -49,6 +49,9 @@ class RelayLimits:
     call_rate: float = 10.0
     """Calls per second of one farmer in the long run, and after a pause at once."""
     call_burst: float = 100.0
+    call_rate_per_address: float = 5.0
+    """The same by callers from one address."""
+    call_burst_per_address: float = 50.0
     answer: float = 8.0
     """Seconds that a called farmer has to come in."""
     idle: float = 330.0
@@ -114,6 +117,7 @@ class Relay:
         self._places: dict[NodeId, _Place] = {}
         self._callers: dict[bytes, _Caller] = {}
         self._waiting: Counter[str] = Counter()
+        self._calls = Allowances(limits.call_rate_per_address, limits.call_burst_per_address)
         self._streams: Counter[NodeId] = Counter()
         self._from: Counter[str] = Counter()
         self._between: Counter[tuple[NodeId, str]] = Counter()
@@ -231,6 +235,8 @@ class Relay:
         limits = self.limits
         if place.waiting >= limits.calls_per_farmer or self._waiting[where] >= limits.calls_per_address:
             raise RequestFailed(ErrorCode.BUSY, "too many wait for this farmer")
+        if not self._calls.try_spend((farmer, where)):
+            raise RequestFailed(ErrorCode.BUSY, "this farmer is called too often from this address")
         if not place.allowance.try_spend():
             raise RequestFailed(ErrorCode.BUSY, "this farmer is called too often")
         return place, where

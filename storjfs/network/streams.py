@@ -32,10 +32,12 @@ class Limits:
     per_peer: int = 16
     per_address: int = 256
     """Connections from one address, whoever they are; of IPv6 the first 64 bits count as one."""
-    handshakes: int = 64
+    handshakes: int = 128
     """Connections at a time of whom it is not known yet who they are ..."""
     handshakes_per_address: int = 16
     """... and from one address."""
+    handshakes_per_relay: int = 48
+    """... and through one relay: more than it lets one address have (`RelayLimits.streams_per_farmer`)."""
     handshake_rate: float = 100.0
     """Handshakes per second from one address in the long run: a renter drops a connection with each transfer
     that it cancels ..."""
@@ -160,7 +162,7 @@ class Gate:
         except OSError:  # gone again
             return await trio.aclose_forcefully(transport)
         visitor = self._visitor(f"relay {where}" if relayed else where)
-        if reason := self._objection(visitor):
+        if reason := self._objection(visitor, relayed=relayed):
             if self.words.try_spend():
                 log.warning("%s: one more refused", reason)
             return await trio.aclose_forcefully(transport)
@@ -185,7 +187,7 @@ class Gate:
             del self.visitors[oldest]
         return visitor
 
-    def _objection(self, visitor: _Visitor) -> str:
+    def _objection(self, visitor: _Visitor, *, relayed: bool) -> str:
         """Why a connection from there is refused, empty where it is not."""
         limits = self.limits
         if self.total >= limits.connections:
@@ -194,7 +196,8 @@ class Gate:
             return "too many connections of whom it is not known who they are"
         if visitor.connections >= limits.per_address:
             return "too many connections from one address"
-        if visitor.handshakes >= limits.handshakes_per_address or not visitor.allowance.try_spend():
+        most = limits.handshakes_per_relay if relayed else limits.handshakes_per_address
+        if visitor.handshakes >= most or not visitor.allowance.try_spend():
             return "too many handshakes with one address"
         return ""
 

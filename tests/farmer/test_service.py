@@ -1,5 +1,6 @@
 """Renter and farmer over real connections: shards, audits and pay."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ import trio
 
 from storjfs.coding.merkle import shard_root
 from storjfs.farmer.farmer import Farmer, FarmerRunning
-from storjfs.protocol.failures import ErrorCode
+from storjfs.protocol.failures import ErrorCode, RequestFailed
 from storjfs.protocol.ids import ShardId
-from storjfs.protocol.messages import DialBack, ListShards
+from storjfs.protocol.messages import Delete, DialBack, ListShards, Put
+from storjfs.protocol.receipts import DeleteOrder, sign_delete
 from storjfs.protocol.terms import CREDIT
 from storjfs.settlement import Ledger
 from tests.farmer.renter import MIB, Renter, farming, refused, renting, settings
@@ -83,6 +85,49 @@ async def test_deleted_shards_are_gone_and_deleting_is_idempotent(renter: Renter
 
 
 # --- audits and pay ---
+
+
+class Arriving:
+    """A shard that comes when it is told to; a ShardSource."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.begun, self.go_on = trio.Event(), trio.Event()
+
+    async def receive_exactly(self, view: memoryview) -> None:
+        self.begun.set()
+        await self.go_on.wait()
+        view[:] = bytes(len(view))
+
+
+@pytest.mark.parametrize("by_itself", [True, False])
+async def test_a_shard_on_its_way_in_is_given_up_by_an_order_of_its_own_renter_only(
+    renter: Renter, farmer: Farmer, ledger: Ledger, by_itself: bool
+) -> None:
+    await renter.agree(capacity=MIB)
+    shard_id, source = ShardId(os.urandom(32)), Arriving(5000)
+    put = Put(renter.contract_id, shard_id, source.length)
+    outcomes: list[str] = []
+
+    async def arrive() -> None:
+        try:
+            await farmer.keeper.put(renter.key.node_id, put, source)  # type: ignore[arg-type]
+            outcomes.append("stored")
+        except RequestFailed as error:
+            outcomes.append(ErrorCode(error.code).name)
+
+    async with (
+        renting(ledger, farmer.node_id, farmer.listening[0]) as other,
+        trio.open_nursery() as nursery,
+    ):
+        await other.agree(capacity=MIB)
+        nursery.start_soon(arrive)
+        await source.begun.wait()
+        who = renter if by_itself else other
+        order = sign_delete(who.key, DeleteOrder(who.contract_id, (shard_id,)))
+        assert (await who.peer.request(Delete(order))).deleted == 0
+        source.go_on.set()
+    assert outcomes == ["CONTRACT_OVER" if by_itself else "stored"]
 
 
 async def test_proof_passes_is_paid_and_claimed(renter: Renter, farmer: Farmer, ledger: Ledger) -> None:

@@ -28,7 +28,11 @@ def test_the_limits_of_a_listener_are_those_in_force() -> None:
     guest, control = GUEST_LIMITS, CONTROL_LIMITS
     expected: dict[str, list[float]] = {
         "connections, of one peer": [LIMITS.connections, LIMITS.per_peer, LIMITS.per_address],
-        "connections whose peer": [LIMITS.handshakes, LIMITS.handshakes_per_address],
+        "connections whose peer": [
+            LIMITS.handshakes,
+            LIMITS.handshakes_per_address,
+            LIMITS.handshakes_per_relay,
+        ],
         "handshakes per second": [LIMITS.handshake_rate, LIMITS.handshake_burst],
         "seconds for a handshake": [LIMITS.handshake_timeout, PATIENCE.hello],
         f"seconds for a frame once it has begun, plus its bytes / {PATIENCE.slowest}": [PATIENCE.frame],
@@ -51,7 +55,12 @@ def test_the_limits_of_a_listener_are_those_in_force() -> None:
         "of a relay: farmers": [RELAY_LIMITS.farmers, RELAY_LIMITS.farmers_per_address],
         "relayed connections": [RELAY_LIMITS.streams, RELAY_LIMITS.streams_per_farmer],
         "callers that wait": [RELAY_LIMITS.calls_per_farmer, RELAY_LIMITS.calls_per_address],
-        "calls per second": [RELAY_LIMITS.call_rate, RELAY_LIMITS.call_burst],
+        "calls per second": [
+            RELAY_LIMITS.call_rate,
+            RELAY_LIMITS.call_burst,
+            RELAY_LIMITS.call_rate_per_address,
+            RELAY_LIMITS.call_burst_per_address,
+        ],
         "seconds for a called farmer": [RELAY_LIMITS.answer],
         "seconds without a byte on a relayed": [RELAY_LIMITS.idle, RELAY_LIMITS.linger],
         "questions to dial back": [RATE, BURST, AT_ONCE],

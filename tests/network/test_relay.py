@@ -1,20 +1,21 @@
 """A farmer that cannot be dialled is reached through a relay, which can read, forge and exhaust nothing."""
 
 import os
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from hashlib import sha256
 
 import pytest
 import trio
 
+from storjfs.farmer.reach import RELAYS
 from storjfs.network.failures import PeerUnreachable, WrongPeer
 from storjfs.network.frames import FrameStream
 from storjfs.network.greeting import greet
 from storjfs.network.identity import Identity
 from storjfs.network.relay import RELAY_LIMITS
-from storjfs.network.streams import open_stream, serve
-from storjfs.network.through import arrive, dial_through
+from storjfs.network.streams import LIMITS, open_stream, serve
+from storjfs.network.through import _join, arrive, dial_through
 from storjfs.network.tls import TlsStream
 from storjfs.protocol.framing import encode_answer, encode_request
 from storjfs.protocol.ids import ContractId, NodeId, ShardId
@@ -293,6 +294,42 @@ async def test_calls_of_one_farmer_are_bounded_in_rate() -> None:
             await trio.aclose_forcefully(await dial_through(RENTER, FARMER.node_id, relay))
         with pytest.raises(PeerUnreachable, match="called too often"):
             await dial_through(RENTER, FARMER.node_id, relay)
+
+
+async def test_who_calls_without_a_pause_leaves_calls_to_other_addresses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits = replace(RELAY_LIMITS, call_rate=1e-9, call_burst=4.0)
+    limits = replace(limits, call_rate_per_address=1e-9, call_burst_per_address=2.0)
+    async with relaying(RelayService(limits)) as (relay, _), behind(Farmer(), relay):
+        for _ in range(2):
+            await trio.aclose_forcefully(await dial_through(RENTER, FARMER.node_id, relay))
+        for _ in range(4):
+            with pytest.raises(PeerUnreachable, match="too often from this address"):
+                await dial_through(RENTER, FARMER.node_id, relay)
+        monkeypatch.setattr("storjfs.network.relay.address_of", lambda stream: "127.0.0.2")
+        await trio.aclose_forcefully(await dial_through(RENTER, FARMER.node_id, relay))
+
+
+async def test_who_stops_in_the_handshake_behind_a_relay_leaves_room_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All who come through a relay have one address; it lets one of them have so many of its connections."""
+    limits = replace(LIMITS, handshakes_per_address=2, handshakes_per_relay=3)
+    monkeypatch.setattr("tests.network.relaying.LIMITS", limits)
+    service = RelayService(replace(RELAY_LIMITS, streams_per_farmer=4))
+    async with relaying(service) as (relay, _), behind(Farmer(), relay), AsyncExitStack() as stopped:
+        for _ in range(2):
+            transport, _ = await _join(relay, None, Role.RENTER, Through(FARMER.node_id))
+            await stopped.enter_async_context(transport)
+        monkeypatch.setattr("storjfs.network.relay.address_of", lambda stream: "127.0.0.2")
+        async with renting(relay.through()) as peer:
+            await peer.request(Ping())
+
+
+def test_a_relay_lets_nobody_have_as_many_connections_as_a_farmer_bears_handshakes_through_it() -> None:
+    assert RELAY_LIMITS.streams_per_farmer // 2 < LIMITS.handshakes_per_relay
+    assert RELAYS * (RELAY_LIMITS.streams_per_farmer // 2) < LIMITS.handshakes
 
 
 async def test_callers_that_wait_are_bounded() -> None:

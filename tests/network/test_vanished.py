@@ -11,24 +11,27 @@ import trio
 
 from storjfs.network import dialling
 from storjfs.network.control import ControlLimits
+from storjfs.network.origin import below
 from storjfs.network.splice import splice
 from storjfs.network.streams import open_stream, serve
 from storjfs.network.tls import TlsStream
+from storjfs.protocol.ids import ContractId, ShardId
 from storjfs.protocol.messages import Ping
-from tests.network.farm import FARMER, RENTER, Farmer
+from tests.network.farm import FARMER, RENTER, Farmer, listening
 from tests.network.relaying import PATIENCE, RelayService, behind, eventually, relaying, renting
 
 SO_ATTACH_FILTER = 26
+CONTRACT = ContractId(bytes(32))
+SHARD = ShardId(bytes(range(32)))
 
 
 def cut(stream: trio.abc.Stream) -> None:
     """From now on no packet gets to this end of a connection: a socket filter (socket(7)) drops all."""
-    below: object = stream
-    while not isinstance(below, trio.SocketStream):
-        below = getattr(below, "transport")  # noqa: B009
+    transport = below(stream)
+    assert transport is not None
     nothing = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # return 0 bytes
     program = struct.pack("HL", 1, ctypes.addressof(nothing))
-    below.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+    transport.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
 
 @pytest.fixture
@@ -40,8 +43,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_soon")
-@pytest.mark.parametrize("sending", [True, False])
-async def test_what_was_sent_is_not_repeated_for_a_quarter_of_an_hour(sending: bool) -> None:
+async def test_an_idle_connection_whose_other_end_is_gone_breaks() -> None:
     served: list[TlsStream] = []
 
     async def keep(stream: TlsStream) -> None:
@@ -54,11 +56,25 @@ async def test_what_was_sent_is_not_repeated_for_a_quarter_of_an_hour(sending: b
         async with await open_stream(RENTER, FARMER.node_id, addresses) as stream:
             assert await stream.receive_some(1) == b"x"
             cut(served[0])
-            if sending:
-                await stream.send_all(b"is somebody there?")
             with trio.fail_after(PATIENCE), pytest.raises(trio.BrokenResourceError):
                 await stream.receive_some(1)
         nursery.cancel_scope.cancel()
+
+
+async def test_only_who_always_reads_is_gone_where_what_was_sent_waits() -> None:
+    """A farmer that is held to a limit reads no shards for a while: its kernel takes none, and is there."""
+    async with listening(Farmer()) as address, renting(address) as peer:
+        await peer.request(Ping())
+        await peer.put_shard(CONTRACT, SHARD, b"some bytes")
+        assert peer._control is not None
+        (data,) = peer._data._idle
+        control = peer._control._frames
+        times = [
+            transport.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            for transport in (below(control.stream), below(data.stream))
+            if transport is not None
+        ]
+        assert times == [dialling.GONE * 1000, 0]
 
 
 @pytest.mark.usefixtures("_soon")
@@ -94,3 +110,41 @@ async def test_a_renter_that_asks_through_a_relay_that_is_gone_gets_its_answer_o
             with trio.fail_after(PATIENCE):
                 await peer.request(Ping())
             assert len(joined) == 4
+
+
+@pytest.mark.usefixtures("_soon")
+async def test_a_transfer_goes_on_elsewhere_once_requests_find_the_way_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    joined: list[trio.SocketStream] = []
+
+    async def noted(one: trio.SocketStream, other: trio.SocketStream, **rest: Any) -> None:
+        joined.extend((one, other))
+        await splice(one, other, **rest)
+
+    async def stuck() -> None:
+        begun.set()
+        await trio.sleep_forever()
+
+    monkeypatch.setattr("storjfs.network.relay.splice", noted)
+    farmer, begun = Farmer(), trio.Event()
+    async with relaying(RelayService()) as (where, _), behind(farmer, where):
+        async with renting(where.through()) as peer, trio.open_nursery() as nursery:
+            await peer.request(Ping())
+            await peer.put_shard(CONTRACT, SHARD, b"some bytes")
+            farmer.serving_get = stuck
+            buffer, got = bytearray(10), trio.Event()
+
+            async def get() -> None:
+                await peer.get_range(CONTRACT, SHARD, 0, buffer)
+                got.set()
+
+            nursery.start_soon(get)
+            await begun.wait()
+            farmer.serving_get = trio.lowlevel.checkpoint
+            for stream in joined:
+                cut(stream)
+            with trio.fail_after(PATIENCE):
+                await got.wait()
+            assert buffer == b"some bytes"
+            assert peer._data._open == 1
