@@ -11,7 +11,7 @@ from storjfs.errors import StorjfsError
 from storjfs.ledger.line import Line
 from storjfs.ledger.memory import Memory
 from storjfs.network.failures import PeerUnreachable, RequestTimeout
-from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
+from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed, plain
 from storjfs.protocol.ids import LaneId, PublicKey, lane_id
 from storjfs.protocol.ledger import (
     PAGE,
@@ -199,7 +199,7 @@ class ServedLedger:
             raise failure from error
         self._memory.take(before, statement, answer.statement)
         if statement.refused is not None:
-            raise _KINDS[statement.refused.code](f"the ledger refuses: {statement.refused.text}")
+            raise _KINDS[statement.refused.code](f"the ledger refuses: {plain(statement.refused.text)}")
         return statement
 
     def _failure(self, error: StorjfsError) -> SettlementError:

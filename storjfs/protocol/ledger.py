@@ -26,6 +26,7 @@ MAX_ORDER: Final = 2048
 
 Amount = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 OrderId = Annotated[bytes, Meta(min_length=1, max_length=64)]
+LaneStateText = Annotated[str, Meta(pattern=r"\A(open|closed|refunded)\Z")]
 PageSize = Annotated[int, Meta(ge=1, le=PAGE)]
 
 
@@ -143,7 +144,7 @@ class LaneFacts(Struct, frozen=True, array_like=True, forbid_unknown_fields=True
     deposit: Unsigned
     claimed: Unsigned
     expiry: Unsigned
-    state: ShortText
+    state: LaneStateText
 
 
 class MovementFacts(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -40,6 +40,10 @@ def deposit_step(terms: Terms) -> int:
     return max(-(-(keeping + fetching) // PARTS), 1)
 
 
+def _expiry(terms: Terms) -> int:
+    return terms.end + terms.end_grace + EXPIRY_MARGIN
+
+
 class Cashier:
     """The only one who asks for signatures of the pay book, and the only user of the settlement.
 
@@ -92,7 +96,7 @@ class Cashier:
         step = deposit_step(terms)
         self._check_budget(step)
         self._crash_point("lane: before opening")
-        expiry = terms.end + terms.end_grace + EXPIRY_MARGIN
+        expiry = _expiry(terms)
         await trio.to_thread.run_sync(
             lambda: self._settlement.open_lane(
                 terms.payer, terms.payee, step, expiry, source=self._source, order=entry.contract_id
@@ -130,9 +134,14 @@ class Cashier:
 
     async def extend(self, entry: Entry) -> None:
         """Let the lane live as long as the contract's newest terms need. Raises SettlementError."""
-        expiry = entry.terms.end + entry.terms.end_grace + EXPIRY_MARGIN
-        await trio.to_thread.run_sync(self._settlement.extend, entry.terms.lane, expiry)
+        await trio.to_thread.run_sync(self._settlement.extend, entry.terms.lane, _expiry(entry.terms))
         await self._refresh(entry)
+
+    async def keep_extended(self, entry: Entry) -> None:
+        """Make up for an extension that came to nothing: a crash before it, a settlement that was away."""
+        lane = self.lane(entry)
+        if lane is not None and lane.expiry < _expiry(entry.terms):
+            await self.extend(entry)
 
     async def keep_funded(self, entry: Entry) -> None:
         """Top up before the deposit runs dry, within budget and balance. Raises DepositExhausted."""

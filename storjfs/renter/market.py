@@ -157,6 +157,7 @@ class Market:
             await self._cashier.find_lane(entry)
             await self._compare(entry)
         if entry.state == State.ACTIVE:
+            await self._cashier.keep_extended(entry)
             await self._cashier.keep_funded(entry)
             await self._consider_revision(entry)
         if entry.state in SERVES_SHARDS and self._now() > entry.terms.end + entry.terms.end_grace:
@@ -304,13 +305,13 @@ class Market:
                 continue
             lane = self._cashier.lane(entry)
             current = self._book.current(entry.node_id)
-            if lane is not None and not current and lane.deposit > lane.signed:
-                # The farmer closes a lane that it needs no more; what was left over is back by then.
-                await self._cashier.look_again(entry)
-            if lane is not None and self._now() > lane.expiry and lane.deposit > lane.signed and not current:
-                try:
-                    await self._cashier.take_back(entry)
-                except SettlementError as error:
-                    log.info("deposit of farmer %s: %s", short(entry.node_id), error)
+            try:
+                if lane is not None and not current and lane.deposit > lane.signed:
+                    # The farmer closes a lane that it needs no more; what was left over is back by then.
+                    await self._cashier.look_again(entry)
+                    if self._now() > lane.expiry and lane.deposit > lane.signed:
+                        await self._cashier.take_back(entry)
+            except SettlementError as error:
+                log.info("deposit of farmer %s: %s", short(entry.node_id), error)
             if entry.state is State.BREACHED and (lane is None or self._now() > lane.expiry):
                 await self._book.change(entry, Event.SETTLE)

@@ -4,17 +4,28 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from storjfs.ledger import ServedLedger
 from storjfs.network.failures import RequestTimeout
 from storjfs.protocol.failures import ErrorCode, RequestFailed
-from storjfs.protocol.ids import Digest, NodeId
-from storjfs.protocol.ledger import LedgerOrder, Statement, open_order, order_digest, sign_statement
+from storjfs.protocol.ids import Digest, LaneId, NodeId
+from storjfs.protocol.ledger import (
+    LaneFacts,
+    LedgerOrder,
+    Refusal,
+    RefusalCode,
+    Statement,
+    open_order,
+    order_digest,
+    sign_statement,
+)
 from storjfs.protocol.messages import Settle, SettleAnswer
 from storjfs.protocol.signing import Kind, Signed, SigningKey
 from storjfs.protocol.terms import Address
 from storjfs.settlement import (
+    InsufficientBalance,
     PlaceError,
     ServedAt,
     SettlementError,
@@ -130,6 +141,27 @@ def test_a_file_that_is_no_statement_of_the_ledger_counts_for_nothing(
     statement = Statement(OTHER.node_id, Digest(bytes(32)), 0, 99, Digest(bytes(32)), 0)
     file.write_bytes(sign_statement(OTHER, statement).to_bytes() if content is None else content)
     assert client(FakeLine(), file).balance(OWN.public) == 55
+
+
+def test_a_lane_in_a_state_that_does_not_exist_is_an_error_like_others() -> None:
+    lane = LaneFacts(LaneId(bytes(32)), OWN.public, OTHER.public, None, 1, 0, 0, "ope")
+
+    def answer(order: Signed, statement: Statement) -> tuple[SigningKey, Statement]:
+        return NODE, msgspec.structs.replace(statement, lanes=(lane,))
+
+    with pytest.raises(SettlementError, match="not a valid Statement"):
+        client(FakeLine(answer)).lane(LaneId(bytes(32)))
+
+
+def test_what_a_ledger_says_commands_no_terminal() -> None:
+    refusal = Refusal(RefusalCode.BALANCE, "no\x1b[2J money")
+
+    def answer(order: Signed, statement: Statement) -> tuple[SigningKey, Statement]:
+        return NODE, msgspec.structs.replace(statement, refused=refusal)
+
+    with pytest.raises(InsufficientBalance) as caught:
+        client(FakeLine(answer)).transfer(OWN.public, OTHER.public, 1)
+    assert str(caught.value).isprintable()
 
 
 def test_one_that_has_gone_on_is_believed() -> None:

@@ -10,6 +10,7 @@ from storjfs.protocol.contracts import State
 from storjfs.protocol.vouchers import EGRESS_CREDIT
 from storjfs.renter import FarmerUnavailable, ServiceRefused, ShardMissing
 from storjfs.renter.cashier import deposit_step
+from storjfs.settlement import SettlementUnreachable
 from storjfs.store import StoreError
 from tests.renter.world import SELDOM, a_world, agree, quick_settings, site_of, until
 
@@ -128,6 +129,28 @@ async def test_a_contract_is_renewed_well_before_its_end(
         assert world.now() < first_end
         assert entry.state is State.ACTIVE
         assert world.ledger.lane(entry.terms.lane).expiry > entry.terms.end
+
+
+async def test_a_lane_that_could_not_be_extended_is_extended_later(
+    tmp_path: Path, fast_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world(tmp_path, fast_clock, 1) as world, world.life(quick_settings(term=60)) as life:
+        renter, catalogue = life
+        ((contract, _),) = await catalogue.store_segment(renter)
+        entry = renter.book.get(contract)
+        assert entry is not None
+        first_end = entry.terms.end
+
+        def away(*_: object) -> None:
+            raise SettlementUnreachable("the ledger cannot be asked")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(world.ledger, "extend", away)
+            await until(lambda: entry.terms.end > first_end)
+            renewed = entry.terms.end
+            before = world.ledger.lane(entry.terms.lane).expiry
+        await until(lambda: world.ledger.lane(entry.terms.lane).expiry > before)
+        assert entry.terms.end == renewed, "not only the next renewal has done it"
 
 
 async def test_where_no_renewal_is_agreed_the_shards_move_and_the_contract_ends(
