@@ -276,8 +276,9 @@ class Segments:
     def pressed(self) -> bool:
         """Whether garbage should go soon: unsent data takes more than half of the local space, or more than
         half of what farmers hold is garbage."""
-        garbage = self._catalogue.garbage
-        return self._crowded or (garbage > SOME_GARBAGE and 2 * garbage > self._catalogue.stored_bytes)
+        tallies = self._catalogue.tallies
+        much = tallies.garbage > SOME_GARBAGE and 2 * tallies.garbage > tallies.stored_bytes
+        return self._crowded or much
 
     @property
     def _crowded(self) -> bool:
@@ -296,7 +297,7 @@ class Segments:
     @property
     def garbage(self) -> int:
         """Plaintext bytes of stored segments that nothing points to."""
-        return self._catalogue.garbage
+        return self._catalogue.tallies.garbage
 
     async def delete_now(self) -> tuple[int, int]:
         """Delete what is empty and have farmers delete what is doomed, without waiting for retries.
@@ -357,10 +358,10 @@ class Segments:
     def report(self) -> SegmentsReport:
         """For `status`. Costs a few bounded queries."""
         catalogue = self._catalogue
-        tally = catalogue.tally()
+        tally = catalogue.tallies.by_health
         ((to_delete,),) = self._store.read("SELECT COUNT(*) FROM (SELECT 1 FROM doomed LIMIT 10000)")
         return SegmentsReport(
-            stored_bytes=catalogue.stored_bytes,
+            stored_bytes=catalogue.tallies.stored_bytes,
             waiting_bytes=self.waiting_bytes(),
             cached_bytes=self._cache.used,
             room_bytes=self._journal.left,

@@ -383,7 +383,7 @@ async def test_tallies_follow_each_loss_and_survive_a_restart(volume: Volume) ->
             (2, Health.LOST),
         ]:
             segments.mark_lost(segment.seg, idx, segments._catalogue.held(segment)[idx].shard_id)
-            assert segments._catalogue.tally() == {one: int(one is kind) for one in Health}
+            assert segments._catalogue.tallies.by_health == {one: int(one is kind) for one in Health}
         await volume.store.sync()
     async with volume.running() as segments:
         assert segments.report().lost == 1
