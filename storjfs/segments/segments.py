@@ -26,6 +26,7 @@ from storjfs.segments.records import Segment, Shard
 from storjfs.segments.repair import Repair
 from storjfs.segments.sealer import Sealer
 from storjfs.segments.space import DISK_RESERVE, DiskSpace
+from storjfs.segments.strays import remove_strays
 from storjfs.segments.taking_up import take_up
 from storjfs.segments.uploader import Pace, Uploader
 from storjfs.segments.values import Part, Placement, Run, SegmentsReport, State
@@ -323,25 +324,8 @@ class Segments:
         return await self._cache.evict(max(self.space.reserve // 4, 1)) > 0
 
     async def remove_strays(self) -> tuple[int, int]:
-        """Remove local files that belong to no segment; returns how many, and their bytes.
-
-        None of damaged metadata: one of them may be what is lacking.
-        """
-        files = size = 0
-        if self._catalogue.misses_segments():
-            return files, size
-        for segment_id in [*self._cache.cached(), *self._cache.strays()]:
-            await trio.lowlevel.checkpoint()
-            if self._store.read("SELECT 1 FROM segment WHERE segment_id = ?", (segment_id,)):
-                continue
-            freed = self._cache.give_up(segment_id)
-            if not freed and segment_id in self._cache.strays():
-                path = self._cache.journal_dir / segment_id.hex()
-                freed = path.stat().st_size
-                path.unlink()
-            files += freed > 0
-            size += freed
-        return files, size
+        """See strays.remove_strays."""
+        return await remove_strays(self._store, self._catalogue, self._cache)
 
     def runs(self, seg: int, after: int = -1, limit: int = 256) -> list[tuple[int, int, int, int]]:
         """Committed runs of a segment behind position `after`, as (pos, length, ino, off)."""
@@ -390,23 +374,6 @@ class Segments:
     def held(self, contract: int) -> tuple[int, int]:
         """Shards that a contract's farmer holds, and their sealed bytes; see Holdings."""
         return self._catalogue.holdings.under(contract)
-
-    async def contract_lost(self, contract: int) -> int:
-        """All shards under a contract are lost for good; returns how many. Works in bounded steps."""
-        after, count = b"", 0
-        while rows := self._catalogue.shards_under(contract, after, 32):
-            for shard_id, seg in rows:
-                try:
-                    segment = self._catalogue.get(seg)
-                except StorjfsError:
-                    continue
-                for shard in self._catalogue.shards(segment):
-                    if shard.shard_id == shard_id and shard.held:
-                        self._catalogue.shard_lost(segment, shard)
-                        count += 1
-            after = rows[-1][0]
-            await trio.lowlevel.checkpoint()
-        return count
 
     @property
     def waits_for_farmers(self) -> bool:
