@@ -221,15 +221,11 @@ class LocalRecords:
         self._db.close()
 
     def standing(self, contract: int) -> Standing:
-        """The live row; what is changed in it is written by the next call that saves it."""
+        """The live row; what is changed in it is written by the next call that concerns its contract."""
         found = self._standings.get(contract)
         if found is None:
             found = self._standings[contract] = Standing(contract)
         return found
-
-    async def save(self, contracts: Iterable[int]) -> None:
-        """Write the standings of these contracts."""
-        await self._db.write(*[self._standing_row(self.standing(one)) for one in contracts])
 
     async def secret(self) -> bytes:
         """32 random bytes of this machine, made once: what makes audit times unpredictable.

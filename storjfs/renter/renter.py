@@ -30,12 +30,12 @@ from storjfs.renter.market import Market
 from storjfs.renter.moving import Moving
 from storjfs.renter.negotiation import Negotiation
 from storjfs.renter.pay import PayBook
-from storjfs.renter.placement import stripes
 from storjfs.renter.read_back import ReadBack
 from storjfs.renter.report import ContractReport, RenterReport, contract_report
 from storjfs.renter.rounds import Rounds
 from storjfs.renter.seeking import Seeking
 from storjfs.renter.settings import KnownFarmer, RenterSettings
+from storjfs.renter.space import space
 from storjfs.renter.speed import Way
 from storjfs.renter.taking_back import TakingBack
 from storjfs.settlement import Settlement
@@ -166,14 +166,7 @@ class Renter:
             self._came,
         )
         self.rounds = Rounds(
-            self.book,
-            self.farmers,
-            self.seeking,
-            self.market,
-            moving,
-            self.auditor,
-            taking_back.step,
-            now,
+            self.book, self.farmers, self.seeking, self.market, moving, self.auditor, taking_back.step, now
         )
         self._nursery: trio.Nursery | None = None
 
@@ -217,28 +210,8 @@ class Renter:
         return chosen
 
     def space(self, rooms: Mapping[NodeId, int] | None = None) -> tuple[int, int]:
-        """(all, free): bytes of segments, before the erasure code, that the contracts have room for.
-
-        What is held counts, needed or not, and so does what is on its way; shards of contracts that take no
-        new ones are going to move to the others. `rooms`: bytes that some farmers can take at most, as far as
-        that is known. (0, 0) where there is no contract.
-        """
-        rooms = {} if rooms is None else rooms
-        k, n = self.code()
-        total: dict[NodeId, int] = {}
-        free: dict[NodeId, int] = {}
-        moving = 0
-        for entry in self.book:
-            candidate = self.client.candidate(entry)
-            if self.book.takes(entry):
-                room = min(max(candidate.free, 0), rooms.get(entry.node_id, candidate.capacity))
-                taken = candidate.capacity - max(candidate.free, 0)
-                total[entry.node_id] = total.get(entry.node_id, 0) + taken + room
-                free[entry.node_id] = free.get(entry.node_id, 0) + room
-            elif entry.serves:
-                moving += candidate.used
-        left = k * stripes(free.values(), n) - moving * k // n
-        return k * stripes(total.values(), n), max(left, 0)
+        """See space.space."""
+        return space(self.book, self.client, rooms or {})
 
     def usual_latency(self, contract: int) -> float:
         """See ShardClient.usual_latency."""

@@ -90,11 +90,6 @@ class Speeds:
         one = self._figures[way].get(farmer)
         return one.rate if one is not None else None
 
-    def forget(self, farmer: bytes) -> None:
-        """The farmer is not used any more."""
-        for way in Way:
-            self._figures[way].pop(farmer, None)
-
     def _lags(self, one: _Figures) -> None:
         now = self.now()
         one.in_vain = 0.0

@@ -41,7 +41,7 @@ class Amender:
             return False
         segment.plain += delta
         if segment.state is State.STORED:
-            self._catalogue.garbage += delta
+            self._catalogue.tallies.garbage += delta
         self._catalogue.changed(segment)
         return True
 
@@ -125,7 +125,7 @@ class Amender:
 
     def withdraw(self, shard_id: bytes) -> bool:
         """A shard is not to be deleted, as far as its farmer was not told yet."""
-        self._catalogue.deletion_confirmed([shard_id])
+        self._catalogue.doomed.confirmed([shard_id])
         return True
 
     def _get(self, seg: int) -> Segment | None:

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
 
@@ -17,8 +17,10 @@ from storjfs.coding.geometry import sealed_length, shard_length
 from storjfs.keys import VolumeKeys
 from storjfs.renter.repair_policy import Health, health
 from storjfs.segments.committed import CommittedRows
+from storjfs.segments.doomed import Doomed
 from storjfs.segments.holdings import Holdings
 from storjfs.segments.records import SEGMENT_COLUMNS, SHARD_COLUMNS, Segment, Shard, ShardRow, makes_sense
+from storjfs.segments.tallies import Tallies
 from storjfs.segments.values import NOBODY, SegmentUnreadable, ShardState, State
 from storjfs.store import MetaStore, Statement
 
@@ -30,15 +32,6 @@ REMEMBERED: Final = 1024
 RunRow = tuple[int, int, int, int, int]
 
 _COUNTERS: Final = "REPLACE INTO counters VALUES (?, ?)"
-_TALLY_KEYS: Final = {
-    Health.LOST: "segments_lost",
-    Health.AT_RISK: "segments_at_risk",
-    Health.DEGRADED: "segments_degraded",
-    Health.FULL: "segments_full",
-}
-_STORED_BYTES: Final = "segments_stored_bytes"
-_SMALL: Final = "segments_small"
-_GARBAGE: Final = "segments_garbage"
 
 
 class Catalogue(CommittedRows):
@@ -58,10 +51,6 @@ class Catalogue(CommittedRows):
         self._dirty: list[Segment] = []
         self._flying: list[Segment] = []
         self._shard_changes: dict[bytes, ShardRow | None] = {}
-        self._doomed_changes: dict[bytes, tuple[int, int] | None] = {}
-        """Contract and length of the row; None where it goes."""
-        self._confirmed: set[bytes] = set()
-        """Deleted shards whose row in doomed is not gone yet."""
         self._dropped: list[int] = []
         self._gone: set[int] = set()
         self._lately: set[int] = set()
@@ -80,13 +69,10 @@ class Catalogue(CommittedRows):
         ((segment,), (run,)) = store.read("SELECT MAX(seg) FROM segment UNION ALL SELECT MAX(seg) FROM run")
         # A number given out twice would replace a segment by another: damage to the counter must not matter.
         self._next = max(int(counters.get("next_seg", 1)), (segment or 0) + 1, (run or 0) + 1)
-        self._tally = {kind: int(counters.get(key, 0)) for kind, key in _TALLY_KEYS.items()}
-        self.stored_bytes = int(counters.get(_STORED_BYTES, 0))
-        self.small = int(counters.get(_SMALL, 0))
-        self._counters_changed = False
+        self._next_changed = False
+        self.tallies = Tallies(counters)
         self.holdings = Holdings(counters)
-        self.garbage = self._garbage_saved = int(counters.get(_GARBAGE, 0))
-        """Plaintext bytes of stored segments that nothing points to."""
+        self.doomed = Doomed(store, self.holdings, self.when_committed)
         for row in store.read(f"SELECT {SEGMENT_COLUMNS} FROM segment WHERE state IN (0, 1)"):
             if not makes_sense(row):
                 _LOG.error("segment %s is left alone, its metadata make no sense; run storjfs fsck", row[0])
@@ -120,14 +106,10 @@ class Catalogue(CommittedRows):
             statements.append(("REPLACE INTO run VALUES (?, ?, ?, ?, ?)", self.runs))
             self.runs = []
         statements += self._frozen_shards()
-        if self._counters_changed:
-            self._counters_changed = False
-            pairs = [(key, self._tally[kind]) for kind, key in _TALLY_KEYS.items()]
-            pairs += [("next_seg", self._next), (_STORED_BYTES, self.stored_bytes), (_SMALL, self.small)]
-            statements.append((_COUNTERS, pairs))
-        if self.garbage != self._garbage_saved:
-            self._garbage_saved = self.garbage
-            statements.append((_COUNTERS, [(_GARBAGE, self.garbage)]))
+        if self._next_changed:
+            self._next_changed = False
+            statements.append((_COUNTERS, [("next_seg", self._next)]))
+        statements += self.tallies.frozen()
         group = self._store.group
         self._when_committed += [(group, call) for call in self._when_frozen]
         self._when_frozen = []
@@ -135,20 +117,16 @@ class Catalogue(CommittedRows):
 
     def _frozen_shards(self) -> Iterator[Statement]:
         changes, self._shard_changes = self._shard_changes, {}
-        doomed, self._doomed_changes = self._doomed_changes, {}
         put = [row for row in changes.values() if row is not None]
         removed = [(shard_id,) for shard_id, row in changes.items() if row is None]
         if removed:
             yield "DELETE FROM shard WHERE (shard_id) IN (VALUES (?))", removed
         if put:
             yield "REPLACE INTO shard VALUES (?, ?, ?, ?, ?, ?, ?, ?)", put
-        ids = [(shard_id, *row) for shard_id, row in doomed.items() if row is not None]
-        confirmed = [(shard_id,) for shard_id, row in doomed.items() if row is None]
-        if ids:
+        statements, more = self.doomed.frozen()
+        if more:
             self._when_frozen.append(self.condemned)
-            yield "REPLACE INTO doomed VALUES (?, ?, ?)", ids
-        if confirmed:
-            yield "DELETE FROM doomed WHERE (shard_id) IN (VALUES (?))", confirmed
+        yield from statements
         yield from self.holdings.frozen()
 
     def before_commit(self) -> Callable[[], None] | None:
@@ -222,7 +200,7 @@ class Catalogue(CommittedRows):
         row = (self._next, os.urandom(16), int(State.OPEN), algorithm, 0, 0, 0, 0, created, 0)
         segment = self._remember(Segment(row, self._content_key))
         self._next += 1
-        self._counters_changed = True
+        self._next_changed = True
         self.unsent[segment.seg] = segment
         self.changed(segment)
         return segment
@@ -249,7 +227,7 @@ class Catalogue(CommittedRows):
                 return
         segment.live += delta
         if segment.state is State.STORED:
-            self.garbage -= delta
+            self.tallies.garbage -= delta
         if not segment.dirty:
             self.changed(segment)
         if segment.live <= 0 and segment.state is not State.OPEN:
@@ -268,20 +246,14 @@ class Catalogue(CommittedRows):
         """closed -> stored; from here on the segment counts in the tallies."""
         segment.state = State.STORED
         self.unsent.pop(segment.seg, None)
-        self.stored_bytes += segment.size
-        self.garbage += segment.plain - segment.live
-        self.small += segment.small
-        self._count(self.health_of(segment), 1)
+        self.tallies.count(segment, self.health_of(segment), 1)
         self.changed(segment)
         self.arrived()
 
     def doom(self, segment: Segment) -> None:
         """stored or closed -> doomed: nothing points to it any more."""
         if segment.state is State.STORED:
-            self.stored_bytes -= segment.size
-            self.garbage -= segment.plain - segment.live
-            self.small -= segment.small
-            self._count(self.health_of(segment), -1)
+            self.tallies.count(segment, self.health_of(segment), -1)
         self.unsent.pop(segment.seg, None)
         segment.state = State.DOOMED
         self.changed(segment)
@@ -391,8 +363,7 @@ class Catalogue(CommittedRows):
     def _take_out(self, segment: Segment, shard: Shard) -> None:
         self.shards(segment).remove(shard)
         self._shard_changes[shard.shard_id] = None
-        if shard.contract != NOBODY:
-            self._doomed_changes[shard.shard_id] = shard.contract, self.holdings.doomed(shard)
+        self.doomed.add(shard)
         self.changed(segment)
 
     def _changed_shard(self, segment: Segment, shard: Shard) -> None:
@@ -401,63 +372,22 @@ class Catalogue(CommittedRows):
         # The segment stays in memory, and with it its shards, until the change is committed.
         self.changed(segment)
 
-    # --- deletion ---
-
-    def doomed_under(self, contract: int, limit: int) -> list[bytes]:
-        """Some shards of a contract whose deletion is committed but not confirmed."""
-        rows = self._store.read(
-            "SELECT shard_id FROM doomed WHERE contract = ? LIMIT ?",
-            (contract, limit + len(self._confirmed)),
-        )
-        return [shard_id for (shard_id,) in rows if shard_id not in self._confirmed][:limit]
-
-    def deletion_confirmed(self, shard_ids: Iterable[bytes]) -> None:
-        """Their farmers have deleted these, or need not: their rows in doomed go. Idempotent."""
-        ids = [shard_id for shard_id in shard_ids if shard_id not in self._confirmed]
-        for contract, length in self._doomed_rows(ids):
-            self.holdings.deleted(contract, length)
-        self._doomed_changes.update(dict.fromkeys(ids))
-        self._confirmed.update(ids)
-        self.when_committed(lambda: self._confirmed.difference_update(ids))
-
-    def _doomed_rows(self, ids: Sequence[bytes]) -> list[tuple[int, int]]:
-        """Contract and length of those of these that are in doomed, committed or not."""
-        waiting = [row for one in ids if (row := self._doomed_changes.get(one)) is not None]
-        asked = tuple(one for one in ids if one not in self._doomed_changes)
-        places = ", ".join("?" * len(asked))
-        sql = f"SELECT contract, CAST(length AS INTEGER) FROM doomed WHERE shard_id IN ({places})"
-        return waiting + self._store.read(sql, asked)
-
-    # --- tallies ---
-
-    def tally(self) -> dict[Health, int]:
-        """Stored segments by health."""
-        return dict(self._tally)
+    # --- sums ---
 
     def waiting_bytes(self) -> int:
         return sum(segment.size for segment in self.unsent.values())
 
     def amend_counter(self, key: str, delta: int) -> bool:
         """A counter, by its name in the database, is wrong by `delta`; False where it is not one of these."""
-        kinds = {name: kind for kind, name in _TALLY_KEYS.items()}
-        if key in kinds:
-            self._tally[kinds[key]] += delta
-        elif key == _STORED_BYTES:
-            self.stored_bytes += delta
-        elif key == _SMALL:
-            self.small += delta
-        elif key == _GARBAGE:
-            self.garbage += delta
-        elif not self.holdings.amend(key, delta):
+        if not self.tallies.amend(key, delta) and not self.holdings.amend(key, delta):
             return False
-        self._counters_changed = True
         self._store.changed()
         return True
 
     def skip_to(self, number: int) -> bool:
         """Give out no segment number below `number` any more."""
         self._next = max(self._next, number)
-        self._counters_changed = True
+        self._next_changed = True
         self._store.changed()
         return True
 
@@ -465,13 +395,5 @@ class Catalogue(CommittedRows):
         return self.health_of(segment) if segment.state is State.STORED else None
 
     def _recount(self, segment: Segment, before: Health | None) -> None:
-        if before is None:
-            return
-        after = self.health_of(segment)
-        if after is not before:
-            self._count(before, -1)
-            self._count(after, 1)
-
-    def _count(self, kind: Health, delta: int) -> None:
-        self._tally[kind] += delta
-        self._counters_changed = True
+        if before is not None:
+            self.tallies.moved(before, self.health_of(segment))

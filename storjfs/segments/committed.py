@@ -51,13 +51,6 @@ class CommittedRows:
         )
         return [seg for (seg,) in rows]
 
-    def shards_under(self, contract: int, after: bytes, limit: int) -> list[tuple[bytes, int]]:
-        """Shards of a contract behind id `after` as (shard id, seg), as committed."""
-        return self._store.read(
-            "SELECT shard_id, seg FROM shard WHERE contract = ? AND shard_id > ? ORDER BY shard_id LIMIT ?",
-            (contract, after, limit),
-        )
-
     def doomed_contracts(self, after: int = -1) -> Iterator[int]:
         """The contracts with shards to be deleted, one query each."""
         while True:

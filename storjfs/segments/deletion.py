@@ -220,12 +220,10 @@ class Asking:
         _, delay = self._retry.get(contract, (0.0, FIRST_RETRY))
         try:
             async with self._turn:
-                while shard_ids := self._catalogue.doomed_under(contract, BATCH):
+                for shard_ids in self._catalogue.doomed.batches(contract, BATCH):
                     await self._placement.delete(contract, shard_ids)
-                    self._catalogue.deletion_confirmed(shard_ids)
+                    self._catalogue.doomed.confirmed(shard_ids)
                     self.confirmed += len(shard_ids)
-                    if len(shard_ids) < BATCH:
-                        break
         except (StorjfsError, OSError) as error:
             _LOG.info("contract %d deletes later: %s", contract, error)
             self._retry[contract] = (trio.current_time() + delay, min(2 * delay, LAST_RETRY))

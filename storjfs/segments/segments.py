@@ -26,6 +26,7 @@ from storjfs.segments.records import Segment, Shard
 from storjfs.segments.repair import Repair
 from storjfs.segments.sealer import Sealer
 from storjfs.segments.space import DISK_RESERVE, DiskSpace
+from storjfs.segments.strays import remove_strays
 from storjfs.segments.taking_up import take_up
 from storjfs.segments.uploader import Pace, Uploader
 from storjfs.segments.values import Part, Placement, Run, SegmentsReport, State
@@ -276,8 +277,9 @@ class Segments:
     def pressed(self) -> bool:
         """Whether garbage should go soon: unsent data takes more than half of the local space, or more than
         half of what farmers hold is garbage."""
-        garbage = self._catalogue.garbage
-        return self._crowded or (garbage > SOME_GARBAGE and 2 * garbage > self._catalogue.stored_bytes)
+        tallies = self._catalogue.tallies
+        much = tallies.garbage > SOME_GARBAGE and 2 * tallies.garbage > tallies.stored_bytes
+        return self._crowded or much
 
     @property
     def _crowded(self) -> bool:
@@ -296,7 +298,7 @@ class Segments:
     @property
     def garbage(self) -> int:
         """Plaintext bytes of stored segments that nothing points to."""
-        return self._catalogue.garbage
+        return self._catalogue.tallies.garbage
 
     async def delete_now(self) -> tuple[int, int]:
         """Delete what is empty and have farmers delete what is doomed, without waiting for retries.
@@ -322,25 +324,8 @@ class Segments:
         return await self._cache.evict(max(self.space.reserve // 4, 1)) > 0
 
     async def remove_strays(self) -> tuple[int, int]:
-        """Remove local files that belong to no segment; returns how many, and their bytes.
-
-        None of damaged metadata: one of them may be what is lacking.
-        """
-        files = size = 0
-        if self._catalogue.misses_segments():
-            return files, size
-        for segment_id in [*self._cache.cached(), *self._cache.strays()]:
-            await trio.lowlevel.checkpoint()
-            if self._store.read("SELECT 1 FROM segment WHERE segment_id = ?", (segment_id,)):
-                continue
-            freed = self._cache.give_up(segment_id)
-            if not freed and segment_id in self._cache.strays():
-                path = self._cache.journal_dir / segment_id.hex()
-                freed = path.stat().st_size
-                path.unlink()
-            files += freed > 0
-            size += freed
-        return files, size
+        """See strays.remove_strays."""
+        return await remove_strays(self._store, self._catalogue, self._cache)
 
     def runs(self, seg: int, after: int = -1, limit: int = 256) -> list[tuple[int, int, int, int]]:
         """Committed runs of a segment behind position `after`, as (pos, length, ino, off)."""
@@ -357,10 +342,10 @@ class Segments:
     def report(self) -> SegmentsReport:
         """For `status`. Costs a few bounded queries."""
         catalogue = self._catalogue
-        tally = catalogue.tally()
+        tally = catalogue.tallies.by_health
         ((to_delete,),) = self._store.read("SELECT COUNT(*) FROM (SELECT 1 FROM doomed LIMIT 10000)")
         return SegmentsReport(
-            stored_bytes=catalogue.stored_bytes,
+            stored_bytes=catalogue.tallies.stored_bytes,
             waiting_bytes=self.waiting_bytes(),
             cached_bytes=self._cache.used,
             room_bytes=self._journal.left,
@@ -389,23 +374,6 @@ class Segments:
     def held(self, contract: int) -> tuple[int, int]:
         """Shards that a contract's farmer holds, and their sealed bytes; see Holdings."""
         return self._catalogue.holdings.under(contract)
-
-    async def contract_lost(self, contract: int) -> int:
-        """All shards under a contract are lost for good; returns how many. Works in bounded steps."""
-        after, count = b"", 0
-        while rows := self._catalogue.shards_under(contract, after, 32):
-            for shard_id, seg in rows:
-                try:
-                    segment = self._catalogue.get(seg)
-                except StorjfsError:
-                    continue
-                for shard in self._catalogue.shards(segment):
-                    if shard.shard_id == shard_id and shard.held:
-                        self._catalogue.shard_lost(segment, shard)
-                        count += 1
-            after = rows[-1][0]
-            await trio.lowlevel.checkpoint()
-        return count
 
     @property
     def waits_for_farmers(self) -> bool:

@@ -39,7 +39,7 @@ class Victims:
         settled = [one for one in found.values() if one.live > 0 and is_settled(one)]
         wasteful = sorted((one for one in settled if wasted(one)), key=lambda one: one.live / one.plain)
         victims = [one.seg for one in wasteful]
-        if catalogue.small > MOST_SMALL:
+        if catalogue.tallies.small > MOST_SMALL:
             small = [one for one in settled if one.small and not wasted(one)]
             # One alone would be rewritten for nothing.
             if len(small) > 1:

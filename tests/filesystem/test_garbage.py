@@ -152,7 +152,7 @@ async def test_small_segments_are_merged_and_their_bytes_move_a_few_times_at_mos
             await fs.release(handle)
             await volume.segments.flush()
             await fs.compact()
-            assert volume.segments._catalogue.small <= MOST_SMALL + 2
+            assert volume.segments._catalogue.tallies.small <= MOST_SMALL + 2
         assert fs.compacted <= 3 * files * PAGE
 
 

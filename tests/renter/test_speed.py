@@ -97,5 +97,3 @@ def test_of_many_farmers_the_usual_rate_is_not_made_anew_each_time() -> None:
     assert speeds.lagging(SLOW, Way.PUT)
     usual = speeds._usual[Way.PUT]
     assert usual.changes < 1000
-    speeds.forget(SLOW)
-    assert not speeds.lagging(SLOW, Way.PUT)

@@ -189,7 +189,7 @@ async def test_garbage_and_small_segments_are_offered_to_the_compactor(volume: V
             run.pos for run in runs if run.seg == runs[0].seg
         ]
     async with volume.running() as segments:
-        segments._catalogue.small = 65
+        segments._catalogue.tallies.small = 65
         for size in (1000, 2000):
             volume.append_random(size)
             await segments.flush()
