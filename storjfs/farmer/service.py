@@ -104,10 +104,12 @@ class FarmerService(Service):
         if hello.purpose is Purpose.CONTROL:
             for voucher in hello.vouchers:
                 try:
-                    await self._payments.accept(voucher)
-                except (RequestFailed, ProtocolViolation):
-                    continue  # a wrong voucher is no reason not to talk
-            best = (lane.voucher for lane in self._book.lanes_of(peer))
+                    with self._disk_may_fail():
+                        await self._payments.accept(voucher)
+                except (RequestFailed, ProtocolViolation, apsw.FullError):
+                    continue  # a wrong voucher, or one that the disk does not take, is no reason not to talk
+            with self._disk_may_fail():
+                best = [lane.voucher for lane in self._book.lanes_of(peer)]
             vouchers = tuple(voucher for voucher in best if voucher is not None)
         able = (DIAL_BACK_CAPABILITY, *((RELAY_CAPABILITY,) if self._relay.is_open else ()))
         return HelloAnswer(0, Role.FARMER, able, f"storjfs {__version__}", vouchers)
