@@ -106,7 +106,7 @@ class FarmerService(Service):
                 try:
                     with self._disk_may_fail():
                         await self._payments.accept(voucher)
-                except (RequestFailed, ProtocolViolation, apsw.FullError):
+                except (RequestFailed, ProtocolViolation):
                     continue  # a wrong voucher, or one that the disk does not take, is no reason not to talk
             with self._disk_may_fail():
                 best = [lane.voucher for lane in self._book.lanes_of(peer)]
@@ -144,10 +144,12 @@ class FarmerService(Service):
 
     @contextmanager
     def _disk_may_fail(self) -> Iterator[None]:
-        """Say BUSY where the disk fails: the same may work later, and nothing that counts was changed."""
+        """Say BUSY where the disk fails or is full: the same may work later, and nothing was changed."""
         try:
             yield
         except (apsw.Error, OSError) as error:
+            if isinstance(error, apsw.FullError):
+                raise RequestFailed(ErrorCode.BUSY, "the farmer's disk is full") from error
             if self._shelf.failed(error):
                 raise RequestFailed(ErrorCode.BUSY, "the farmer's disk fails") from error
             raise

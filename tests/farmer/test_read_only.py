@@ -246,6 +246,8 @@ async def test_audits_are_answered_though_the_disk_is_full(
         challenge = renter.challenge()
         assert renter.judge(challenge, await renter.ask(challenge))[0].passed
         assert await renter.get(shard) == shard.data
+        with refused(ErrorCode.BUSY):
+            await renter.pay()
 
 
 async def test_upkeep_tries_a_disk_again(
