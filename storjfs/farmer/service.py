@@ -20,6 +20,7 @@ from storjfs.network.data import ShardSource
 from storjfs.network.dial_back import DialBacks
 from storjfs.network.frames import FrameStream
 from storjfs.network.lan import is_loopback
+from storjfs.network.origin import origin
 from storjfs.network.relay import Relay
 from storjfs.network.service import Service
 from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
@@ -79,6 +80,7 @@ class FarmerService(Service):
         self._book = book
         self._shelf = shelf
         self._relay = relay
+        self._neighbours = neighbours
         self._dial_backs = DialBacks()
         self._payments = payments
         self._keeper = keeper
@@ -94,7 +96,7 @@ class FarmerService(Service):
             Audit: prover.audit,
             Pay: self._pay,
             Delete: keeper.delete,
-            GetFarmers: neighbours.answer,
+            GetFarmers: self._farmers,
             End: lambda peer, request: contracting.end(peer, request.contract_id),
         }
 
@@ -165,6 +167,10 @@ class FarmerService(Service):
 
     async def _offer(self, peer: NodeId, request: GetOffer) -> OfferAnswer:
         return OfferAnswer(self._contracting.signed_offer())
+
+    async def _farmers(self, peer: NodeId, request: GetFarmers) -> Struct:
+        host = next((one.host for one in self.connections.get(peer, ())), "")
+        return await self._neighbours.answer(peer, request, origin(host) if host else "")
 
     async def _contract(self, peer: NodeId, request: GetContract) -> Struct:
         return self._contracting.answer(self._book.find(request.contract_id, peer))
