@@ -10,6 +10,7 @@ import trio
 
 from storjfs.errors import StorjfsError
 from storjfs.farmer.settings import FarmerSettings
+from storjfs.network.guests import Allowances
 from storjfs.network.identity import Identity
 from storjfs.network.lan import announced, is_loopback, moved
 from storjfs.network.meeting import Meeting
@@ -27,6 +28,10 @@ log = logging.getLogger(__name__)
 
 FILE: Final = "known-farmers"
 KEEP_EVERY: Final = 60.0
+INTRODUCTIONS: Final = 1 / 30
+"""Per second from one address of the internet: each has us dial up to four addresses, of whomever ..."""
+AT_ONCE: Final = 4.0
+"""... and after a pause at once."""
 ANNOUNCE_AGAIN: Final = 300.0
 """Seconds until it is tried again to announce the farmer in a network that does not let us."""
 
@@ -52,12 +57,16 @@ class Neighbours:
         self._identity, self._settings, self._offer, self._clock = identity, settings, offer, clock
         self._rng = random.SystemRandom()
         self._meeting: Meeting | None = None
+        self._introductions = Allowances(INTRODUCTIONS, AT_ONCE)
 
-    async def answer(self, peer: NodeId, request: GetFarmers) -> FarmerList:
-        """Those that answered us in the last day. Who says of itself where it is gets a visit."""
+    async def answer(self, peer: NodeId, request: GetFarmers, where: str = "") -> FarmerList:
+        """Those that answered us in the last day. Who says of itself where it is gets a visit, now and then.
+
+        `where`: what counts as the address that it asks from (`network.origin`); empty: behind a relay.
+        """
         inside = self._inside()
         if request.own is not None and self._meeting is not None:
-            self._introduced(self._meeting, request.own, inside)
+            self._introduced(self._meeting, request.own, inside, where)
         now = self._clock()
         return FarmerList(
             self.directory.tell(now, request.limit, self._rng, private=inside, besides=_who(request.own))
@@ -68,14 +77,13 @@ class Neighbours:
         addresses = open_offer(self._offer()).addresses
         return bool(addresses) and all(is_private(one.host) for one in addresses)
 
-    @staticmethod
-    def _introduced(meeting: Meeting, own: Signed, inside: bool) -> None:
+    def _introduced(self, meeting: Meeting, own: Signed, inside: bool, where: str) -> None:
         try:
             offer = open_offer(own)
         except ProtocolViolation:
             return
         usable = [one for one in offer.addresses if inside or not is_private(one.host)]
-        if usable:
+        if usable and (inside or self._introductions.try_spend(where)):
             # By where it claims to be: nobody fills the share of a network that he does not answer in.
             source = peer_source(usable[0].host)
             meeting.hint(hint_of(source, usable, offer.farmer, private=inside))

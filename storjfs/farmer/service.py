@@ -20,6 +20,7 @@ from storjfs.network.data import ShardSource
 from storjfs.network.dial_back import DialBacks
 from storjfs.network.frames import FrameStream
 from storjfs.network.lan import is_loopback
+from storjfs.network.origin import origin
 from storjfs.network.relay import Relay
 from storjfs.network.service import Service
 from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
@@ -79,6 +80,7 @@ class FarmerService(Service):
         self._book = book
         self._shelf = shelf
         self._relay = relay
+        self._neighbours = neighbours
         self._dial_backs = DialBacks()
         self._payments = payments
         self._keeper = keeper
@@ -94,7 +96,7 @@ class FarmerService(Service):
             Audit: prover.audit,
             Pay: self._pay,
             Delete: keeper.delete,
-            GetFarmers: neighbours.answer,
+            GetFarmers: self._farmers,
             End: lambda peer, request: contracting.end(peer, request.contract_id),
         }
 
@@ -104,10 +106,12 @@ class FarmerService(Service):
         if hello.purpose is Purpose.CONTROL:
             for voucher in hello.vouchers:
                 try:
-                    await self._payments.accept(voucher)
+                    with self._disk_may_fail():
+                        await self._payments.accept(voucher)
                 except (RequestFailed, ProtocolViolation):
-                    continue  # a wrong voucher is no reason not to talk
-            best = (lane.voucher for lane in self._book.lanes_of(peer))
+                    continue  # a wrong voucher, or one that the disk does not take, is no reason not to talk
+            with self._disk_may_fail():
+                best = [lane.voucher for lane in self._book.lanes_of(peer)]
             vouchers = tuple(voucher for voucher in best if voucher is not None)
         able = (DIAL_BACK_CAPABILITY, *((RELAY_CAPABILITY,) if self._relay.is_open else ()))
         return HelloAnswer(0, Role.FARMER, able, f"storjfs {__version__}", vouchers)
@@ -142,10 +146,12 @@ class FarmerService(Service):
 
     @contextmanager
     def _disk_may_fail(self) -> Iterator[None]:
-        """Say BUSY where the disk fails: the same may work later, and nothing that counts was changed."""
+        """Say BUSY where the disk fails or is full: the same may work later, and nothing was changed."""
         try:
             yield
         except (apsw.Error, OSError) as error:
+            if isinstance(error, apsw.FullError):
+                raise RequestFailed(ErrorCode.BUSY, "the farmer's disk is full") from error
             if self._shelf.failed(error):
                 raise RequestFailed(ErrorCode.BUSY, "the farmer's disk fails") from error
             raise
@@ -161,6 +167,10 @@ class FarmerService(Service):
 
     async def _offer(self, peer: NodeId, request: GetOffer) -> OfferAnswer:
         return OfferAnswer(self._contracting.signed_offer())
+
+    async def _farmers(self, peer: NodeId, request: GetFarmers) -> Struct:
+        host = next((one.host for one in self.connections.get(peer, ())), "")
+        return await self._neighbours.answer(peer, request, origin(host) if host else "")
 
     async def _contract(self, peer: NodeId, request: GetContract) -> Struct:
         return self._contracting.answer(self._book.find(request.contract_id, peer))

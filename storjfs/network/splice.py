@@ -2,14 +2,17 @@
 
 import fcntl
 import os
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import trio
 
 PIPE: Final = 256 << 10
 """Bytes of the pipe between two sockets, and of one step."""
+LARGE: Final = 64
+"""Pipes of that size at a time; others have what the kernel gives, a quarter of it. Its pages are counted by
+user: beyond 64 MiB all programs of this one would get pipes of a page or two (pipe(7))."""
 _FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 Passing = Callable[[int], Awaitable[None]]
@@ -76,19 +79,34 @@ async def _pump(
     life: _Life,
 ) -> None:
     """Pass on what comes from `source` until it ends; the end too."""
-    out, into = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        with suppress(OSError):  # above what a user may have: then it stays as it is
-            fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, PIPE)
-        while count := await _receive(source, into, min(step(), PIPE)):
-            await passing(count)
-            await _send(out, target, count)
-            life.passed()
-        life.ended()
-        await target.send_eof()
+        with _pipe() as (out, into):
+            while count := await _receive(source, into, min(step(), PIPE)):
+                await passing(count)
+                await _send(out, target, count)
+                life.passed()
+            life.ended()
+            await target.send_eof()
     except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
         life.end()
+
+
+_large: set[int] = set()
+"""Of the pipes of this process that are large, the ends that are written to."""
+
+
+@contextmanager
+def _pipe() -> Iterator[tuple[int, int]]:
+    """The two ends of a pipe that nobody waits for. Raises OSError."""
+    out, into = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if len(_large) < LARGE:
+            with suppress(OSError):  # above what a user may have: then it stays as it is
+                fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, PIPE)
+                _large.add(into)
+        yield out, into
     finally:
+        _large.discard(into)
         os.close(out)
         os.close(into)
 

@@ -7,15 +7,16 @@ import pytest
 import trio
 
 from storjfs.farmer.farmer import Farmer
-from storjfs.farmer.neighbours import FILE
+from storjfs.farmer.neighbours import AT_ONCE, FILE, INTRODUCTIONS
 from storjfs.farmer.settings import FarmerSettings
 from storjfs.network.identity import Identity
 from storjfs.network.meeting import Meeting
 from storjfs.protocol.directory import Directory
 from storjfs.protocol.ids import NodeId
-from storjfs.protocol.messages import GetFarmers
+from storjfs.protocol.messages import FarmerList, GetFarmers
 from storjfs.protocol.signing import Signed
 from storjfs.protocol.terms import Address, sign_offer
+from tests.farmer.renter import Renter
 from tests.protocol import values
 
 NOW = 1_800_000_000.0
@@ -83,6 +84,42 @@ async def test_who_says_of_itself_gets_a_visit_where_that_may_be(make: Any) -> N
         assert len(meeting.directory) == 0
     finally:
         farmer.close()
+
+
+async def test_who_says_of_ever_more_farmers_that_they_are_itself_gets_a_few_visited(
+    make: Any, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Else anybody could have a farmer dial whom he likes, all the time, and nobody else be visited."""
+    farmer = make(PUBLIC)
+    try:
+        meeting = meeting_of(farmer)
+
+        async def introduced(first: int, where: str) -> int:
+            for number in range(first, first + 20):
+                own = offer(number, Address(f"8.8.{number}.1", 7420))
+                await farmer.neighbours.answer(ASKING, GetFarmers(own=own), where)
+            return len(meeting.directory.take_hints(99))
+
+        assert await introduced(0, "9.9.9.9") == AT_ONCE
+        assert await introduced(20, "9.9.9.9") == 0
+        assert await introduced(40, "9.9.9.10") == AT_ONCE
+        await trio.sleep(1 / INTRODUCTIONS)
+        assert await introduced(60, "9.9.9.9") == 1
+    finally:
+        farmer.close()
+
+
+async def test_by_whom_farmers_are_asked_for_is_known_by_the_address(renter: Renter, farmer: Farmer) -> None:
+    asked: list[str] = []
+    answer = farmer.neighbours.answer
+
+    async def noting(peer: NodeId, request: GetFarmers, where: str = "") -> FarmerList:
+        asked.append(where)
+        return await answer(peer, request, where)
+
+    farmer.neighbours.answer = noting  # type: ignore[method-assign]
+    await renter.peer.request(GetFarmers())
+    assert asked == ["127.0.0.1"]
 
 
 async def test_a_farmer_within_a_private_network_takes_private_addresses(make: Any) -> None:

@@ -20,6 +20,7 @@ from storjfs.farmer.farmer import Farmer
 from storjfs.farmer.pulse import Pulse
 from storjfs.farmer.settings import FarmerSettings
 from storjfs.farmer.shelf import footprint
+from storjfs.network.peer import Peer
 from storjfs.protocol.failures import ErrorCode
 from storjfs.settlement import Ledger
 from tests.farmer.process import Manager, Running, status
@@ -218,6 +219,31 @@ def read_only(*_: object) -> None:
     raise apsw.ReadOnlyError("attempt to write a readonly database")
 
 
+@pytest.mark.parametrize("error", [apsw.ReadOnlyError("readonly"), apsw.FullError("full")], ids=repr)
+async def test_who_shows_a_voucher_that_the_disk_does_not_take_is_served(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, error: apsw.Error
+) -> None:
+    """As every renter does that has paid since the disk failed, and connects again."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    async with at_work(tmp_path, ledger) as (farmer, renter, _):
+        shard = await renter.put(9000)
+        assert (await renter.audit())[0].passed
+        voucher = renter.sign()
+        monkeypatch.setattr(farmer.records, "_write", fail)
+        peer = renter.peer
+        again = Peer(peer.identity, peer.node_id, peer.addresses, vouchers=lambda: [voucher])
+        async with trio.open_nursery() as nursery:
+            await nursery.start(again.run)
+            renter.peer = again
+            assert await renter.get(shard) == shard.data
+            challenge = renter.challenge()
+            assert renter.judge(challenge, await renter.ask(challenge))[0].passed
+            nursery.cancel_scope.cancel()
+
+
 async def test_audits_are_answered_though_the_disk_is_full(
     tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,6 +257,8 @@ async def test_audits_are_answered_though_the_disk_is_full(
         challenge = renter.challenge()
         assert renter.judge(challenge, await renter.ask(challenge))[0].passed
         assert await renter.get(shard) == shard.data
+        with refused(ErrorCode.BUSY):
+            await renter.pay()
 
 
 async def test_upkeep_tries_a_disk_again(

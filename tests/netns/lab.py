@@ -123,7 +123,7 @@ class Namespace:
             f'{way} "{one}" {what}'
             for names, what in (
                 (self.silent, "drop"),
-                (self.refusing, "reject with icmp type host-unreachable"),
+                (self.refusing, UNREACHABLE),
             )
             for one in sorted(names)
             for way in ("iifname", "oifname")

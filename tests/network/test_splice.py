@@ -1,5 +1,7 @@
 """Two connections joined by the kernel: all passes in order, ends too; idle and lost ones end."""
 
+import errno
+import fcntl
 import os
 import socket as plain
 import struct
@@ -9,6 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
+from storjfs.network import splice as splicing
 from storjfs.network.splice import Idle, splice
 
 PATIENCE = 20.0
@@ -100,6 +103,28 @@ async def test_one_that_is_lost_takes_the_other_with_it() -> None:
         await a.aclose()
         assert await receive_all(b) == b""
         assert not ended
+
+
+async def test_where_there_are_no_files_left_both_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(flags: int) -> tuple[int, int]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async with joined() as (a, b, _, ended):
+        monkeypatch.setattr(os, "pipe2", none_left)
+        assert await receive_all(a) == await receive_all(b) == b""
+        assert not ended
+
+
+async def test_so_many_pipes_are_large_and_none_when_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a relay would use up what the kernel lets a user have of them."""
+    monkeypatch.setattr(splicing, "LARGE", 3)
+    async with joined() as (a, b, _, _), joined() as (c, d, _, _):
+        for one, other in ((a, b), (c, d)):
+            await one.send_all(b"there")
+            assert await other.receive_some() == b"there"
+        sizes = [fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) for pipe in splicing._large]
+        assert sizes == [splicing.PIPE] * 3
+    assert not splicing._large
 
 
 async def test_nothing_for_too_long_ends_both() -> None:
