@@ -169,8 +169,9 @@ class VolumeSettings:
         """
         known = {field.name for field in fields(cls)} - _OF_FARMERS
         document = read_document(text, FORMAT_VERSION, known, name="the file")
-        tables = ("farmers", "needs", "dht", "ledger")
-        farmers, needs, dht, ledger = (document.pop(table, {}) for table in tables)
+        farmers, needs, dht, ledger = (
+            document.pop(name, {}) for name in ("farmers", "needs", "dht", "ledger")
+        )
         _check("volume_id" in document, "the setting volume_id is missing", "Restore it from a backup.")
         values = {key: _read(key, _READERS[key], value) for key, value in document.items()}
         values |= {"needs": parse_needs(needs), "dht": parse_dht(dht), "ledger": parse_ledger(ledger)}
@@ -395,8 +396,7 @@ play_balance = "{play_balance}"
 [dht]
 {dht}
 
-# Where farmers are paid: in the ledger of a group (NODEID@host:port, as storjfs ledger serve shows it), or in
-# another file; left out: in the volume's own ledger, which only farmers on this machine can use.
+# Where farmers are paid: in a group's ledger (NODEID@host:port) or another file; left out: in the volume's own.
 [ledger]
 {ledger}
 """
