@@ -14,7 +14,15 @@ from storjfs.protocol.ids import PublicKey, short
 from storjfs.protocol.signing import Signed
 from storjfs.protocol.terms import Terms
 from storjfs.protocol.vouchers import Voucher, open_voucher
-from storjfs.settlement import Lane, LaneClosed, LaneState, Settlement, SettlementError, UnknownLane
+from storjfs.settlement import (
+    Lane,
+    LaneClosed,
+    LaneState,
+    Settlement,
+    SettlementError,
+    SettlementUnreachable,
+    UnknownLane,
+)
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +30,8 @@ CLAIM_BEFORE: Final = 3600
 """Seconds before a lane's expiry from which nothing is left unclaimed for long."""
 EPOCHS_KEPT: Final = 1024
 """Answered audits of a contract that are remembered, so that a repeated one is not billed again."""
+LEFT_ALONE: Final = 30
+"""Seconds for which a settlement that did not answer is not asked for what can wait."""
 EGRESS_FOLD: Final = 16 << 20
 """Bytes of egress that a crash may make us forget."""
 
@@ -37,6 +47,7 @@ class Payments:
         """What the settlement said when it last failed us; empty once it has worked again."""
         self.trouble_since = 0
         self._failures = 0
+        self._left_alone_until = 0
 
     # --- vouchers ---
 
@@ -197,6 +208,8 @@ class Payments:
             self.trouble_since = self._book.now
         self.trouble = str(error)
         self._failures += 1
+        if isinstance(error, SettlementUnreachable):
+            self._left_alone_until = self._book.now + LEFT_ALONE
 
     def _claimed(self, lane: LaneEntry, claimed: int) -> list[Statement]:
         """History of a claim: of the lane's only contract, else of all together."""
@@ -212,6 +225,8 @@ class Payments:
         for lane in list(self._book.lanes.values()):
             if not only_expiring or lane.expiry - self._book.now < CLAIM_BEFORE:
                 await self.claim(lane)
+                if self._book.now < self._left_alone_until and self._failures > failures:
+                    return  # the others would wait in vain, each as long
         if self.trouble and self._failures == failures and not only_expiring:
             await self._try_again()
 
@@ -226,6 +241,8 @@ class Payments:
 
     async def close_unused(self) -> None:
         """Close the lanes that no contract uses any more: the payer gets the rest of the deposit back."""
+        if self._book.now < self._left_alone_until:
+            return
         for lane in list(self._book.lanes.values()):
             if not lane.open or self._book.in_use(lane):
                 continue
@@ -239,6 +256,8 @@ class Payments:
                 except SettlementError as error:
                     log.warning("closing lane %s failed: %s", short(lane.lane_id), error)
                     self._failed(error)
+                    if isinstance(error, SettlementUnreachable):
+                        return
                     continue
                 await self._take_over(lane, seen)
 

@@ -209,7 +209,8 @@ class ServedLedger:
                     f"the ledger at {self.at.address} has no room left on its disk",
                     hint="Its operator has to free some; nothing is lost.",
                 )
-            if error.code not in (ErrorCode.BUSY, ErrorCode.INTERNAL, ErrorCode.CANCELLED):
+            # A defect of the ledger's at one order says nothing of others: they need not wait.
+            if error.code not in (ErrorCode.BUSY, ErrorCode.CANCELLED):
                 return SettlementError(f"the ledger at {self.at.address} cannot be used: {error}")
         return SettlementUnreachable(
             f"the ledger at {self.at.address} cannot be asked: {error}",

@@ -169,12 +169,11 @@ class VolumeSettings:
         """
         known = {field.name for field in fields(cls)} - _OF_FARMERS
         document = read_document(text, FORMAT_VERSION, known, name="the file")
-        tables = ("farmers", "needs", "dht", "ledger")
-        farmers, needs, dht, ledger = (document.pop(table, {}) for table in tables)
+        tables = {name: document.pop(name, {}) for name in ("farmers", "needs", "dht", "ledger")}
         _check("volume_id" in document, "the setting volume_id is missing", "Restore it from a backup.")
         values = {key: _read(key, _READERS[key], value) for key, value in document.items()}
-        values |= {"needs": parse_needs(needs), "dht": parse_dht(dht), "ledger": parse_ledger(ledger)}
-        return cls(**_farmers(farmers), **values)
+        values |= {"needs": parse_needs(tables["needs"]), "dht": parse_dht(tables["dht"])}
+        return cls(**_farmers(tables["farmers"]), ledger=parse_ledger(tables["ledger"]), **values)
 
     def to_toml(self) -> str:
         """The text of the settings file, with comments; `from_toml` gives an equal object back."""
@@ -395,8 +394,7 @@ play_balance = "{play_balance}"
 [dht]
 {dht}
 
-# Where farmers are paid: in the ledger of a group (NODEID@host:port, as storjfs ledger serve shows it), or in
-# another file; left out: in the volume's own ledger, which only farmers on this machine can use.
+# Where farmers are paid: in a group's ledger (NODEID@host:port), or another file; else in the volume's own.
 [ledger]
 {ledger}
 """

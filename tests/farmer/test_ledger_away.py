@@ -1,7 +1,7 @@
 """A farmer whose ledger cannot be asked: it serves within what it knows, is not owed more, and catches up."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 
 import pytest
 
@@ -10,7 +10,7 @@ from storjfs.protocol.failures import ErrorCode
 from storjfs.protocol.ids import PublicKey
 from storjfs.protocol.terms import CREDIT
 from storjfs.settlement import Ledger, SettlementUnreachable
-from tests.farmer.renter import Renter, refused
+from tests.farmer.renter import MIB, Renter, refused, renting
 
 
 @contextmanager
@@ -62,6 +62,34 @@ async def test_a_voucher_beyond_the_deposit_waits_and_no_more_than_two_audits_ar
     assert await renter.get(shard) == shard.data
     await farmer.payments.claim_all()
     assert ledger.balance(PublicKey(farmer.node_id)) == renter.tally.amount
+
+
+async def test_of_many_lanes_one_finds_out_that_the_ledger_is_away(
+    farmer: Farmer, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with AsyncExitStack() as stack:
+        renters = []
+        for _ in range(3):
+            one = await stack.enter_async_context(renting(ledger, farmer.node_id, farmer.listening[0]))
+            await one.agree(capacity=MIB)
+            await one.put(65536)
+            await one.audit()
+            await one.pay()
+            renters.append(one)
+        asked = []
+
+        def fail(*words: object) -> None:
+            asked.append(words)
+            raise SettlementUnreachable("the ledger cannot be asked")
+
+        with monkeypatch.context() as broken:
+            for name in ("claim", "close", "balance"):
+                broken.setattr(farmer.settlement, name, fail)
+            await farmer.payments.claim_all()
+            await farmer.payments.close_unused()
+        assert len(asked) == 1
+        await farmer.payments.claim_all()
+        assert ledger.balance(PublicKey(farmer.node_id)) == sum(one.tally.amount for one in renters)
 
 
 async def test_what_failed_is_known_to_work_again_though_there_is_nothing_to_claim(

@@ -177,7 +177,7 @@ def test_one_that_has_gone_on_is_believed() -> None:
     [
         (RequestTimeout("late"), SettlementUnreachable),
         (RequestFailed(ErrorCode.BUSY), SettlementUnreachable),
-        (RequestFailed(ErrorCode.INTERNAL), SettlementUnreachable),
+        (RequestFailed(ErrorCode.INTERNAL), SettlementError),
         (RequestFailed(ErrorCode.NO_SPACE), SettlementFull),
         (RequestFailed(ErrorCode.UNSUPPORTED), SettlementError),
         (RequestFailed(ErrorCode.BAD_REQUEST), SettlementError),
