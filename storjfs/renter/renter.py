@@ -121,6 +121,7 @@ class Renter:
         self.client = ShardClient(
             self.book, self.farmers, self.cashier, self.records, settings, self._held, now, rng
         )
+        self.client.pay_soon = self._pay_soon
         self.negotiation = Negotiation(
             self.farmers, self._pay, self.client, settings, settlement.name, now, crash_point
         )
@@ -363,6 +364,10 @@ class Renter:
 
     def _vouchers_for(self, farmer: NodeId) -> Sequence[Signed]:
         return self.cashier.vouchers_for(farmer)
+
+    def _pay_soon(self, entry: Entry) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(self.cashier.pay_egress, entry)
 
     def _came(self, farmer: NodeId) -> None:
         self.came([entry.number for entry in self.book.with_farmer(farmer)])
