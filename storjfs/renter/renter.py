@@ -16,6 +16,7 @@ from storjfs.network.sources import Source
 from storjfs.network.streams import open_stream
 from storjfs.protocol.ids import NodeId, PublicKey, short
 from storjfs.protocol.messages import HelloAnswer
+from storjfs.protocol.priorities import Priority
 from storjfs.protocol.receipts import Receipt
 from storjfs.protocol.signing import Signed
 from storjfs.protocol.terms import Address
@@ -230,9 +231,16 @@ class Renter:
         """See ShardClient.put."""
         return await self.client.put(contract, shard_id, sealed, root)
 
-    async def get(self, contract: int, shard_id: bytes, offset: int, length: int) -> bytearray:
+    async def get(
+        self,
+        contract: int,
+        shard_id: bytes,
+        offset: int,
+        length: int,
+        priority: Priority = Priority.READ,
+    ) -> bytearray:
         """See ShardClient.get."""
-        return await self.client.get(contract, shard_id, offset, length)
+        return await self.client.get(contract, shard_id, offset, length, priority)
 
     async def delete(self, contract: int, shard_ids: Sequence[bytes]) -> None:
         """See ShardClient.delete."""
