@@ -102,6 +102,8 @@ class Audits:
         self._now = now
         self._random_bytes = random_bytes
         self._crash_point = crash_point
+        self._unrecorded: dict[int, tuple[Challenge, list[Outcome], BatchResult]] = {}
+        """By contract: what was judged, paid and counted, and local.db could not take."""
         # Proofs are checked beside the loop, one batch at a time.
         self._checking = trio.CapacityLimiter(1)
 
@@ -131,7 +133,13 @@ class Audits:
         return challenge
 
     async def attempt(self, entry: Entry, challenge: Challenge) -> BatchResult:
-        """Send a stored challenge, and if it is answered do all that follows from the answer."""
+        """Send a stored challenge, and if it is answered do all that follows from the answer.
+
+        Raises StoreError where that cannot be kept; then call it again.
+        """
+        known = self._unrecorded.get(entry.number)
+        if known is not None and known[0] is challenge:
+            return await self._record(*known)
         try:
             answer = await self._send(entry, challenge.request)
             request = open_request(challenge.request, entry.terms)
@@ -221,11 +229,20 @@ class Audits:
         counts = standing.told_of(len(told), held, now)
         outcomes += told
         standing.answered(len(passed), len(failed) + counts, now, entry.terms.audit_period)
+        lost = [bytes(verdict.shard_id) for verdict, _ in failed]
+        result = BatchResult(Answer.ANSWERED, len(passed), len(failed), lost=lost)
+        return await self._record(challenge, outcomes, result)
+
+    async def _record(
+        self, challenge: Challenge, outcomes: list[Outcome], result: BatchResult
+    ) -> BatchResult:
+        """The last step. It alone is repeated where it fails: what is counted must not be counted again."""
+        self._unrecorded[challenge.contract] = challenge, outcomes, result
         await self._records.finish(challenge, outcomes)
+        del self._unrecorded[challenge.contract]
         self._crash_point("audit: recorded")
         await self._cashier.pay.forget_settled(challenge.nonce)
-        lost = [bytes(verdict.shard_id) for verdict, _ in failed]
-        return BatchResult(Answer.ANSWERED, len(passed), len(failed), lost=lost)
+        return result
 
     async def _told(self, entry: Entry, damaged: Sequence[ShardId], now: float) -> list[Outcome]:
         """Mark the shards lost of which their farmer tells that they are damaged; those that were held."""
@@ -272,5 +289,6 @@ class Audits:
 
     async def forget(self, challenge: Challenge) -> None:
         """The contract is over: nobody will answer this any more."""
+        self._unrecorded.pop(challenge.contract, None)
         await self._records.finish(challenge, [])
         await self._cashier.pay.forget_settled(challenge.nonce)

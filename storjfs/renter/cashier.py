@@ -248,7 +248,7 @@ class Cashier:
         self._paying.add(lane.lane_id)
         try:
             await self._pay_owed(entry, lane)
-        except StorjfsError as error:
+        except (StorjfsError, OSError) as error:
             log.warning("cannot pay farmer %s: %s", short(entry.node_id), error)
         finally:
             self._paying.discard(lane.lane_id)

@@ -93,6 +93,8 @@ class ShardClient:
         """Set when a farmer says that a contract has no room left."""
         self.preferred: Collection[bytes] = ()
         """Node ids of farmers that the user wants to be used before others."""
+        self.pay_soon: Callable[[Entry], None] = lambda entry: None
+        """Has the farmer of a contract paid for what it sent, beside what is read: it gives credit."""
         self._warned = ""
         self._looked = -math.inf
 
@@ -265,7 +267,7 @@ class ShardClient:
         self._farmers.latency(entry.node_id).saw(seconds)
         self._farmers.speeds.took(entry.node_id, Way.GET, length, seconds)
         if due:
-            await self._cashier.pay_egress(entry)
+            self.pay_soon(entry)
         return buffer
 
     async def delete(self, contract: int, shard_ids: Sequence[bytes]) -> None:

@@ -16,6 +16,7 @@ from storjfs.network.sources import Source
 from storjfs.network.streams import open_stream
 from storjfs.protocol.ids import NodeId, PublicKey, short
 from storjfs.protocol.messages import HelloAnswer
+from storjfs.protocol.priorities import Priority
 from storjfs.protocol.receipts import Receipt
 from storjfs.protocol.signing import Signed
 from storjfs.protocol.terms import Address
@@ -121,6 +122,7 @@ class Renter:
         self.client = ShardClient(
             self.book, self.farmers, self.cashier, self.records, settings, self._held, now, rng
         )
+        self.client.pay_soon = self._pay_soon
         self.negotiation = Negotiation(
             self.farmers, self._pay, self.client, settings, settlement.name, now, crash_point
         )
@@ -229,9 +231,16 @@ class Renter:
         """See ShardClient.put."""
         return await self.client.put(contract, shard_id, sealed, root)
 
-    async def get(self, contract: int, shard_id: bytes, offset: int, length: int) -> bytearray:
+    async def get(
+        self,
+        contract: int,
+        shard_id: bytes,
+        offset: int,
+        length: int,
+        priority: Priority = Priority.READ,
+    ) -> bytearray:
         """See ShardClient.get."""
-        return await self.client.get(contract, shard_id, offset, length)
+        return await self.client.get(contract, shard_id, offset, length, priority)
 
     async def delete(self, contract: int, shard_ids: Sequence[bytes]) -> None:
         """See ShardClient.delete."""
@@ -363,6 +372,10 @@ class Renter:
 
     def _vouchers_for(self, farmer: NodeId) -> Sequence[Signed]:
         return self.cashier.vouchers_for(farmer)
+
+    def _pay_soon(self, entry: Entry) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(self.cashier.pay_egress, entry)
 
     def _came(self, farmer: NodeId) -> None:
         self.came([entry.number for entry in self.book.with_farmer(farmer)])

@@ -19,6 +19,7 @@ from storjfs.coding.geometry import SEALED_PIECE
 from storjfs.coding.shards import ShardCipher, ShardCorrupt
 from storjfs.errors import StorjfsError
 from storjfs.keys import VolumeKeys
+from storjfs.protocol.priorities import Priority
 from storjfs.renter.errors import FarmerUnavailable, ShardMissing
 from storjfs.segments.catalogue import Catalogue
 from storjfs.segments.flights import Flights
@@ -80,7 +81,14 @@ class Fetcher:
         self.caught: Callable[[Segment, int, Buffer], None] = lambda segment, first, data: None
         """Called with pieces from `first` on that came along and were not asked for."""
 
-    async def shard(self, segment: Segment, shard: Shard, first: int, count: int) -> Buffer:
+    async def shard(
+        self,
+        segment: Segment,
+        shard: Shard,
+        first: int,
+        count: int,
+        priority: Priority = Priority.READ,
+    ) -> Buffer:
         """The unsealed pieces `[first, first + count)` of one shard, from its farmer.
 
         Raises ShardCorrupt (noted as lost), ShardMissing (likewise), or what the renter's `get` raises;
@@ -88,13 +96,15 @@ class Fetcher:
         """
 
         async def ask() -> Buffer:
-            return await self._from_farmer(segment, shard, first, count)
+            return await self._from_farmer(segment, shard, first, count, priority)
 
         return await self._flights.get(shard.shard_id, first, count, ask)
 
-    async def _from_farmer(self, segment: Segment, shard: Shard, first: int, count: int) -> Buffer:
+    async def _from_farmer(
+        self, segment: Segment, shard: Shard, first: int, count: int, priority: Priority
+    ) -> Buffer:
         try:
-            sealed = await self._get(shard, first * SEALED_PIECE, count * SEALED_PIECE)
+            sealed = await self._get(shard, first * SEALED_PIECE, count * SEALED_PIECE, priority)
             if len(sealed) != count * SEALED_PIECE:
                 raise ShardCorrupt(first + len(sealed) // SEALED_PIECE)
             cipher = ShardCipher(self._shard_key(shard.shard_id))
@@ -110,7 +120,7 @@ class Fetcher:
                 self._faulty(shard, error)
             raise
 
-    async def _get(self, shard: Shard, offset: int, length: int) -> Buffer:
+    async def _get(self, shard: Shard, offset: int, length: int, priority: Priority) -> Buffer:
         contract = shard.contract
         asked = self._asked.setdefault(contract, set())
         patience = self._patience(contract)
@@ -118,7 +128,7 @@ class Fetcher:
         asked.add(scope)
         try:
             with scope:
-                sealed = await self.placement.get(contract, shard.shard_id, offset, length)
+                sealed = await self.placement.get(contract, shard.shard_id, offset, length, priority)
                 self._answered(contract)
                 return sealed
         except FarmerUnavailable:

@@ -18,6 +18,7 @@ from storjfs.coding.erasure import erasure_code
 from storjfs.coding.geometry import PIECE, SEALED_PIECE, sealed_length, shard_length
 from storjfs.errors import StorjfsError
 from storjfs.keys import VolumeKeys
+from storjfs.protocol.priorities import Priority
 from storjfs.renter.speed import Way
 from storjfs.segments.cache import Cache
 from storjfs.segments.catalogue import Catalogue
@@ -265,7 +266,10 @@ class Rebuilder:
                 shard = using[at]
                 try:
                     with trio.move_on_after(SOURCE_PATIENCE if spare else math.inf):
-                        blocks[shard.idx] = await self._fetcher.shard(segment, shard, first, count)
+                        # Programs that read go first.
+                        blocks[shard.idx] = await self._fetcher.shard(
+                            segment, shard, first, count, Priority.AUDIT
+                        )
                         return
                     self._placement.late(shard.contract, Way.GET, count * SEALED_PIECE, SOURCE_PATIENCE)
                     if spare:

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple, Protocol
 
 from storjfs.coding.buffers import Buffer
 from storjfs.errors import FilesystemError
+from storjfs.protocol.priorities import Priority
 from storjfs.renter.speed import Way
 
 
@@ -130,6 +131,13 @@ class Placement(Protocol):
         self, contract: int, shard_id: bytes, sealed: Buffer, root: bytes | None = None
     ) -> Receipt: ...
 
-    async def get(self, contract: int, shard_id: bytes, offset: int, length: int) -> Buffer: ...
+    async def get(
+        self,
+        contract: int,
+        shard_id: bytes,
+        offset: int,
+        length: int,
+        priority: Priority = Priority.READ,
+    ) -> Buffer: ...
 
     async def delete(self, contract: int, shard_ids: Sequence[bytes]) -> None: ...

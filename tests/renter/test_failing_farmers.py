@@ -14,7 +14,7 @@ from storjfs.farmer.scrub import Pass
 from storjfs.protocol.audits import AuditRequest
 from storjfs.protocol.contracts import State
 from storjfs.protocol.ids import NodeId, ShardId
-from storjfs.protocol.messages import Audit, Request
+from storjfs.protocol.messages import Audit, Pay, Request
 from storjfs.renter import FarmerUnavailable
 from storjfs.renter.local_records import Result
 from storjfs.renter.renter import GREET_EVERY
@@ -337,3 +337,29 @@ async def test_an_audit_asked_for_before_the_auditor_runs_is_carried_out(
                 await until(lambda: bool(renter.auditor._work))
                 looked.set()
         assert [one.passed for one in found] == [2]
+
+
+async def test_a_read_does_not_wait_for_its_payment(
+    tmp_path: Path, still_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storjfs.renter.cashier.EGRESS_STEP", 1 << 10)
+    async with a_world(tmp_path, still_clock, 2) as world, world.life(SELDOM) as (renter, catalogue):
+        contract, shard_id = (await catalogue.store_segment(renter))[0]
+        site = site_of(world, renter, contract)
+        answer, asked, given_up = site.farmer.service.request, 0, 0
+
+        async def takes_no_money(peer: NodeId, request: Request[Any]) -> Any:
+            nonlocal asked, given_up
+            if isinstance(request, Pay):
+                asked += 1
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    given_up += 1
+            return await answer(peer, request)
+
+        monkeypatch.setattr(site.farmer.service, "request", takes_no_money)
+        for _ in range(3):
+            assert len(await renter.get(contract, shard_id, 0, 1 << 12)) == 1 << 12
+        await until(lambda: asked > 0)
+        assert (asked, given_up) == (1, 0)

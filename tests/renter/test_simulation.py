@@ -1,5 +1,6 @@
 """Renter and real farmers in one process: contracts, audits and pay."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from storjfs.protocol.contracts import State
 from storjfs.protocol.vouchers import EGRESS_CREDIT
 from storjfs.renter import FarmerUnavailable, ServiceRefused, ShardMissing
 from storjfs.renter.cashier import deposit_step
+from storjfs.renter.local_records import Challenge, Outcome
 from storjfs.settlement import SettlementUnreachable
 from storjfs.store import StoreError
 from tests.renter.world import SELDOM, a_world, agree, quick_settings, site_of, until
@@ -231,6 +233,27 @@ async def test_a_full_disk_stops_the_audits_only_while_it_is_full(
             summary = await renter.audit_now()
             assert summary.passed == 0
         await until(lambda: sum(row.passed for row in renter.report().contracts) == 2)
+        assert agree(world, renter)
+
+
+async def test_a_batch_whose_end_cannot_be_kept_is_counted_once(
+    tmp_path: Path, fast_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world(tmp_path, fast_clock, 2) as world, world.life(SELDOM) as (renter, catalogue):
+        await catalogue.store_segment(renter)
+        finish, failed = renter.records.finish, 0
+
+        async def fail_at_first(challenge: Challenge, outcomes: Iterable[Outcome]) -> None:
+            nonlocal failed
+            if failed < 6:
+                failed += 1
+                raise StoreError("no space left", permanent=False)
+            await finish(challenge, outcomes)
+
+        monkeypatch.setattr(renter.records, "finish", fail_at_first)
+        await renter.audit_now()
+        await until(lambda: failed == 6 and not renter.records.challenges)
+        assert [row.passed for row in renter.report().contracts] == [1, 1]
         assert agree(world, renter)
 
 

@@ -9,6 +9,7 @@ import trio
 
 from storjfs.coding.buffers import Buffer
 from storjfs.coding.merkle import shard_root
+from storjfs.protocol.priorities import Priority
 from storjfs.renter.errors import FarmerUnavailable, ServiceRefused, ShardMissing
 from storjfs.renter.speed import Way
 
@@ -56,6 +57,8 @@ class Farm:
         self.random = random.Random(1)
         self.deleted: list[bytes] = []
         self.seen: dict[bytes, bytes] = {}
+        self.priorities = set[Priority]()
+        """Of gets."""
         self.greeted: Callable[[Collection[int]], None] = lambda contracts: None
         self.most_at_once = 0
         self.sent = 0
@@ -116,7 +119,15 @@ class Farm:
         finally:
             self._at_once -= 1
 
-    async def get(self, contract: int, shard_id: bytes, offset: int, length: int) -> bytearray:
+    async def get(
+        self,
+        contract: int,
+        shard_id: bytes,
+        offset: int,
+        length: int,
+        priority: Priority = Priority.READ,
+    ) -> bytearray:
+        self.priorities.add(priority)
         farmer = self.farmers[contract]
         farmer.gets += 1
         if farmer.stuck is not None:

@@ -9,6 +9,7 @@ import trio
 
 from storjfs.coding.erasure import ErasureCode
 from storjfs.coding.shards import ShardCipher
+from storjfs.protocol.priorities import Priority
 from storjfs.renter.repair_policy import Health
 from storjfs.segments import Part, SegmentUnreadable, State
 from storjfs.segments.records import Segment
@@ -153,6 +154,21 @@ async def test_a_rebuilt_shard_equals_the_lost_one_before_its_seal(volume: Volum
         assert {idx: shard.checksum for idx, shard in after.items()} == before
         assert after[4].shard_id != old.shard_id
         assert len(segments._catalogue.shards(segment)) == 5
+
+
+async def test_a_repair_lets_programs_read_first(volume: Volume) -> None:
+    await stored(volume, 3 * MIB)
+    async with volume.running() as segments:
+        await volume.check_all()
+        assert volume.farm.priorities == {Priority.READ}
+    volume.drop_cache()
+    volume.farm.priorities.clear()
+    async with volume.running() as segments:
+        volume.farm.farmers[holder(volume, 0)].shards.clear()
+        contract_lost(volume, holder(volume, 0))
+        await segments.repair_all()
+        await all_full(volume)
+        assert volume.farm.priorities == {Priority.AUDIT}
 
 
 async def test_a_farmer_gone_for_good_leads_to_repair_of_all_its_shards(volume: Volume) -> None:
