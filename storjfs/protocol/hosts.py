@@ -1,6 +1,7 @@
 """What an address that a stranger names says: whether it is of the internet, and what lies near it. Pure."""
 
 import ipaddress
+import re
 from functools import lru_cache
 from typing import Final, TypeAlias
 
@@ -10,6 +11,8 @@ _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 """RFC 6052: an IPv4 address lies in it, to which a provider without IPv4 leads."""
+_NUMBER: Final = re.compile(r"(.*\.)?(\d+|0[xX][0-9a-fA-F]*)\.?", re.ASCII | re.DOTALL)
+"""The last part of no name of the internet is a number."""
 _LOCAL_NAMES: Final = ("local", "localhost", "internal", "lan", "home", "home.arpa", "invalid", "test")
 
 
@@ -17,12 +20,14 @@ _LOCAL_NAMES: Final = ("local", "localhost", "internal", "lan", "home", "home.ar
 def is_private(host: str) -> bool:
     """Whether an address is none of the internet: of this machine, a home, a tunnel, a group, or nobody's.
 
-    Names are not, but for those that always lead to this machine or the local network. Of an address behind a
-    relay, the relay is what is dialled.
+    Names are not, but for those that always lead to this machine or the local network, and numbers that are
+    taken for addresses (`127.1`, inet_aton(3)). Of an address behind a relay, the relay is what is dialled.
     """
     host = host.removeprefix(RELAYED)
     address = _within(_address(host))
-    return is_local_name(host) if address is None else not _is_public(address)
+    if address is None:
+        return is_local_name(host) or _NUMBER.fullmatch(host) is not None
+    return not _is_public(address)
 
 
 @lru_cache(maxsize=8192)

@@ -18,7 +18,7 @@ class DhtNeeds:
     network: str = NETWORK
     """Farmers and renters of one name find each other."""
     listen: tuple[Address, ...] = ()
-    """Where our node listens while it looks; none: on all addresses, any free port."""
+    """Addresses to look from, whose ports do not count; none: all."""
     bootstrap: tuple[Address, ...] = ()
     """Nodes to begin with; none: those of the public DHT."""
 
