@@ -22,7 +22,7 @@ from storjfs.farmer.farmer import Farmer
 from storjfs.farmer.prices import TABLE
 from storjfs.farmer.report import NoFarmer
 from storjfs.farmer.schedule import Limit, Schedule
-from storjfs.farmer.settings import FarmerSettings, parse_address
+from storjfs.farmer.settings import DiskShare, FarmerSettings, parse_address
 from storjfs.settlement import Ledger, Place
 from storjfs.volume import StaticFarmer, wording
 from storjfs.volume.errors import SettingsError
@@ -54,6 +54,13 @@ at_option = click.option(
 @click.group(invoke_without_command=True)
 @click.option("--share", metavar="SIZE", help='How much of the disk may be used, as in "500GB".')
 @at_option
+@click.option(
+    "--disk",
+    "disks",
+    metavar="DIR=SIZE",
+    multiple=True,
+    help="Another disk and how much of it, beside those that are there; again for each.",
+)
 @click.option("--listen", metavar="HOST:PORT", help='Where to listen, as in "0.0.0.0:7420".')
 @click.option("--announce", metavar="HOST:PORT", multiple=True, help="Where renters reach this farmer.")
 @click.option(
@@ -91,6 +98,7 @@ def farm(
     /,
     share: str | None,
     folder: Path,
+    disks: tuple[str, ...],
     listen: str | None,
     announce: tuple[str, ...],
     limit: str | None,
@@ -118,6 +126,7 @@ def farm(
     row = TABLE[prices] if prices is not None else None
     given: dict[str, Any] = {
         "capacity": parse_size(share) if share is not None else None,
+        "disks": _with_disks(folder, disks) if disks else None,
         "listen": parse_address(listen) if listen is not None else None,
         "announce": tuple(map(parse_address, announce)) or None,
         "limit": Limit.parse(limit) if limit not in (None, NO_LIMIT) else None,
@@ -155,6 +164,20 @@ def farm(
             settings.write(folder)
 
         context.obj = keep
+
+
+def _with_disks(folder: Path, disks: tuple[str, ...]) -> tuple[DiskShare, ...]:
+    """Those in the settings with those that are given: new ones, or with another share."""
+    found = FarmerSettings.read(folder)
+    given = [DiskShare.parse(_absolute(text)) for text in disks]
+    old = found.disks if found is not None else ()
+    return tuple({one.folder: one for one in (*old, *given)}.values())
+
+
+def _absolute(text: str) -> str:
+    """The path in it from the root on."""
+    path, equals, size = text.rpartition("=")
+    return f"{Path(path).absolute()}={size}" if equals and path else text
 
 
 def _reach(
@@ -271,6 +294,32 @@ def reload(context: click.Context, folder: Path) -> None:
         ) from None
     for line in answer["changed"] or ["nothing has changed"]:
         click.echo(line)
+
+
+@farm.command()
+@at_option
+@click.argument("disk", type=click.Path(file_okay=False, path_type=Path))
+@click.pass_context
+def empty(context: click.Context, folder: Path, disk: Path) -> None:
+    """Move all shards off the folder DISK to the other disks, so that it can be taken away.
+
+    It goes on while the farmer runs, and after a restart; status shows what is left. Once the disk is no
+    longer shown there, its folder is empty and it may go.
+    """
+    folder, disk = _folder(context, folder), disk.absolute()
+    settings = FarmerSettings.read(folder)
+    if settings is None:
+        raise NoFarmer(f"there is no farmer in {folder}", hint="Name its folder: --at DIR")
+    left = tuple(one for one in settings.disks if one.folder != disk)
+    if len(left) == len(settings.disks):
+        named = ", ".join(str(one.folder) for one in settings.disks) or "none"
+        raise SettingsError(f"{disk} is no disk of this farmer", hint=f"Its others are: {named}.")
+    dataclasses.replace(settings, disks=left).write(folder)
+    with contextlib.suppress(NotMounted):
+        request(socket_address(folder), "reload", patience=ANSWER_PATIENCE)
+        click.echo(f"{disk} is being emptied: storjfs farm status shows what is left")
+        return
+    click.echo(f"{disk} is emptied from the next start on")
 
 
 @farm.command()

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from storjfs.daemon.exit_codes import ReportedError
 from storjfs.daemon.farm import ask_facts
-from storjfs.farmer.figures import ContractFigures, Day, Report
+from storjfs.farmer.figures import ContractFigures, Day, DiskFigures, Report
 from storjfs.farmer.live import LineFacts, Live, MeetingFacts
 from storjfs.farmer.report import read_report
 from storjfs.farmer.schedule import show_rate
@@ -93,6 +93,8 @@ def tables(report: Report, width: int) -> list[Any]:
         if warn.hint:
             parts.append(Text(f"    {warn.hint}", style="dim"))
     parts.append(_summary(report))
+    if len(report.disks) > 1:
+        parts.append(_disks(report.disks))
     if report.contracts:
         parts.append(_contracts(report, width))
     if report.days:
@@ -147,6 +149,23 @@ def _summary(report: Report) -> Table:
         f"today {wording.money(money.today)}, this month {wording.money(money.this_month)} of about "
         f"{wording.money(money.month_estimate)}",
     )
+    return table
+
+
+def _disks(disks: tuple[DiskFigures, ...]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2))
+    for name in ("disk", "state"):
+        table.add_column(name)
+    for name in ("shared", "used", "shards", "free"):
+        table.add_column(name, justify="right")
+    for one in disks:
+        table.add_row(
+            one.folder,
+            Text(one.state, style={"working": "", "leaving": "yellow"}.get(one.state, "bold red")),
+            *(wording.size(size) for size in (one.share, one.used)),
+            str(one.shards),
+            wording.size(one.free),
+        )
     return table
 
 

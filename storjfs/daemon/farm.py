@@ -146,6 +146,7 @@ class FarmProcess:
         try:
             settings = self._read()
             before = self._farmer.settings
+            self._farmer.check(settings)
             changed, waiting = self._farmer.apply(settings)
         except (StorjfsError, OSError) as error:
             self._refused = str(error)
@@ -175,16 +176,17 @@ class FarmProcess:
 
     def _shrunk(self) -> list[str]:
         """What a share means that is less than what is stored or sold."""
-        share, used = self._farmer.settings.capacity, self._farmer.used
-        sold = self._farmer.book.reserved
+        settings, used = self._farmer.settings, self._farmer.used
+        share, sold = settings.capacity, self._farmer.book.reserved
         if used > share:
             return [
                 f"{wording.size(used - share)} more than that are there: nothing new is taken or offered "
                 "until renters delete or contracts end; nothing is dropped"
             ]
-        if sold > share:
+        total = settings.in_all
+        if sold > total:
             return [
-                f"{wording.size(sold - share)} more than that are sold: nothing more is offered, and renters "
+                f"{wording.size(sold - total)} more than that are sold: nothing more is offered, and renters "
                 "are refused once the share is full"
             ]
         return []
@@ -257,7 +259,7 @@ class FarmProcess:
 
     def _line(self) -> str:
         try:
-            return brief(self._farmer.book, self._farmer.settings.capacity)
+            return brief(self._farmer.book, self._farmer.settings.in_all)
         except apsw.Error as error:
             self._farmer.shelf.failed(error)
             return f"farmer.db cannot be read: {error}"

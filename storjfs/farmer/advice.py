@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Final
 
+from storjfs.farmer.advice_space import disk_room, other_disks, over_share
 from storjfs.farmer.figures import ContractFigures, Report, Warn
 from storjfs.farmer.payments import CLAIM_BEFORE
 from storjfs.farmer.reachability import ReachFacts, State
-from storjfs.volume.wording import ago, count, duration, money, short_id, size
+from storjfs.volume.wording import ago, count, duration, money, short_id
 
 HOUR: Final = 3600
 DAY: Final = 86400
+SPACE_RULES: Final = (disk_room, over_share, other_disks)
 LATELY: Final = 7 * DAY
 SLOW_BEAT: Final = 5.0
 """Seconds that a heartbeat may take without a word."""
@@ -127,42 +129,6 @@ def _heartbeat(report: Report) -> Iterator[Warn]:
         message = f"a small write took the disk {beat.took:.1f} s: audits may be answered too late to be paid"
         yield Warn(
             "disk_slow", "warning", message, "Find out what else uses the disk, or whether it is failing."
-        )
-
-
-def _disk_room(report: Report) -> Iterator[Warn]:
-    space = report.space
-    free = max(space.disk_free - space.keep_free, 0)
-    owed = max(min(space.sold, space.share) - space.stored, 0)
-    if owed > free:
-        level = "critical" if free < owed // 10 or not free else "warning"
-        yield Warn(
-            "disk_nearly_full",
-            level,
-            f"the disk has {size(free)} left of {size(owed)} that are sold and not filled yet: "
-            "renters will be refused what they pay for",
-            f"Free {size(owed - free)} on the disk, or lower the share.",
-        )
-
-
-def _over_share(report: Report) -> Iterator[Warn]:
-    space = report.space
-    if space.used > space.share:
-        yield Warn(
-            "over_share",
-            "warning",
-            f"{size(space.used)} are there ({size(space.own)} of them the farmer's own files), "
-            f"{size(space.used - space.share)} more than are shared: nothing new is taken or offered until "
-            "renters delete or contracts end; what is stored stays, is proved and paid",
-            "Share as much as that, or wait: it becomes less as contracts end.",
-        )
-    elif space.own_most > space.share:
-        yield Warn(
-            "share_too_small",
-            "warning",
-            f"of {size(space.share)} the farmer may need {size(space.own_most)} for its own records: no "
-            "shard has room",
-            "Share more: capacity in farmer.toml, then storjfs farm reload.",
         )
 
 
@@ -398,8 +364,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _unpaid,
     _lanes,
     _settlement,
-    _disk_room,
-    _over_share,
+    *SPACE_RULES,
     _clock,
     _reach,
     _restarts,

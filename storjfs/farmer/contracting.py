@@ -13,6 +13,7 @@ from storjfs.farmer.own import PER_CONTRACT
 from storjfs.farmer.payments import Payments
 from storjfs.farmer.settings import FarmerSettings
 from storjfs.farmer.shelf import Shelf, reserve_for
+from storjfs.farmer.shelves import Shelves
 from storjfs.protocol.contracts import RESERVES_CAPACITY, SERVES_SHARDS, Event, State
 from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
 from storjfs.protocol.ids import ContractId, NodeId, lane_id, short
@@ -52,7 +53,7 @@ class Contracting:
         book: Book,
         payments: Payments,
         keeper: Keeper,
-        shelf: Shelf,
+        shelves: Shelves,
         key: SigningKey,
         settings: FarmerSettings,
         settlement: str,
@@ -61,7 +62,7 @@ class Contracting:
         self._book = book
         self._payments = payments
         self._keeper = keeper
-        self._shelf = shelf
+        self._shelves = shelves
         self._key = key
         self.settings = settings
         """What is sold from now on; may be replaced."""
@@ -77,20 +78,18 @@ class Contracting:
 
         One part in `margin` of what the disk has free is left out of account.
         """
-        if self._shelf.read_only:
+        if self._shelves.first.read_only or not self._shelves.can_grow:
             return 0
-        limit = self._most - PER_CONTRACT * (besides is None)
-        free = self._shelf.disk.free(self._shelf.folder) - self._shelf.keep_free
-        if margin:
-            free -= free // margin
-        reserved = self._book.reserved - (besides.reserved if besides is not None else 0)
-        left = min(limit, self._shelf.stored + max(free, 0)) - reserved
-        return max(left, 0) * 64 // 65
 
-    @property
-    def _most(self) -> int:
-        """Bytes that shards may take in all."""
-        return self._shelf.limit - self._shelf.beside
+        def free(shelf: Shelf) -> int:
+            found = shelf.free()
+            return found - found // margin if margin else found
+
+        reserved = self._book.reserved - (besides.reserved if besides is not None else 0)
+        # The records grow until the contract is funded, and more until an offer becomes one.
+        records = PER_CONTRACT * ((besides is None) + (2 if margin else 1))
+        left = self._shelves.most(free, records) - reserved
+        return max(left, 0) * 64 // 65
 
     def offer(self, besides: ContractEntry | None = None, *, margin: int = 0) -> Offer:
         """What this farmer sells now."""
@@ -226,7 +225,7 @@ class Contracting:
         await self._payments.check_funding(entry.lane, entry.terms)
         async with self._reserving, entry.turn:
             if entry.state is State.SIGNED:
-                if reserve_for(entry.terms.capacity) > self._most - self._book.reserved:
+                if reserve_for(entry.terms.capacity) > self._shelves.most() - self._book.reserved:
                     raise RequestFailed(ErrorCode.NO_SPACE, "the capacity was sold meanwhile")
                 await self._book.move(entry, Event.FUND, Event.ACTIVATE)
             elif entry.state is State.FUNDED:

@@ -15,10 +15,15 @@ class Damage:
     def __init__(self, records: Records, clock: Callable[[], float]) -> None:
         self._records = records
         self._clock = clock
+        self.lost: set[int] = set()
+        """Numbers of disks that are lost: all that lies there counts as damaged, as long as they are."""
 
     def reason(self, shard_id: ShardId) -> str | None:
         """What is wrong with the shard, None if nothing is known to be."""
         rows = self._records.read("SELECT reason FROM damaged WHERE shard_id = ?", shard_id)
+        if not rows and self.lost:
+            found = self._records.read("SELECT disk FROM shard WHERE shard_id = ?", shard_id)
+            return "the disk with the shard is lost" if found and found[0][0] in self.lost else None
         return str(rows[0][0]) if rows else None
 
     def under(self, contract: int, after: bytes, limit: int) -> list[ShardId]:
@@ -29,11 +34,22 @@ class Damage:
             after,
             limit,
         )
-        return [ShardId(row[0]) for row in rows]
+        found = {row[0] for row in rows}
+        for disk in self.lost:
+            rows = self._records.read(
+                "SELECT shard_id FROM shard WHERE disk = ? AND disk <> 1 AND contract = ? AND shard_id > ? "
+                "ORDER BY shard_id LIMIT ?",
+                disk,
+                contract,
+                after,
+                limit,
+            )
+            found.update(row[0] for row in rows)
+        return [ShardId(one) for one in sorted(found)[:limit]]
 
     async def note(self, shard_id: ShardId, reason: str) -> bool:
         """Keep it, unless the shard was deleted meanwhile; whether it is kept. Idempotent, durable."""
-        if self.reason(shard_id) is not None:
+        if self._records.read("SELECT 1 FROM damaged WHERE shard_id = ?", shard_id):
             return True
         if not self._records.read("SELECT 1 FROM shard WHERE shard_id = ?", shard_id):
             return False
@@ -50,7 +66,8 @@ class Damage:
 def count_damaged(records: Records) -> int:
     """How many shards on the index are known to be damaged."""
     ((count,),) = records.read("SELECT count(*) FROM damaged")
-    return int(count)
+    ((lost,),) = records.read("SELECT coalesce(sum(shards), 0) FROM disk WHERE lost")
+    return int(count + lost)
 
 
 def gone(shard_ids: Iterable[ShardId]) -> list[Statement]:

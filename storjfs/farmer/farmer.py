@@ -19,9 +19,10 @@ from storjfs.farmer.book import Book, Clock
 from storjfs.farmer.contracting import Contracting
 from storjfs.farmer.damage import Damage
 from storjfs.farmer.disk import Disk
-from storjfs.farmer.disks import stored_on
+from storjfs.farmer.disks import Disks, check_new, stored_on
 from storjfs.farmer.identity import load_identity
 from storjfs.farmer.keeping import Keeper
+from storjfs.farmer.moving import Mover
 from storjfs.farmer.neighbours import Neighbours
 from storjfs.farmer.own import BALLAST, DATABASE, SHELF, OwnFiles
 from storjfs.farmer.payments import Payments
@@ -33,6 +34,7 @@ from storjfs.farmer.scrub import Scrub
 from storjfs.farmer.service import FarmerService
 from storjfs.farmer.settings import AT_START, FarmerSettings
 from storjfs.farmer.shelf import Shelf
+from storjfs.farmer.shelves import Shelves
 from storjfs.farmer.traffic import Traffic
 from storjfs.farmer.workers import Workers
 from storjfs.ledger import open_settlement
@@ -105,6 +107,7 @@ class Farmer:
             own=lambda: self.own.most(len(self.book.contracts)),
         )
         self.shelf.stored = stored_on(self.records, self.shelf)
+        self.shelves = Shelves(self.shelf)
         self._look_at_limit()
         key = identity.signing
         self.payments = Payments(self.book, settlement, key.public)
@@ -112,7 +115,7 @@ class Farmer:
         self.damage = Damage(self.records, clock)
         self.scrub = Scrub(
             self.records,
-            self.shelf,
+            self.shelves,
             self.damage,
             clock,
             lambda: self.settings.scrub_every,
@@ -122,14 +125,26 @@ class Farmer:
         self.relay = Relay(self.relayed, self._relay_limits(), is_open=settings.relay)
         self.reach = Reach(identity, lambda: self.settings, lambda: self.listening, clock)
         workers = Workers()
-        self.prover = Prover(self.book, self.payments, self.shelf, self.damage, self.scrub, workers, key)
-        self.keeper = Keeper(self.book, self.prover, self.shelf, self.damage, workers, key)
-        self.keeper.recover()
+        self.prover = Prover(self.book, self.payments, self.shelves, self.damage, self.scrub, workers, key)
+        self.keeper = Keeper(self.book, self.prover, self.shelves, self.damage, workers, key)
+        self.keeper.forget(self.keeper.recover(self.shelf), self.shelf.number)
+        self.disks = Disks(
+            self.records,
+            self.shelves,
+            self.keeper,
+            self.damage,
+            self.node_id,
+            disk,
+            lambda: self.settings,
+            clock,
+        )
+        self.disks.open()
+        self.mover = Mover(self.book, self.shelves, self.keeper, self.damage, self.traffic.idle)
         self.contracting = Contracting(
             self.book,
             self.payments,
             self.keeper,
-            self.shelf,
+            self.shelves,
             key,
             settings,
             settlement.name,
@@ -144,7 +159,7 @@ class Farmer:
             self.keeper,
             self.prover,
             self.contracting,
-            self.shelf,
+            self.shelves,
             self.relay,
             self.neighbours,
         )
@@ -229,6 +244,8 @@ class Farmer:
                         nursery.start_soon(self.relayed.run)
                         nursery.start_soon(self.work)
                         nursery.start_soon(self.scrub.run)
+                        nursery.start_soon(self.disks.run)
+                        nursery.start_soon(self.mover.run)
                         yield self
                         nursery.cancel_scope.cancel()
                 finally:
@@ -238,6 +255,10 @@ class Farmer:
                         self.records.stop()
         finally:
             self.close()
+
+    def check(self, settings: FarmerSettings) -> None:
+        """Raise SettingsError where `apply` could not go on with these. Changes nothing."""
+        check_new(self.records, settings.disks, self.node_id, self.folder)
 
     def apply(self, settings: FarmerSettings) -> tuple[list[str], list[str]]:
         """Go on with `settings`; nothing that is connected notices.
@@ -250,7 +271,7 @@ class Farmer:
         self.settings = replace(settings, **{name: getattr(self.settings, name) for name in AT_START})
         self.shelf.limit = self.settings.capacity
         self._look_at_limit()
-        self.shelf.keep_free = self.settings.keep_free
+        self.disks.apply()
         self.contracting.settings = self.settings
         self.traffic.configure(self.settings.limit, self.settings.schedule)
         self.relay.is_open = self.settings.relay
@@ -320,7 +341,8 @@ class Farmer:
         if missing and room >= 0 and self.shelf.disk.free(self.folder) >= self.settings.keep_free + missing:
             await trio.to_thread.run_sync(self._ballast.make)
             await trio.to_thread.run_sync(self.own.measure)
-        self.shelf.full = self._ballast.missing > 0
+        for shelf in self.shelves:
+            shelf.full = self._ballast.missing > 0
 
     # --- its limit ---
 

@@ -57,6 +57,27 @@ class Space(msgspec.Struct, frozen=True):
         return self.stored + self.own
 
 
+class DiskFigures(msgspec.Struct, frozen=True):
+    """One disk."""
+
+    number: int
+    """1: that of the farmer's own folder."""
+    folder: str
+    share: int
+    """0: it is being emptied."""
+    used: int
+    """Bytes of all that the farmer has there."""
+    stored: int
+    """Bytes of shard files."""
+    shards: int
+    free: int
+    """Bytes of the disk; 0 where it is not there."""
+    size: int
+    state: str
+    """`working`, `leaving` (being emptied), `failing` (or not there), `lost` (renters are told so)."""
+    failing_since: int | None = None
+
+
 class Prices(msgspec.Struct, frozen=True):
     """Per GiB and month, and per GiB sent."""
 
@@ -207,5 +228,7 @@ class Report(msgspec.Struct, frozen=True):
     live: Live | None
     damaged: int = 0
     """Shards that are known to be damaged and that their renters have not deleted yet."""
+    disks: tuple[DiskFigures, ...] = ()
+    """The first one first."""
     scrub: ScrubFigures | None = None
     """None: none was ever begun."""

@@ -24,6 +24,7 @@ from storjfs.farmer.shelf import (
     Shelf,
     footprint,
 )
+from storjfs.farmer.shelves import Shelves, held_of
 from storjfs.farmer.workers import Workers
 from storjfs.network.data import ShardSource
 from storjfs.protocol.contracts import SERVES_SHARDS
@@ -51,11 +52,11 @@ class Keeper:
     """Everything a farmer does with shards but proving them."""
 
     def __init__(
-        self, book: Book, prover: Prover, shelf: Shelf, damage: Damage, workers: Workers, key: SigningKey
+        self, book: Book, prover: Prover, shelves: Shelves, damage: Damage, workers: Workers, key: SigningKey
     ) -> None:
         self._book = book
         self._prover = prover
-        self._shelf = shelf
+        self._shelves = shelves
         self._damage = damage
         self._key = key
         self._workers = workers
@@ -67,16 +68,33 @@ class Keeper:
 
     # --- at start ---
 
-    def recover(self) -> None:
-        """Finish or undo what a crash interrupted. Blocking; before anything is served."""
+    def recover(self, shelf: Shelf) -> list[ShardId]:
+        """Finish or undo what a crash interrupted on a disk that is there; the ids that `forget` is for.
+
+        Blocking; before anything is served from it. Raises OSError.
+        """
         read = self._book.records.read
-        self._shelf.recover(lambda shard_id: bool(read("SELECT 1 FROM shard WHERE shard_id = ?", shard_id)))
+        here = "SELECT 1 FROM shard WHERE shard_id = ? AND disk = ?"
+        shelf.recover(lambda shard_id: bool(read(here, shard_id, shelf.number)))
         doomed = [
             ShardId(row[0])
-            for row in read("SELECT shard_id FROM doomed WHERE shard_id NOT IN (SELECT shard_id FROM shard)")
+            for row in read(
+                "SELECT shard_id FROM doomed WHERE disk = ? AND NOT EXISTS (SELECT 1 FROM shard "
+                "WHERE shard.shard_id = doomed.shard_id AND shard.disk = doomed.disk)",
+                shelf.number,
+            )
         ]
-        self._shelf.remove(doomed)
-        self._cleared = [_undoom(shard_id) for shard_id in doomed]
+        shelf.remove(doomed)
+        return doomed
+
+    def forget(self, shard_ids: Iterable[ShardId], disk: int) -> None:
+        """Files of doomed shards are gone: their rows go with the next commit."""
+        self._cleared += [_undoom(one, disk) for one in shard_ids]
+
+    def cleared(self) -> list[Statement]:
+        """What forgets doomed shards whose files are gone, for a commit now."""
+        cleared, self._cleared = self._cleared, []
+        return cleared
 
     # --- put ---
 
@@ -87,12 +105,12 @@ class Keeper:
         held = self._held(header.shard_id)
         if held is not None:
             return await self._confirm(entry, held, source)
-        if header.shard_id in self._shelf.arrivals:
+        if self._shelves.arrival(header.shard_id) is not None:
             raise RequestFailed(ErrorCode.BUSY, "this shard is arriving on another connection")
         if entry.used + entry.arriving + header.length > entry.terms.capacity:
             raise RequestFailed(ErrorCode.NO_SPACE, "the contract's capacity is used up")
         try:
-            arrival = self._shelf.begin(header.shard_id, header.length)
+            arrival = self._shelves.begin(header.shard_id, header.length)
         except NoRoom as error:
             raise RequestFailed(ErrorCode.NO_SPACE, str(error)) from error
         entry.arriving += header.length
@@ -103,7 +121,7 @@ class Keeper:
         finally:
             entry.arriving -= header.length
             entry.arrivals.discard(header.shard_id)
-            self._shelf.abandon(arrival)
+            arrival.shelf.abandon(arrival)
 
     async def _receive(self, arrival: Arrival, source: ShardSource) -> Digest:
         """The shard, batch by batch; its root once all of it is on the disk."""
@@ -118,44 +136,48 @@ class Keeper:
                     return await self._workers.run(Priority.UPLOAD, arrival.finish, batch)
                 await self._workers.run(Priority.UPLOAD, arrival.write, batch)
         except OSError as error:
-            self._shelf.failed(error)
-            await self._discard(arrival)
+            arrival.shelf.failed(error)
+            await self.discard(arrival)
             raise RequestFailed(ErrorCode.NO_SPACE, "the farmer's disk does not take it") from error
         except BaseException:
-            await self._discard(arrival)
+            await self.discard(arrival)
             raise
         finally:
             if len(self._buffers) < SPARE_BUFFERS:
                 self._buffers.append(buffer)
 
-    async def _discard(self, arrival: Arrival) -> None:
+    async def discard(self, arrival: Arrival) -> None:
+        """Remove the file of an arrival. Its room stays reserved."""
         with trio.CancelScope(shield=True):
             # First in the queue: what it frees is wanted by others.
             try:
                 await self._workers.run(Priority.READ, arrival.discard)
             except OSError as error:
-                if not self._shelf.failed(error):
+                shelf = arrival.shelf
+                if not shelf.failed(error):
                     raise
-                self._shelf.left_over(self._shelf.arriving_path(arrival.shard_id), arrival.length)
+                shelf.left_over(shelf.arriving_path(arrival.shard_id), arrival.length)
 
     async def _commit(self, entry: ContractEntry, arrival: Arrival, root: Digest) -> PutAnswer:
         shard_id, length = arrival.shard_id, arrival.length
         if arrival.cancelled or entry.state not in SERVES_SHARDS:
-            await self._discard(arrival)
+            await self.discard(arrival)
             raise RequestFailed(ErrorCode.CONTRACT_OVER, "it was deleted or the contract ended meanwhile")
         revision = entry.terms.revision
+        shelf = arrival.shelf
         statements: list[Statement] = [
-            _undoom(shard_id),  # a renter might use an id again
+            _undoom(shard_id, shelf.number),  # a renter might use an id again
             (
-                "INSERT INTO shard(shard_id, contract, revision, root, length) VALUES (?, ?, ?, ?, ?)",
-                (shard_id, entry.number, revision, root, length),
+                "INSERT INTO shard(shard_id, contract, revision, root, length, disk) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                (shard_id, entry.number, revision, root, length, shelf.number),
             ),
             (
                 "UPDATE contract SET shards = shards + 1, used = used + ?, footprint = footprint + ? "
                 "WHERE contract = ?",
                 (length, footprint(length), entry.number),
             ),
-            _counted(1, self._shelf.space_of(length)),
+            counted(shelf, 1, shelf.space_of(length)),
         ]
         self._committing.add(shard_id)
         try:
@@ -163,24 +185,25 @@ class Keeper:
             entry.shards += 1
             entry.used += length
             entry.footprint += footprint(length)
-            self._shelf.settled(arrival)
+            shelf.settled(arrival)
             self._book.history.note_received(entry.number, length)
         finally:
             self._committing.discard(shard_id)
             self._committed.unpark_all()
-        return self._answer(entry, Held(shard_id, root, length), revision)
+        return self._answer(entry, Held(shard_id, root, length, shelf.number), revision)
 
     async def _index(self, arrival: Arrival, statements: list[Statement]) -> None:
         """Commit its row and move it to its place; a shard whose row is not committed is removed."""
-        place = partial(self._shelf.place, arrival.shard_id)
+        shelf = arrival.shelf
+        place = partial(shelf.place, arrival.shard_id)
         try:
-            await self._book.records.commit(statements, before=self._shelf.sync_arriving, after=place)
+            await self._book.records.commit(statements, before=shelf.sync_arriving, after=place)
         except Exception as error:
             if self._held(arrival.shard_id) is None:
-                await self._discard(arrival)
+                await self.discard(arrival)
             if isinstance(error, apsw.FullError):
                 raise RequestFailed(ErrorCode.NO_SPACE, "the farmer's disk is full") from error
-            if self._shelf.failed(error):
+            if self._shelves.failed(error, shelf):
                 raise RequestFailed(ErrorCode.NO_SPACE, "the farmer's disk does not take it") from error
             raise
 
@@ -215,6 +238,29 @@ class Keeper:
         """A range of a shard, on credit as far as that goes."""
         entry = self._book.find(header.contract_id, peer)
         check_service(entry)
+        held = self._asked_for(entry, header)
+        if not entry.lane.now.may_send(entry.terms, header.length):
+            raise RequestFailed(ErrorCode.PAYMENT_REQUIRED, "too much was sent without a voucher")
+        entry.lane.sent(entry.terms, header.length)
+        earned = egress_price(entry.terms, header.length)
+        self._book.history.note_sent(entry.number, header.length, earned)
+        while True:
+            try:
+                return await self._workers.run(
+                    Priority.READ, self._shelves.read, held, header.offset, header.length
+                )
+            except (ShardDamaged, ShardUnreadable) as error:
+                before, held = held, self._asked_for(entry, header)
+                if before.disk != held.disk:
+                    continue  # it was moved meanwhile
+                if isinstance(error, ShardDamaged):
+                    await self._prover.note(held.shard_id, str(error))
+                    raise RequestFailed(ErrorCode.CORRUPT, str(error)) from error
+                if (reason := await self._prover.judge(held)) is not None:
+                    raise RequestFailed(ErrorCode.CORRUPT, reason) from error
+                raise RequestFailed(ErrorCode.BUSY, str(error)) from error
+
+    def _asked_for(self, entry: ContractEntry, header: Get) -> Held:
         held = held_under(self._book, entry, header.shard_id)
         if held is None:
             raise RequestFailed(ErrorCode.UNKNOWN_SHARD)
@@ -222,22 +268,7 @@ class Keeper:
             raise RequestFailed(ErrorCode.BAD_REQUEST, "the range ends behind the shard")
         if (reason := self._damage.reason(held.shard_id)) is not None:
             raise RequestFailed(ErrorCode.CORRUPT, reason)
-        if not entry.lane.now.may_send(entry.terms, header.length):
-            raise RequestFailed(ErrorCode.PAYMENT_REQUIRED, "too much was sent without a voucher")
-        entry.lane.sent(entry.terms, header.length)
-        earned = egress_price(entry.terms, header.length)
-        self._book.history.note_sent(entry.number, header.length, earned)
-        try:
-            return await self._workers.run(
-                Priority.READ, self._shelf.read, held, header.offset, header.length
-            )
-        except ShardDamaged as error:
-            await self._prover.note(held.shard_id, str(error))
-            raise RequestFailed(ErrorCode.CORRUPT, str(error)) from error
-        except ShardUnreadable as error:
-            if (reason := await self._prover.judge(held)) is not None:
-                raise RequestFailed(ErrorCode.CORRUPT, reason) from error
-            raise RequestFailed(ErrorCode.BUSY, str(error)) from error
+        return held
 
     # --- list ---
 
@@ -261,10 +292,11 @@ class Keeper:
         entry = self._book.find(peeked.contract_id, peer)
         order = open_delete(request.order, entry.renter)
         wanted = set(order.shard_ids)
-        wanted_arrivals = wanted & entry.arrivals
-        for shard_id in wanted_arrivals & self._shelf.arrivals.keys():
-            self._shelf.arrivals[shard_id].cancelled = True
-        while wanted_arrivals & self._committing:
+        coming = wanted & entry.arrivals
+        for shard_id in coming:
+            if (arrival := self._shelves.arrival(shard_id)) is not None:
+                arrival.cancelled = True
+        while coming & self._committing:
             await self._committed.park()
         held = [found for one in wanted if (found := held_under(self._book, entry, one)) is not None]
         evidence: Statement = (
@@ -282,29 +314,29 @@ class Keeper:
         """Remove all shards of a contract that is over."""
         while entry.shards:
             rows = self._book.records.read(
-                "SELECT shard_id, root, length FROM shard WHERE contract = ? LIMIT ?",
+                "SELECT shard_id, root, length, disk FROM shard WHERE contract = ? LIMIT ?",
                 entry.number,
                 REMOVE_AT_ONCE,
             )
             if not rows:
                 break
-            await self._remove(entry, [Held(*row) for row in rows])
+            await self._remove(entry, [held_of(row) for row in rows])
 
     async def _remove(self, entry: ContractEntry, held: list[Held], *, also: Iterable[Statement] = ()) -> int:
         """Take shards off the index, then off the disk; how many there were."""
         async with entry.turn:
-            # Two orders may name the same shard at the same time.
-            held = [one for one in held if self._held(one.shard_id) is not None]
+            # Two orders may name the same shard at the same time, and it may be moved to another disk.
+            held = [now for one in held if (now := self._held(one.shard_id)) is not None]
             if not held:
                 return 0
-            ids = [one.shard_id for one in held]
             used = sum(one.length for one in held)
             room = sum(footprint(one.length) for one in held)
-            statements: list[Statement] = [*self._cleared, *also]
-            self._cleared = []
+            shelves = {shelf: [one for one in held if one.disk == shelf.number] for shelf in self._shelves}
+            statements: list[Statement] = [*self.cleared(), *also]
+            ids = [one.shard_id for one in held]
             statements += [("DELETE FROM shard WHERE shard_id IN (VALUES (?))", (one,)) for one in ids]
             statements += gone(ids)
-            statements += [("INSERT OR IGNORE INTO doomed(shard_id) VALUES (?)", (one,)) for one in ids]
+            statements += [doom(one.shard_id, one.disk) for one in held]
             statements.append(
                 (
                     "UPDATE contract SET shards = shards - ?, used = used - ?, footprint = footprint - ? "
@@ -312,33 +344,53 @@ class Keeper:
                     (len(held), used, room, entry.number),
                 )
             )
-            statements.append(_counted(-len(held), -sum(self._shelf.space_of(one.length) for one in held)))
-            try:
-                await self._book.records.commit(statements, after=lambda: self._shelf.remove(ids))
-            except OSError as error:
-                # Where the rows are doomed, the next start removes what is still there then.
-                if not self._shelf.failed(error) or self._held(ids[0]) is not None:
-                    raise
-                for one in held:
-                    self._shelf.left_over(self._shelf.path(one.shard_id), one.length)
+            for shelf, some in shelves.items():
+                space = sum(shelf.space_of(one.length) for one in some)
+                statements.append(counted(shelf, -len(some), -space))
+            failed: dict[Shelf, OSError] = {}
+            await self._book.records.commit(statements, after=lambda: _remove_files(shelves, failed))
             entry.shards -= len(held)
             entry.used -= used
             entry.footprint -= room
-            self._shelf.removed(one.length for one in held)
-            self._cleared += [_undoom(one) for one in ids]
+            for shelf, some in shelves.items():
+                shelf.removed(one.length for one in some)
+                if shelf not in failed:
+                    self.forget((one.shard_id for one in some), shelf.number)
+                    continue
+                # The next start with this disk removes what is still there then.
+                for one in some:
+                    shelf.left_over(shelf.path(one.shard_id), one.length)
+        for shelf, error in failed.items():
+            if not shelf.failed(error):
+                raise error
         return len(held)
 
     # --- looking up ---
 
     def _held(self, shard_id: ShardId) -> Held | None:
-        rows = self._book.records.read("SELECT root, length FROM shard WHERE shard_id = ?", shard_id)
+        rows = self._book.records.read("SELECT root, length, disk FROM shard WHERE shard_id = ?", shard_id)
         return Held(shard_id, *rows[0]) if rows else None
 
 
-def _counted(shards: int, space: int) -> Statement:
+def _remove_files(shelves: dict[Shelf, list[Held]], failed: dict[Shelf, OSError]) -> None:
+    """Remove the files on each disk; what one of them says goes to `failed`. Blocking."""
+    for shelf, held in shelves.items():
+        try:
+            shelf.remove(one.shard_id for one in held)
+        except OSError as error:
+            failed[shelf] = error
+
+
+def counted(shelf: Shelf, shards: int, space: int) -> Statement:
     """What is added to the disk's sums."""
-    return "UPDATE disk SET shards = shards + ?, stored = stored + ? WHERE number = 1", (shards, space)
+    sql = "UPDATE disk SET shards = shards + ?, stored = stored + ? WHERE number = ?"
+    return sql, (shards, space, shelf.number)
 
 
-def _undoom(shard_id: ShardId) -> Statement:
-    return "DELETE FROM doomed WHERE shard_id IN (VALUES (?))", (shard_id,)
+def doom(shard_id: ShardId, disk: int) -> Statement:
+    """The index does not know this file any more."""
+    return "INSERT OR IGNORE INTO doomed(shard_id, disk) VALUES (?, ?)", (shard_id, disk)
+
+
+def _undoom(shard_id: ShardId, disk: int) -> Statement:
+    return "DELETE FROM doomed WHERE (shard_id, disk) IN (VALUES (?, ?))", (shard_id, disk)

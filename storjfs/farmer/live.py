@@ -56,6 +56,13 @@ class Selling(msgspec.Struct, frozen=True):
     limit: str
     schedule: str
     keep_free: int
+    disks: tuple[tuple[str, int], ...] = ()
+    """Folder and share of the others."""
+
+    @property
+    def in_all(self) -> int:
+        """Bytes that are shared on all disks."""
+        return self.share + sum(share for _, share in self.disks)
 
 
 class MeetingFacts(msgspec.Struct, frozen=True):
@@ -139,6 +146,7 @@ def selling_of(settings: FarmerSettings) -> Selling:
         limit=settings.shown("limit"),
         schedule=settings.shown("schedule"),
         keep_free=settings.keep_free,
+        disks=tuple((str(one.folder), one.share) for one in settings.disks),
     )
 
 
@@ -166,7 +174,7 @@ def facts(
         renters=_renters(traffic),
         sent=_line(traffic.sent),
         received=_line(traffic.received),
-        arriving=len(farmer.shelf.arrivals),
+        arriving=farmer.shelves.arriving,
         heartbeat=heartbeat,
         synchronised=synchronised,
         clock_set_back=clock.set_back,

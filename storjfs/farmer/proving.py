@@ -13,7 +13,8 @@ from storjfs.farmer.book import Book, ContractEntry
 from storjfs.farmer.damage import Damage
 from storjfs.farmer.payments import EPOCHS_KEPT, Payments
 from storjfs.farmer.scrub import Scrub
-from storjfs.farmer.shelf import Held, ShardDamaged, ShardUnreadable, Shelf
+from storjfs.farmer.shelf import Held, ShardDamaged, ShardUnreadable
+from storjfs.farmer.shelves import Shelves
 from storjfs.farmer.workers import Workers
 from storjfs.protocol import audits
 from storjfs.protocol.contracts import ACCEPTS_SHARDS, SERVES_SHARDS, State
@@ -34,7 +35,7 @@ class Prover:
         self,
         book: Book,
         payments: Payments,
-        shelf: Shelf,
+        shelves: Shelves,
         damage: Damage,
         scrub: Scrub,
         workers: Workers,
@@ -42,7 +43,7 @@ class Prover:
     ) -> None:
         self._book = book
         self._payments = payments
-        self._shelf = shelf
+        self._shelves = shelves
         self._damage = damage
         self._scrub = scrub
         self._workers = workers
@@ -87,7 +88,7 @@ class Prover:
         try:
             yield
         except (apsw.Error, OSError) as error:
-            if not isinstance(error, apsw.FullError) and not self._shelf.failed(error):
+            if not isinstance(error, apsw.FullError) and not self._shelves.failed(error):
                 raise
             log.warning("an audit, or that a shard is damaged, is not recorded: %s", error)
 
@@ -135,12 +136,16 @@ class Prover:
         doubtful: list[Held] = []
 
         async def attempt() -> tuple[Signed, int, int]:
-            damaged.clear()
-            doubtful.clear()
-            known = self._known(entry, batch)
-            return await self._workers.run(
-                Priority.AUDIT, self._prove, entry, terms, batch, known, damaged, doubtful
-            )
+            while True:
+                damaged.clear()
+                doubtful.clear()
+                known = self._known(entry, batch)
+                answer = await self._workers.run(
+                    Priority.AUDIT, self._prove, entry, terms, batch, known, damaged, doubtful
+                )
+                wanting = {*damaged, *(held.shard_id for held in doubtful)}
+                if not any(self._moved(entry, known[one]) for one in wanting):
+                    return answer
 
         answer = await attempt()
         if doubtful:
@@ -152,6 +157,11 @@ class Prover:
         for shard_id, reason in damaged.items():
             await self.note(shard_id, reason)
         return answer
+
+    def _moved(self, entry: ContractEntry, held: Held) -> bool:
+        """Whether the shard lies on another disk by now."""
+        now = held_under(self._book, entry, held.shard_id)
+        return now is not None and now.disk != held.disk
 
     def _prove(
         self,
@@ -173,7 +183,7 @@ class Prover:
             if held is not None and (held.root, held.length) == (shard.root, shard.length):
                 indices = audits.sampled(terms, batch, shard, merkle.sample_indices)
                 try:
-                    leaves = tuple(audits.LeafProof(*pair) for pair in self._shelf.prove(held, indices))
+                    leaves = tuple(audits.LeafProof(*pair) for pair in self._shelves.prove(held, indices))
                     proved += held.length
                 except ShardDamaged as error:
                     damaged[held.shard_id] = str(error)  # no leaves: it is lost, and is not billed
@@ -206,7 +216,7 @@ class Prover:
 def held_under(book: Book, entry: ContractEntry, shard_id: ShardId) -> Held | None:
     """The shard, None unless it is held under this contract."""
     rows = book.records.read(
-        "SELECT root, length FROM shard WHERE shard_id = ? AND contract = ?", shard_id, entry.number
+        "SELECT root, length, disk FROM shard WHERE shard_id = ? AND contract = ?", shard_id, entry.number
     )
     return Held(shard_id, *rows[0]) if rows else None
 

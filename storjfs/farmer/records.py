@@ -92,12 +92,29 @@ CREATE TABLE disk (                        -- where shards lie: farmer.disks
     token        BLOB NOT NULL,            -- what the file `disk` in it says; of 1 nothing
     block        INTEGER NOT NULL,         -- bytes in which its files are counted; 0: `stored` is not known
     shards       INTEGER NOT NULL,
-    stored       INTEGER NOT NULL          -- bytes of these on the disk
+    stored       INTEGER NOT NULL,         -- bytes of these on the disk
+    failing      INTEGER,                  -- since when; NULL: it works
+    lost         INTEGER NOT NULL DEFAULT 0  -- 1: renters are told that its shards are gone
 );
 INSERT INTO disk(number, folder, token, block, shards, stored) VALUES (1, '', x'', 0, 0, 0);
 """
-_SHARDS_ON_DISKS = """
+_DOOMED = """
+CREATE TABLE doomed (                      -- files that the index does not know (there); still to be removed
+    shard_id     BLOB NOT NULL,
+    disk         INTEGER NOT NULL,
+    PRIMARY KEY (shard_id, disk)
+) WITHOUT ROWID;
+"""
+_ELSEWHERE = """
+CREATE INDEX shard_elsewhere ON shard (disk, contract, shard_id) WHERE disk <> 1;
+"""
+_SHARDS_ON_DISKS = f"""
 ALTER TABLE shard ADD COLUMN disk INTEGER NOT NULL DEFAULT 1;
+{_ELSEWHERE}
+ALTER TABLE doomed RENAME TO doomed_before;
+{_DOOMED}
+INSERT INTO doomed(shard_id, disk) SELECT shard_id, 1 FROM doomed_before;
+DROP TABLE doomed_before;
 """
 MIGRATIONS = {1: _HISTORY + _FROM_AUDITS, 2: _DAMAGE, 3: _RELAYED, 4: _DISKS + _SHARDS_ON_DISKS}
 SCHEMA = (
@@ -164,10 +181,6 @@ CREATE TABLE shard (
 ) WITHOUT ROWID;
 CREATE INDEX shard_by_contract ON shard (contract);
 
-CREATE TABLE doomed (                      -- no longer on the shelf's index; files still to be removed
-    shard_id     BLOB NOT NULL PRIMARY KEY
-) WITHOUT ROWID;
-
 CREATE TABLE deletion (                    -- signed orders: they rebut a claim that a shard was lost
     deletion     INTEGER NOT NULL PRIMARY KEY,
     contract     INTEGER NOT NULL,
@@ -179,7 +192,9 @@ CREATE TABLE deletion (                    -- signed orders: they rebut a claim 
     + _HISTORY
     + _DAMAGE
     + _RELAYED
+    + _DOOMED
     + _DISKS
+    + _ELSEWHERE
 )
 
 
@@ -240,8 +255,9 @@ class Records:
         """Durable when it returns. Calls made meanwhile share the next commit, in the order of the calls.
 
         `before` and `after` run in the worker thread, before and after the commit; several calls with an
-        equal `before` have it run once. If the commit or a `before` fails, that is raised and none of the
-        group's statements took effect. What `after` raises is raised though the statements are durable.
+        equal `before` have it run once. If it fails, that is raised in these, and their statements did not
+        take effect; if the commit fails, none of the group's did. What `after` raises is raised though the
+        statements are durable.
         Not cancelled: it takes place and is waited for, so that memory and database change together.
         """
         job = _Job(statements, before, after)
@@ -316,9 +332,8 @@ class Records:
         return jobs
 
     def _commit(self, jobs: list[_Job]) -> None:
+        jobs = self._prepared(jobs)
         try:
-            for step in dict.fromkeys(job.before for job in jobs if job.before is not None):
-                step()
             statements = [statement for job in jobs for statement in job.statements]
             try:
                 self._write(statements)
@@ -338,6 +353,17 @@ class Records:
                 except Exception as error:
                     log.exception("a step after a commit failed")
                     job.error = error
+
+    def _prepared(self, jobs: list[_Job]) -> list[_Job]:
+        """Those whose `before` went well: what one disk says is no matter of shards on others."""
+        for step in dict.fromkeys(job.before for job in jobs if job.before is not None):
+            try:
+                step()
+            except Exception as error:
+                for job in jobs:
+                    if job.before == step:
+                        job.error = error
+        return [job for job in jobs if job.error is None]
 
     def _make_way(self, statements: int) -> None:
         """See that so many statements may be written within the budget. Raises apsw.FullError."""

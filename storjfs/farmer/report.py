@@ -30,17 +30,15 @@ from storjfs.farmer.figures import (
     Report,
     Run,
     ScrubFigures,
-    Space,
 )
 from storjfs.farmer.history import ALL, BEFORE, DAY, Sums
 from storjfs.farmer.identity import load_identity
 from storjfs.farmer.live import Live, Selling, selling_of
-from storjfs.farmer.own import SHELF, OwnFiles
 from storjfs.farmer.reachability import State
 from storjfs.farmer.records import Records
 from storjfs.farmer.scrub import last_pass
 from storjfs.farmer.settings import FarmerSettings
-from storjfs.farmer.shelf import Shelf
+from storjfs.farmer.space import space_of_all
 from storjfs.protocol.contracts import SERVES_SHARDS
 from storjfs.protocol.terms import GIB, MONTH
 from storjfs.volume import wording
@@ -114,6 +112,7 @@ def make_report(
     now = book.clock()
     today = int(now) // DAY
     shown = _days_by_contract(book, today - DAYS_SHOWN + 1)
+    space, disks = space_of_all(book, selling, folder)
     report = Report(
         schema=SCHEMA,
         at=now,
@@ -128,7 +127,8 @@ def make_report(
         listen=selling.listen,
         limit=selling.limit,
         schedule=selling.schedule,
-        space=_space(book, selling, folder),
+        space=space,
+        disks=disks,
         prices=Prices(selling.price, selling.egress_price),
         money=_money(book, shown.get(ALL, {}), now),
         contracts=_contracts(book, shown),
@@ -166,24 +166,6 @@ def _reachable(live: Live | None, *, running: bool) -> str:
         return "yes"
     local = all(address.startswith(LOCAL) for address in live.listening)
     return "this machine only" if local else "unknown"
-
-
-def _space(book: Book, selling: Selling, folder: Path) -> Space:
-    disk = os.statvfs(folder / SHELF)
-    sold = book.reserved
-    own = OwnFiles(folder, selling.share)
-    shelf = Shelf(folder / SHELF, selling.share, own=lambda: own.most(len(book.contracts)))
-    return Space(
-        share=selling.share,
-        sold=sold,
-        stored=stored(book.records),
-        left=max(selling.share - sold - shelf.beside, 0),
-        keep_free=selling.keep_free,
-        disk_free=disk.f_bavail * disk.f_frsize,
-        disk_size=disk.f_blocks * disk.f_frsize,
-        own=own.now + shelf.folders,
-        own_most=shelf.beside,
-    )
 
 
 def _scrub(book: Book) -> ScrubFigures | None:

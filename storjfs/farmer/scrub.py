@@ -15,7 +15,7 @@ import trio
 from storjfs.farmer.damage import Damage
 from storjfs.farmer.records import Records
 from storjfs.farmer.shelf import BATCH, Held, ShardDamaged, ShardUnreadable, Shelf
-from storjfs.protocol.ids import ShardId
+from storjfs.farmer.shelves import Shelves, held_of
 from storjfs.store import FULL
 
 log = logging.getLogger(__name__)
@@ -54,14 +54,14 @@ class Scrub:
     def __init__(
         self,
         records: Records,
-        shelf: Shelf,
+        shelves: Shelves,
         damage: Damage,
         clock: Callable[[], float],
         period: Callable[[], int],
         idle: Callable[[], Awaitable[None]],
     ) -> None:
         self._records = records
-        self._shelf = shelf
+        self._shelves = shelves
         self._damage = damage
         self._clock = clock
         self._period = period
@@ -84,7 +84,7 @@ class Scrub:
                 pause = self._wait()
             except (ShardUnreadable, OSError, apsw.Error) as error:
                 # Nothing can be said of shards while the disk fails; heartbeat and status tell of it.
-                self._shelf.failed(error)
+                self._shelves.failed(error)
                 log.warning("the scrub waits, for the disk fails: %s", error)
             await trio.sleep(pause)
 
@@ -106,7 +106,7 @@ class Scrub:
     async def _step(self, one: Pass) -> Pass:
         """The next shards; the pass as it was kept then."""
         rows = self._records.read(
-            "SELECT shard_id, root, length FROM shard WHERE shard_id > ? ORDER BY shard_id LIMIT ?",
+            "SELECT shard_id, root, length, disk FROM shard WHERE shard_id > ? ORDER BY shard_id LIMIT ?",
             one.place,
             ROWS,
         )
@@ -116,9 +116,15 @@ class Scrub:
         place, shards, size, damaged = one.place, one.shards, one.size, one.damaged
         until = trio.current_time() + KEEP_EVERY
         for row in rows:
-            held = Held(ShardId(row[0]), *row[1:])
+            held = held_of(row)
             if self._damage.reason(held.shard_id) is None:
-                reason = await self.judge(held)
+                try:
+                    reason = await self.judge(held)
+                except ShardUnreadable:
+                    if self._shelves.of(held) is self._shelves.first:
+                        raise
+                    place = held.shard_id
+                    continue  # of a disk that fails alone; the next pass reads it
                 # One that was deleted since the rows were read is missing as it should be.
                 if reason is not None and await self._damage.note(held.shard_id, reason):
                     damaged += 1
@@ -145,7 +151,7 @@ class Scrub:
         """
         for last_look in (False, True):
             # Its row may be committed before its file is in its place.
-            if held.shard_id in self._shelf.arrivals:
+            if self._shelves.arrival(held.shard_id) is not None:
                 return None
             try:
                 await self._read(held, hurry=hurry)
@@ -155,7 +161,9 @@ class Scrub:
                     return str(error)
             except ShardUnreadable as error:
                 if last_look:
-                    if not await trio.to_thread.run_sync(disk_works, self._shelf, limiter=self._thread):
+                    if not await trio.to_thread.run_sync(
+                        disk_works, self._shelves.of(held), limiter=self._thread
+                    ):
                         raise
                     return str(error)
         return None
@@ -168,15 +176,15 @@ class Scrub:
                     await self._idle()
             began = trio.current_time()
             leaves.append(
-                await trio.to_thread.run_sync(self._shelf.hashes, held, offset, limiter=self._thread)
+                await trio.to_thread.run_sync(self._shelves.hashes, held, offset, limiter=self._thread)
             )
             if not hurry:
                 pause = min(BATCH, held.length - offset) / self._rate()
                 await trio.sleep(max(pause - (trio.current_time() - began), 0.0))
-        await trio.to_thread.run_sync(self._shelf.compare, held, b"".join(leaves), limiter=self._thread)
+        await trio.to_thread.run_sync(self._shelves.compare, held, b"".join(leaves), limiter=self._thread)
 
     def _rate(self) -> float:
-        return float(max(RATE, 2 * self._shelf.stored / max(self._period(), 1)))
+        return float(max(RATE, 2 * self._shelves.stored / max(self._period(), 1)))
 
 
 def last_pass(records: Records) -> Pass | None:

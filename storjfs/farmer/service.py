@@ -14,7 +14,7 @@ from storjfs.farmer.keeping import Keeper
 from storjfs.farmer.neighbours import Neighbours
 from storjfs.farmer.payments import Payments
 from storjfs.farmer.proving import Prover
-from storjfs.farmer.shelf import Shelf
+from storjfs.farmer.shelves import Shelves
 from storjfs.network.control import ControlConnection
 from storjfs.network.data import ShardSource
 from storjfs.network.dial_back import DialBacks
@@ -73,12 +73,12 @@ class FarmerService(Service):
         keeper: Keeper,
         prover: Prover,
         contracting: Contracting,
-        shelf: Shelf,
+        shelves: Shelves,
         relay: Relay,
         neighbours: Neighbours,
     ) -> None:
         self._book = book
-        self._shelf = shelf
+        self._shelves = shelves
         self._relay = relay
         self._neighbours = neighbours
         self._dial_backs = DialBacks()
@@ -152,7 +152,7 @@ class FarmerService(Service):
         except (apsw.Error, OSError) as error:
             if isinstance(error, apsw.FullError):
                 raise RequestFailed(ErrorCode.BUSY, "the farmer's disk is full") from error
-            if self._shelf.failed(error):
+            if self._shelves.failed(error):
                 raise RequestFailed(ErrorCode.BUSY, "the farmer's disk fails") from error
             raise
 

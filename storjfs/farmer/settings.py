@@ -1,6 +1,7 @@
 """farmer.toml: what a farmer sells, where it listens, and which settlement it trusts."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -47,16 +48,50 @@ AT_START = (
 """Settings that a running farmer does not change: they hold from its next start."""
 
 
+@dataclass(frozen=True, slots=True)
+class DiskShare:
+    """What is shared of a disk beside the farmer's own."""
+
+    folder: Path
+    """Absolute; the farmer's alone."""
+    share: int
+    """Bytes."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """As in `/mnt/disk2/farmer=1 TB`. Raises SettingsError."""
+        folder, equals, share = text.rpartition("=")
+        if not equals or not os.path.isabs(folder):
+            raise SettingsError(
+                f"{text!r} is not a folder and how much may be used there",
+                hint='Write it as in "/mnt/disk2/farmer=1TB", with the whole path.',
+            )
+        size = parse_size(share)
+        if size < 1 << 20:
+            raise SettingsError(
+                f"at least 1 MiB must be shared of {folder}",
+                hint=f"To take the disk away: storjfs farm empty {folder}",
+            )
+        return cls(Path(os.path.normpath(folder)), size)
+
+    def __str__(self) -> str:
+        return f"{self.folder}={show_size(self.share)}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FarmerSettings:
     """Sizes in bytes, times in seconds, money in nanocredits."""
 
     capacity: int
-    """Bytes that shards and their leaf hashes may take on the disk."""
+    """Bytes that the farmer's folder may take on its disk."""
     ledger: Place
     """The ledger in which renters open their lanes."""
+    disks: tuple[DiskShare, ...] = ()
+    """Other disks, for more shards."""
+    disk_grace: int = 12 * 3600
+    """Seconds for which one of these may be away before renters are told that its shards are gone."""
     keep_free: int = KEEP_FREE
-    """Bytes of the disk that are never used, whatever the capacity allows."""
+    """Bytes of each disk that are never used, whatever the capacity allows."""
     listen: Address | None = None
     """Where to listen; None: on this machine only, on a free port."""
     announce: tuple[Address, ...] = ()
@@ -112,6 +147,8 @@ class FarmerSettings:
                 f"a farmer has 1 to {MOST_CONNECTIONS} connections, and for each renter 1 to that many",
                 hint="The usual ones are 512, and 16 for each renter.",
             )
+        if len({one.folder for one in self.disks}) < len(self.disks):
+            raise SettingsError("a disk is named twice", hint="Name each folder once.")
         try:
             network_bytes(self.network)
         except ValueError as error:
@@ -154,10 +191,15 @@ class FarmerSettings:
         """A copy with those `changes` that are not None."""
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
 
+    @property
+    def in_all(self) -> int:
+        """Bytes that are shared on all disks."""
+        return self.capacity + sum(one.share for one in self.disks)
+
     def shown(self, name: str) -> str:
         """One setting as it stands in farmer.toml, without quotes; empty where it is not set."""
         value = getattr(self, name)
-        return _SHOW[name](value).strip('"') if value is not None else ""
+        return _SHOW[name](value).strip('"') if value not in (None, ()) else ""
 
 
 _EXAMPLES = {"capacity": '"500 GB"', "ledger": '"/path/to/ledger.db"'}
@@ -202,6 +244,14 @@ def _peers(value: Any) -> tuple[StaticFarmer, ...]:
     return tuple(StaticFarmer.parse(_text(one)) for one in value)
 
 
+def _disks(value: Any) -> tuple[DiskShare, ...]:
+    if not isinstance(value, list):
+        raise SettingsError(
+            f"the disks in {FILE} must be a list", hint='Write it as in ["/mnt/disk2/farmer=1TB"].'
+        )
+    return tuple(DiskShare.parse(_text(one)) for one in value)
+
+
 def _count(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise SettingsError(
@@ -224,9 +274,20 @@ def _show_truth(value: bool) -> str:
     return str(value).lower()
 
 
+_DURATIONS: Final = (
+    "term_min",
+    "term_max",
+    "period_min",
+    "period_max",
+    "grace_max",
+    "claim_every",
+    "scrub_every",
+    "disk_grace",
+)
 _READ: dict[str, Callable[[Any], Any]] = {
     "capacity": parse_size,
     "keep_free": parse_size,
+    "disks": _disks,
     "ledger": lambda value: ledger_named(_text(value)),
     "listen": lambda value: parse_address(_text(value)),
     "announce": _addresses,
@@ -248,13 +309,14 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "relay": _truth,
     "relay_limit": lambda value: Limit.parse(_text(value)),
     **dict.fromkeys(
-        ("term_min", "term_max", "period_min", "period_max", "grace_max", "claim_every", "scrub_every"),
+        _DURATIONS,
         parse_duration,
     ),
 }
 _SHOW: dict[str, Callable[[Any], str]] = {
     "capacity": lambda value: _quoted(show_size(value)),
     "keep_free": lambda value: _quoted(show_size(value)),
+    "disks": _show_list,
     "ledger": _quoted,
     "listen": _quoted,
     "announce": _show_list,
@@ -276,13 +338,15 @@ _SHOW: dict[str, Callable[[Any], str]] = {
     "relay": _show_truth,
     "relay_limit": _quoted,
     **dict.fromkeys(
-        ("term_min", "term_max", "period_min", "period_max", "grace_max", "claim_every", "scrub_every"),
+        _DURATIONS,
         lambda value: _quoted(show_duration(value)),
     ),
 }
 _COMMENTS = {
-    "capacity": "How much of this disk may be used.",
-    "keep_free": "How much of it stays free whatever is allowed above.",
+    "capacity": "How much of this disk may be used, for shards and all else.",
+    "disks": 'Other disks, each a folder and how much of it, as in ["/mnt/disk2/farmer=1 TB"].',
+    "disk_grace": "How long one of these may be away before renters are told that its shards are gone.",
+    "keep_free": "How much of each stays free whatever is allowed above.",
     "price": "Credits per GiB and month.",
     "egress_price": "Credits per GiB sent to renters.",
     "listen": "Address and port to listen on; left out: this machine only, any free port.",

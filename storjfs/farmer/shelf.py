@@ -11,6 +11,7 @@ Blocking; `Arrival.write`, `Arrival.finish`, `read` and `prove` may run in any t
 to the loop's.
 """
 
+import errno
 import logging
 import os
 import struct
@@ -57,6 +58,8 @@ class Held:
     shard_id: ShardId
     root: Digest
     length: int
+    disk: int = 1
+    """The number of the disk it lies on."""
 
 
 PER_ARRIVAL: Final = 4
@@ -90,10 +93,10 @@ class Arrival:
     `write` and `finish` run in a worker thread, one at a time, and belong to one task.
     """
 
-    __slots__ = ("_file", "_leaves", "_shelf", "_written", "cancelled", "length", "shard_id")
+    __slots__ = ("_file", "_leaves", "_written", "cancelled", "length", "shard_id", "shelf")
 
     def __init__(self, shelf: "Shelf", shard_id: ShardId, length: int) -> None:
-        self._shelf = shelf
+        self.shelf = shelf
         self.shard_id = shard_id
         self.length = length
         self._file = -1
@@ -105,9 +108,9 @@ class Arrival:
     def write(self, batch: Buffer) -> None:
         """The next bytes; all but the last batch are BATCH long. Raises OSError."""
         if self._file < 0:
-            self._file = self._shelf.disk.create(self._shelf.arriving_path(self.shard_id))
+            self._file = self.shelf.disk.create(self.shelf.arriving_path(self.shard_id))
         self._leaves.append(merkle.leaf_hashes(batch))
-        self._shelf.disk.write(self._file, batch, self._written)
+        self.shelf.disk.write(self._file, batch, self._written)
         self._written += len(batch)
 
     def finish(self, batch: Buffer) -> Digest:
@@ -119,13 +122,13 @@ class Arrival:
         if whole:
             self.write(view[:whole])
         elif self._file < 0:
-            self._file = self._shelf.disk.create(self._shelf.arriving_path(self.shard_id))
+            self._file = self.shelf.disk.create(self.shelf.arriving_path(self.shard_id))
         rest = view[whole:]
         self._leaves.append(merkle.leaf_hashes(rest))
         leaves = b"".join(self._leaves)
         root = Digest(merkle.tree_root(leaves, self.length))
         self._write_end(rest, leaves, FOOTER.pack(MAGIC, self.length, root, merkle.LEAF, 0))
-        self._shelf.disk.sync_data(self._file)
+        self.shelf.disk.sync_data(self._file)
         self._close()
         return root
 
@@ -137,20 +140,20 @@ class Arrival:
         for part in parts:
             padded[at : at + len(part)] = part
             at += len(part)
-        self._shelf.disk.write(self._file, padded, self._written)
+        self.shelf.disk.write(self._file, padded, self._written)
         self._written += length
-        self._shelf.disk.cut(self._file, self._written)
+        self.shelf.disk.cut(self._file, self._written)
 
     def discard(self) -> None:
         """Remove what was written. Runs anywhere; the reservation is not touched."""
         if self._written or self._file >= 0:
             self._close()
-            self._shelf.disk.remove(self._shelf.arriving_path(self.shard_id))
+            self.shelf.disk.remove(self.shelf.arriving_path(self.shard_id))
 
     def _close(self) -> None:
         if self._file >= 0:
             file, self._file = self._file, -1
-            self._shelf.disk.close(file)
+            self.shelf.disk.close(file)
 
 
 class Shelf:
@@ -158,7 +161,8 @@ class Shelf:
     `limit` bytes, arrivals included, and `keep_free` bytes of the disk stay free.
 
     The index itself is the owner's: it tells `stored` at start, and what it committed. `own()` is how many
-    bytes the farmer's other files on this disk may come to take.
+    bytes the farmer's other files on this disk may come to take. On a disk that is not the farmer's own the
+    file `disk` beside the shelf says `token`: where it does not, another disk is mounted there, or none.
     """
 
     def __init__(
@@ -170,6 +174,9 @@ class Shelf:
         *,
         keep_free: int = KEEP_FREE,
         own: Callable[[], int] = lambda: 0,
+        number: int = 1,
+        token: bytes = b"",
+        block: int = ALIGNMENT,
     ) -> None:
         self.folder = folder
         self.limit = limit
@@ -187,10 +194,29 @@ class Shelf:
         # Files that a failing disk did not let go, and their bytes at most.
         self._left_over: dict[Path, int] = {}
         self._own = own
-        make_private(self._arriving)
-        self.block = self.disk.block(folder)
-        self._folders = {Path(entry.path): on_disk(Path(entry.path)) for entry in os.scandir(folder)}
-        self._folders[folder] = on_disk(folder)
+        self.number = number
+        self.token = token
+        self.leaving = False
+        """Whether its shards are moved to other disks, and none is taken in."""
+        self.lost = False
+        """Whether renters are told that its shards are gone."""
+        self.elsewhere = 0
+        """Of what is the farmer's own here, bytes kept for the records of shards on other disks."""
+        self.block = block
+        self._folders: dict[Path, int] = {}
+        self.recovered = False
+        """Whether what a crash interrupted is finished or undone; not before the disk is there."""
+        if not token:
+            make_private(self._arriving)
+        if self.present:
+            self.block = self.disk.block(folder)
+            self._measure()
+        else:
+            self.read_only = "the disk is not there"
+
+    def _measure(self) -> None:
+        found = {Path(entry.path): on_disk(Path(entry.path)) for entry in os.scandir(self.folder)}
+        self._folders = {**found, self.folder: on_disk(self.folder)}
 
     @property
     def taken(self) -> int:
@@ -205,7 +231,27 @@ class Shelf:
     @property
     def beside(self) -> int:
         """Bytes of the limit that shards may never have: for the folders, and what is the farmer's own."""
-        return max(self.folders, FOLDERS * self.block) + self._own()
+        return max(self.folders, FOLDERS * self.block) + self._own() + self.elsewhere
+
+    def free(self) -> int:
+        """Bytes of the disk that may be used; none where it does not say. It fails then."""
+        try:
+            return self.disk.free(self.folder) - self.keep_free
+        except OSError as error:
+            self.failed(error)
+            return 0
+
+    @property
+    def room(self) -> int:
+        """Bytes that shards may still take here, more or less: to choose among disks."""
+        if self.read_only or self.full or self.leaving:
+            return 0
+        return min(self.limit - self.taken - self.beside, self.free() - self._arriving_bytes)
+
+    def room_for_records(self, arrivals: int) -> int:
+        """Bytes of the limit that are left if so many shards arrive elsewhere; negative: none are."""
+        growth = (arrivals + len(self.arrivals)) * PER_ARRIVAL * self.block
+        return self.limit - self.taken - self.folders - growth - self._own()
 
     def space_of(self, length: int) -> int:
         """Bytes that a shard of this length takes here."""
@@ -231,9 +277,11 @@ class Shelf:
             raise ValueError("this shard is arriving already")
         if self.read_only:
             raise NoRoom(f"the farmer's disk takes nothing: {self.read_only}")
+        if self.leaving:
+            raise NoRoom("the farmer's disk is being emptied")
         needed = self.space_of(length)
         growth = (len(self.arrivals) + 1) * PER_ARRIVAL * self.block
-        if self.taken + needed + self.folders + growth + self._own() > self.limit:
+        if self.taken + needed + self.folders + growth + self._own() + self.elsewhere > self.limit:
             raise NoRoom("the farmer's limit is reached")
         if self.full or self.disk.free(self._arriving) - self._arriving_bytes < needed + self.keep_free:
             raise NoRoom("the farmer's disk is full")
@@ -276,6 +324,7 @@ class Shelf:
 
     def recover(self, known: Callable[[ShardId], bool]) -> None:
         """At start: finish the arrivals whose rows were committed, remove the others. Blocking."""
+        self.recovered = True
         for entry in list(os.scandir(self._arriving)):
             shard_id = _id_of(entry.name)
             if shard_id is not None and known(shard_id):
@@ -288,9 +337,11 @@ class Shelf:
     def remove(self, shard_ids: Iterable[ShardId]) -> None:
         """Remove the files of shards whose rows are doomed, for good: these rows may go then.
 
-        Idempotent, blocking.
+        Idempotent, blocking. Raises OSError, also where the disk is not there.
         """
         ids = list(shard_ids)
+        if ids and not self.present:
+            raise OSError(errno.ENODEV, "the disk is not there")
         paths = [self.path(shard_id) for shard_id in ids]
         for path in paths:
             self.disk.remove(path)
@@ -323,6 +374,7 @@ class Shelf:
         try:
             if not self.present or not self.disk.probe(self.folder / "pulse"):
                 return False
+            self._measure()
             for path in list(self._left_over):
                 self.disk.remove(path)
                 self.disk.sync_folder(path.parent)
@@ -389,7 +441,7 @@ class Shelf:
     @property
     def present(self) -> bool:
         """Whether the shelf is where it was: its disk may have been taken away."""
-        return os.path.isdir(self._arriving)
+        return os.path.isdir(self._arriving) and (not self.token or read_token(self.folder) == self.token)
 
     @contextmanager
     def _opened(self, held: Held) -> Iterator[int]:
@@ -408,6 +460,19 @@ class Shelf:
         except OSError as error:
             reason = error.strerror or error
             raise ShardUnreadable(f"shard {short(held.shard_id)} cannot be read: {reason}") from error
+
+
+def token_file(shelf: Path) -> Path:
+    """What says which disk this is, beside its shelf."""
+    return shelf.parent / "disk"
+
+
+def read_token(shelf: Path) -> bytes:
+    """What it says; nothing where there is none, or it cannot be read."""
+    try:
+        return token_file(shelf).read_bytes()[:256]
+    except OSError:
+        return b""
 
 
 def _id_of(name: str) -> ShardId | None:

@@ -1,6 +1,7 @@
 """farmer.toml, the identity file, and the records' group commit."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,15 @@ import trio.testing
 from storjfs.farmer.identity import IdentityUnusable, load_identity
 from storjfs.farmer.records import Records
 from storjfs.farmer.schedule import Limit, Schedule
-from storjfs.farmer.settings import FarmerSettings, parse_address
+from storjfs.farmer.settings import DiskShare, FarmerSettings, parse_address
 from storjfs.protocol.terms import Address
 from storjfs.volume import StaticFarmer
 from storjfs.volume.errors import SettingsError
 
 FULL = FarmerSettings(
     capacity=500 << 30,
+    disks=(DiskShare(Path("/mnt/disk two/farmer"), 1 << 40), DiskShare(Path("/mnt/c"), 10**12)),
+    disk_grace=3600,
     ledger=Path('/srv/with "quotes"/ledger.db'),
     listen=Address("::", 7420),
     announce=(Address("farm.example.org", 7420), Address("::1", 1)),
@@ -143,7 +146,7 @@ def test_unusable_identities_are_refused(tmp_path: Path) -> None:
         load_identity(tmp_path)
 
 
-DOOM = "INSERT INTO doomed(shard_id) VALUES (?)"
+DOOM = "INSERT INTO doomed(shard_id, disk) VALUES (?, 1)"
 
 
 async def test_commits_made_together_share_a_group(tmp_path: Path) -> None:
@@ -179,9 +182,34 @@ async def test_group_that_fails_changes_nothing_and_says_so(tmp_path: Path) -> N
 
         with pytest.raises(OSError, match="no"):
             await records.commit([(DOOM, (b"x",))], before=fail)
-        assert records.read("SELECT * FROM doomed") == []
+        assert records.read("SELECT shard_id FROM doomed") == []
         await records.commit([(DOOM, (b"y",))])
-        assert records.read("SELECT * FROM doomed") == [(b"y",)]
+        assert records.read("SELECT shard_id FROM doomed") == [(b"y",)]
+        records.stop()
+
+
+async def test_what_fails_before_the_commit_is_no_matter_of_others(tmp_path: Path) -> None:
+    records = Records(tmp_path / "farmer.db")
+    ends: list[str] = []
+
+    def fail() -> None:
+        raise OSError("no")
+
+    async def commit(name: bytes, before: Callable[[], None] | None) -> None:
+        try:
+            await records.commit([(DOOM, (name,))], before=before)
+            ends.append("done")
+        except OSError as error:
+            ends.append(str(error))
+
+    async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as commits:
+            commits.start_soon(commit, b"x", fail)
+            commits.start_soon(commit, b"y", None)
+            await trio.testing.wait_all_tasks_blocked()
+            await nursery.start(records.run)
+        assert sorted(ends) == ["done", "no"]
+        assert records.read("SELECT shard_id FROM doomed") == [(b"y",)]
         records.stop()
 
 
@@ -192,7 +220,7 @@ async def test_commit_outlives_the_cancellation_of_who_waits(tmp_path: Path) -> 
         with trio.CancelScope() as scope:
             scope.cancel()
             await records.commit([(DOOM, (b"x",))])
-        assert records.read("SELECT * FROM doomed") == [(b"x",)]
+        assert records.read("SELECT shard_id FROM doomed") == [(b"x",)]
         records.stop()
     with pytest.raises(trio.ClosedResourceError):
         await records.commit([])
