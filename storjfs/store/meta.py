@@ -159,7 +159,7 @@ class MetaStore(MetaReader):
         nothing is durable either. A cancelled call leaves the commit under way.
         """
         if self.failure is not None and self.failure.permanent:
-            raise self.failure
+            raise _anew(self.failure)
         if self._changes:
             group = self.group
             self._close_group()
@@ -168,14 +168,14 @@ class MetaStore(MetaReader):
         else:
             await trio.lowlevel.checkpoint()
             if self.failure is not None:
-                raise self.failure
+                raise _anew(self.failure)
             return
         outcome = self._outcomes.get(group)
         if outcome is None:
             outcome = self._outcomes[group] = _Outcome()
         await outcome.event.wait()
         if outcome.error is not None:
-            raise outcome.error
+            raise _anew(outcome.error)
 
     async def shrink_log(self) -> None:
         """Copy all of the log into the database and give its space back, between two commits.
@@ -318,7 +318,7 @@ class MetaStore(MetaReader):
         cursor = self._writer.cursor()
         try:
             if self._log.distrusted is not None:
-                raise self._log.distrusted
+                raise self._log.distrusted.with_traceback(None)
             for wait in job.prepare:
                 wait()
             if job.statements:
@@ -357,3 +357,9 @@ def _commit_error(error: Exception, full: int) -> StoreError:
         )
     result.__cause__ = error
     return result
+
+
+def _anew(error: StoreError) -> StoreError:
+    """An error that is kept, to be raised once more. Each time would add to its traceback all that leads to
+    whoever syncs, with what they write: as long as a disk fails, that would be everything."""
+    return error.with_traceback(None)
