@@ -92,6 +92,8 @@ class ControlConnection:
         self.closed = False
         self.lost = False
         """Whether it broke, or was given up, without a word of the other side."""
+        self.answered = False
+        """Whether the other side has answered a request, however."""
         self.host = host
         """The IP address that it comes from; empty where that is not known."""
         self.last_heard = 0.0
@@ -202,6 +204,7 @@ class ControlConnection:
                 waiting = self._waiting[event.number]
                 waiting.frame = event.frame
                 waiting.event.set()
+                self.answered = True
             elif not isinstance(event, Unwanted):
                 # Who asks but does not read the answers is not listened to, nor who asks too much.
                 await self._guest.requests.spend()

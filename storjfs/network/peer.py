@@ -164,7 +164,9 @@ class Peer:
         Raises as `request`. Unless it returns, the farmer may or may not hold the shard.
         """
         header = Put(contract_id, shard_id, len(data))
-        return (await self._data.put(header, data, timeout)).receipt
+        receipt = (await self._data.put(header, data, timeout)).receipt
+        self._backoff.reset()
+        return receipt
 
     async def get_range(
         self,
@@ -183,6 +185,7 @@ class Peer:
         view = memoryview(buffer)
         header = Get(contract_id, shard_id, offset, len(view))
         await self._data.get_into(header, view, timeout, priority, asked)
+        self._backoff.reset()
 
     async def _connected(self) -> ControlConnection:
         async with self._dialling:
@@ -201,10 +204,17 @@ class Peer:
     async def _carry(
         self, connection: ControlConnection, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
+        answered = False
         try:
             await connection.run(task_status=task_status)
+            answered = connection.answered
         except ProtocolViolation:
-            self._backoff.failed(trio.current_time())  # do not run into it again at once
+            pass
+        if answered:
+            self._backoff.reset()
+        else:
+            # It greets and cannot be talked with: do not run into it again at once.
+            self._backoff.failed(trio.current_time())
         if connection.lost:
             with trio.CancelScope(shield=True):
                 await self._data.break_off()
@@ -226,7 +236,7 @@ class Peer:
             frames = FrameStream(stream, buffer_size)
             try:
                 answer = await self._greet(frames, purpose)
-                self._backoff.reset()
+                self._backoff.until = 0.0
                 self.failing, self.reached = False, address_of(stream) or self.reached
                 if purpose is Purpose.CONTROL and self._greeted is not None:
                     self._greeted(answer)

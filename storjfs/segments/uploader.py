@@ -268,6 +268,11 @@ class Uploader:
             # Nothing was sent yet, so the code may still follow the farmers at hand.
             catalogue.set_code(segment, *self.placement.code())
         held = catalogue.held(segment)
+        if len(held) >= segment.needed:
+            # A farmer that had been given up is back with its shard: nobody else has to take one for that.
+            catalogue.stored(segment)
+            catalogue.note_missing(segment)
+            return
         missing = [idx for idx in range(segment.n) if idx not in held]
         size = sealed_length(shard_length(segment.size, segment.k))
         file = self._cache.find(segment)

@@ -159,7 +159,7 @@ class MetaStore(MetaReader):
         nothing is durable either. A cancelled call leaves the commit under way.
         """
         if self.failure is not None and self.failure.permanent:
-            raise self.failure.with_traceback(None)
+            raise _anew(self.failure)
         if self._changes:
             group = self.group
             self._close_group()
@@ -168,7 +168,7 @@ class MetaStore(MetaReader):
         else:
             await trio.lowlevel.checkpoint()
             if self.failure is not None:
-                raise self.failure.with_traceback(None)
+                raise _anew(self.failure)
             return
         outcome = self._outcomes.get(group)
         if outcome is None:
@@ -176,10 +176,9 @@ class MetaStore(MetaReader):
         await outcome.event.wait()
         if outcome.error is not None:
             try:
-                # Kept, and raised to all: without the frames of those who met it before, nor this one.
-                raise outcome.error.with_traceback(None)
+                raise _anew(outcome.error)
             finally:
-                del outcome
+                del outcome  # its error remembers this frame
 
     async def shrink_log(self) -> None:
         """Copy all of the log into the database and give its space back, between two commits.
@@ -364,3 +363,9 @@ def _commit_error(error: Exception, full: int) -> StoreError:
         )
     result.__cause__ = error
     return result
+
+
+def _anew(error: StoreError) -> StoreError:
+    """An error that is kept, to be raised once more. Each time would add to its traceback all that leads to
+    whoever syncs, with what they write: as long as a disk fails, that would be everything."""
+    return error.with_traceback(None)

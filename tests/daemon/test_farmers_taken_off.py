@@ -111,7 +111,7 @@ async def test_farmers_that_were_given_up_bring_their_shards_back(paths: VolumeP
         for entry in list(drive.renter.book)[2:]:
             await drive.renter.farmer_removed(entry.node_id)
         assert states(drive).count(State.BREACHED) == 4
-        assert drive.segments.report().lost == 1
+        await until(lambda: drive.segments.report().lost == 1, drive.store, seconds=PATIENCE)
     shutil.rmtree(paths.cache_dir)
     async with running(paths) as drive:
         await whole(drive)

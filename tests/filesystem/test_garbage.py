@@ -59,7 +59,8 @@ async def settle(volume: Volume, fs: Filesystem) -> None:
         if not await fs.compact():
             break
     await volume.segments.flush()
-    await until(lambda: not volume.segments.report().to_delete, volume.store)
+    await volume.segments.delete_now()
+    assert not volume.segments.report().to_delete
 
 
 @pytest.mark.parametrize("pattern", [uniform(PAGE), uniform(65536), uniform(MIB), hot])

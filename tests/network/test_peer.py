@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -191,6 +191,32 @@ async def test_a_farmer_that_is_back_is_noticed_in_a_few_seconds_however_long_it
                     break
                 except PeerUnreachable as error:
                     await trio.sleep(error.retry_after)
+
+
+async def test_a_farmer_that_greets_and_hangs_up_is_dialled_ever_more_seldom(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    farmer = Farmer()
+
+    async def hang_up(request: Request[Any]) -> Struct:
+        await line.cut()
+        raise RequestFailed(ErrorCode.INTERNAL)
+
+    async with peering(farmer) as (peer, line):
+        farmer.answering = hang_up
+        with trio.move_on_after(60):
+            while True:
+                with suppress(PeerUnreachable):
+                    await peer.request(GetOffer())
+                await trio.sleep(0.1)
+        # After a quarter of a second, a half, one, two, ... less up to half of each.
+        assert line.dials <= 12
+        farmer.answering = None
+        with trio.fail_after(2 * LONGEST_BACKOFF):
+            while not peer.connected:
+                with suppress(PeerUnreachable):
+                    await peer.request(GetOffer())
+                await trio.sleep(0.1)
 
 
 async def test_a_peer_that_does_not_run_is_unreachable() -> None:

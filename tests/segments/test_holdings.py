@@ -302,7 +302,7 @@ async def replay(lives: Sequence[Sequence[tuple[str, int]]]) -> None:
                 async with life(world) as now:
                     counters, right = await now.store.study(books)
                     assert counters == right
-                    assert now.shown().keys() == now.there().keys()
+                    await until(lambda: now.shown().keys() == now.there().keys(), seconds=PATIENCE, step=1.0)
                     async with trio.open_nursery() as nursery:
                         for kind, value in steps:
                             await step(now, nursery, kind, value)

@@ -85,6 +85,24 @@ async def test_a_flush_ends_also_where_only_the_rest_of_a_segment_is_sent(volume
         assert volume.farm.shard_count() == 4
 
 
+async def test_a_segment_is_stored_when_a_farmer_that_was_given_up_is_back_with_its_shard(
+    volume: Volume,
+) -> None:
+    for number in (4, 5, 6):
+        volume.farm.farmers[number].full = True
+    async with volume.running() as segments:
+        volume.append_random(MIB)
+        segments._journal.close_open()
+        await until(lambda: volume.farm.shard_count() == 3, volume.store)
+        await until(lambda: not segments._uploader.busy, volume.store)
+        (segment,) = segments._catalogue.unsent.values()
+        row = segments._catalogue.add_shard(segment, 4, 6, 100)
+        segments._catalogue.shard_held(segment, row, bytes(32), bytes(32))
+        with trio.fail_after(60):
+            await segments.flush()
+        assert segments.waiting_bytes() == 0
+
+
 async def test_the_next_segment_begins_while_stragglers_of_the_last_are_waited_for(
     volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:

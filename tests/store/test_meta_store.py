@@ -2,7 +2,9 @@
 
 import errno
 import threading
+import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import apsw
@@ -199,6 +201,22 @@ async def test_a_failed_fsync_ends_all_writing(
     with pytest.raises(StoreError):
         await store.sync()
     assert value(store, "a") is None
+
+
+async def test_syncs_that_fail_for_long_leave_nothing_behind(
+    store: MetaStore, counters: Counters, nursery: trio.Nursery
+) -> None:
+    def broken() -> None:
+        raise OSError(errno.EIO, "broken")
+
+    counters.wait = broken
+    await nursery.start(store.run)
+    counters.set("a", 1)
+    for _ in range(100):
+        with suppress(StoreError):
+            await store.sync()
+    assert store.failure is not None
+    assert len(list(traceback.walk_tb(store.failure.__traceback__))) < 10
 
 
 async def test_a_failing_statement_leaves_nothing_of_its_group(
