@@ -138,7 +138,7 @@ async def until_it_ends(farmer: Running, renter: Renter, rng: random.Random) -> 
             if done == 40:
                 farmer.send(signal.SIGKILL)
 
-    with trio.fail_after(60):
+    with trio.fail_after(180):
         async with trio.open_nursery() as nursery:
             for _ in range(TOGETHER):
                 nursery.start_soon(work)
