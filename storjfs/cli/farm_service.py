@@ -148,11 +148,15 @@ def _owner(folder: Path) -> str:
 
 
 def _writable(folder: Path) -> list[str]:
-    """The farmer's folder, and that of its ledger if it is another one (if it is there: the minus)."""
+    """The farmer's folder, those on its other disks, and that of its ledger if it is another one (all of
+    these if they are there: the minus)."""
     settings = FarmerSettings.read(folder)
-    if settings is None or not isinstance(settings.ledger, Path) or folder in settings.ledger.parents:
+    if settings is None:
         return [_quoted(folder)]
-    return [_quoted(folder), _quoted(f"-{settings.ledger.parent}")]
+    others = [one.folder for one in settings.disks]
+    if isinstance(settings.ledger, Path) and folder not in settings.ledger.parents:
+        others.append(settings.ledger.parent)
+    return [_quoted(folder), *(_quoted(f"-{one}") for one in others)]
 
 
 def _command() -> tuple[str, str]:

@@ -16,6 +16,7 @@ import apsw
 import trio
 
 from storjfs.coding import merkle
+from storjfs.errors import StorjfsError
 from storjfs.farmer.damage import Damage
 from storjfs.farmer.disk import Disk
 from storjfs.farmer.keeping import Keeper
@@ -175,23 +176,24 @@ class Disks:
             self._changed = trio.Event()
             try:
                 await self._look()
-            except (OSError, apsw.Error) as error:
-                if not self._shelves.failed(error):
-                    log.warning("the farmer's disks: %s", error)
+            # Of these disks: none of it is a reason for the farmer to end, and all of it is tried again.
+            except (StorjfsError, OSError, apsw.Error) as error:
+                if isinstance(error, OSError) or not self._shelves.failed(error):
+                    log.warning("a disk of the farmer: %s", error)
             with trio.move_on_after(TRY_EVERY):
                 await self._changed.wait()
 
     async def _look(self) -> None:
-        for one in self._new():
-            row = await trio.to_thread.run_sync(self._row, one, limiter=self._thread)
-            await self._records.commit([row])
-            self._use(disk_rows(self._records)[-1])
-            self.apply()
         for shelf in self._shelves.others:
             await self.try_again(shelf)
             await self._note(shelf)
             if shelf.leaving:
                 await self._give_up(shelf)
+        for one in self._new():
+            row = await trio.to_thread.run_sync(self._row, one, limiter=self._thread)
+            await self._records.commit([row])
+            self._use(disk_rows(self._records)[-1])
+            self.apply()
 
     async def try_again(self, shelf: Shelf) -> None:
         """See whether its disk works; where it comes only now, first what a crash interrupted is finished."""

@@ -13,6 +13,7 @@ from typing import Final
 import apsw
 import trio
 
+from storjfs.errors import StorjfsError
 from storjfs.farmer.book import Book, ContractEntry
 from storjfs.farmer.damage import Damage
 from storjfs.farmer.keeping import Keeper, counted, doom
@@ -21,7 +22,6 @@ from storjfs.farmer.shelf import (
     BATCH,
     Arrival,
     Held,
-    NoRoom,
     ShardDamaged,
     ShardUnreadable,
     Shelf,
@@ -64,7 +64,7 @@ class Mover:
                 if shelf.leaving:
                     try:
                         await self.empty(shelf)
-                    except (OSError, apsw.Error, ShardUnreadable, NoRoom) as error:
+                    except (StorjfsError, OSError, apsw.Error) as error:
                         log.warning("not moved yet from %s: %s", shelf.folder, error)
             await trio.sleep(LOOK_EVERY)
 

@@ -15,7 +15,7 @@ import trio
 from storjfs.farmer.damage import Damage
 from storjfs.farmer.records import Records
 from storjfs.farmer.shelf import BATCH, Held, ShardDamaged, ShardUnreadable, Shelf
-from storjfs.farmer.shelves import Shelves, held_of
+from storjfs.farmer.shelves import FIRST, Shelves, held_of
 from storjfs.store import FULL
 
 log = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ class Scrub:
                 try:
                     reason = await self.judge(held)
                 except ShardUnreadable:
-                    if self._shelves.of(held) is self._shelves.first:
+                    if held.disk == FIRST:
                         raise
                     place = held.shard_id
                     continue  # of a disk that fails alone; the next pass reads it
@@ -149,24 +149,36 @@ class Scrub:
         `hurry`: neither give way nor keep to a rate. Raises ShardUnreadable where the disk fails as a whole,
         so that nobody knows.
         """
-        for last_look in (False, True):
+        looks = 0
+        while True:
             # Its row may be committed before its file is in its place.
             if self._shelves.arrival(held.shard_id) is not None:
                 return None
             try:
                 await self._read(held, hurry=hurry)
                 return None
-            except ShardDamaged as error:
-                if last_look:
-                    return str(error)
-            except ShardUnreadable as error:
-                if last_look:
-                    if not await trio.to_thread.run_sync(
-                        disk_works, self._shelves.of(held), limiter=self._thread
-                    ):
-                        raise
-                    return str(error)
-        return None
+            except (ShardDamaged, ShardUnreadable) as error:
+                if (now := self._moved(held)) is not None:
+                    held, looks = now, 0
+                    continue
+                looks += 1
+                if looks < 2:
+                    continue
+                if isinstance(error, ShardUnreadable) and not await self._disk_works(held):
+                    raise
+                return str(error)
+
+    def _moved(self, held: Held) -> Held | None:
+        """The shard where it lies now, if that is another disk than it was."""
+        rows = self._records.read(
+            "SELECT shard_id, root, length, disk FROM shard WHERE shard_id = ? AND disk <> ?",
+            held.shard_id,
+            held.disk,
+        )
+        return held_of(rows[0]) if rows else None
+
+    async def _disk_works(self, held: Held) -> bool:
+        return await trio.to_thread.run_sync(disk_works, self._shelves.of(held), limiter=self._thread)
 
     async def _read(self, held: Held, *, hurry: bool) -> None:
         leaves = []

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import apsw
 
-from storjfs.farmer.shelf import Arrival, Held, NoRoom, Shelf
+from storjfs.farmer.shelf import Arrival, Held, NoRoom, ShardUnreadable, Shelf
 from storjfs.protocol.ids import Digest, ShardId
 
 FIRST = 1
@@ -44,8 +44,11 @@ class Shelves:
         return self._all.get(number)
 
     def of(self, held: Held) -> Shelf:
-        """Where the index says that the shard lies."""
-        return self._all[held.disk]
+        """Where the index said that the shard lies. Raises ShardUnreadable if that disk is gone since."""
+        shelf = self._all.get(held.disk)
+        if shelf is None:
+            raise ShardUnreadable(f"disk {held.disk} is not used any more")
+        return shelf
 
     # --- all together ---
 

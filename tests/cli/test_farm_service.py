@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from storjfs.cli import farm_service
 from storjfs.cli.farm import farm
-from storjfs.farmer.settings import FarmerSettings
+from storjfs.farmer.settings import DiskShare, FarmerSettings
 from storjfs.volume.errors import SettingsError
 
 MIB = 1 << 20
@@ -25,6 +25,14 @@ def at(tmp_path: Path) -> Path:
     folder.mkdir()
     FarmerSettings(capacity=MIB, ledger=tmp_path / "books" / "ledger.db").write(folder)
     return folder
+
+
+def test_all_disks_can_be_written(at: Path, tmp_path: Path) -> None:
+    found = FarmerSettings.read(at)
+    assert found is not None
+    found.changed(disks=(DiskShare(tmp_path / "b", MIB), DiskShare(tmp_path / "c", MIB))).write(at)
+    (paths,) = values(farm_service.unit_text(at, system=True), "ReadWritePaths")
+    assert paths.split('" "')[1:] == [f"-{tmp_path / 'b'}", f"-{tmp_path / 'c'}", f'-{tmp_path / "books"}"']
 
 
 def values(text: str, name: str) -> list[str]:

@@ -39,6 +39,11 @@ from storjfs.protocol.vouchers import Tally, Voucher, sign_voucher
 from storjfs.settlement import Ledger
 
 MIB = 1 << 20
+WITHOUT_DISKS = (
+    "DROP TABLE disk; DROP INDEX shard_elsewhere; ALTER TABLE shard DROP COLUMN disk; DROP TABLE doomed; "
+    "CREATE TABLE doomed (shard_id BLOB NOT NULL PRIMARY KEY) WITHOUT ROWID; "
+)
+"""Makes a farmer.db one of version 4, but for its number."""
 
 
 def settings(folder: Path, **changes: Any) -> FarmerSettings:

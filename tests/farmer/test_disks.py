@@ -14,12 +14,15 @@ from typing import Any
 import pytest
 import trio
 
+from storjfs.farmer import keeping, proving
+from storjfs.farmer.book import Book, ContractEntry
 from storjfs.farmer.disks import Disks, disk_rows
 from storjfs.farmer.farmer import Farmer
 from storjfs.farmer.moving import Mover
 from storjfs.farmer.report import read_report
 from storjfs.farmer.settings import DiskShare, FarmerSettings
-from storjfs.farmer.shelf import NoRoom, Shelf
+from storjfs.farmer.shelf import Held, NoRoom, Shelf
+from storjfs.farmer.shelves import held_of
 from storjfs.protocol.failures import ErrorCode
 from storjfs.protocol.ids import ShardId
 from storjfs.protocol.terms import CREDIT
@@ -296,6 +299,34 @@ async def test_what_rotted_is_not_moved_but_told(tmp_path: Path, ledger: Ledger)
         renter.shards.remove(rotten)
         await gone(farmer)
         await whole(farmer, renter)
+
+
+async def test_a_shard_that_is_moved_while_it_is_read_is_no_damage(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with at_work(tmp_path, ledger, second=64 * MIB) as (farmer, renter):
+        shards = [await renter.put(70_000) for _ in range(3)]
+        assert on(farmer, 2, shards) == shards
+        other = farmer.shelves.others[0]
+        rows = farmer.records.read("SELECT shard_id, root, length, disk FROM shard")
+        helds = {row[0]: held_of(row) for row in rows}
+        farmer.apply(farmer.settings.changed(disks=()))
+        await farmer.mover.empty(other)
+        assert on(farmer, 1, shards) == shards
+        # What looked the shards up before they were moved.
+        before = {shard.shard_id: helds[shard.shard_id] for shard in shards[:2]}
+        asked = proving.held_under
+
+        def asked_before(book: Book, entry: ContractEntry, shard_id: ShardId) -> Held | None:
+            return before.pop(shard_id, None) or asked(book, entry, shard_id)
+
+        for module in (keeping, proving):
+            monkeypatch.setattr(module, "held_under", asked_before)
+        assert await renter.get(shards[0]) == shards[0].data
+        assert [verdict.passed for verdict in await renter.audit(shards[1])] == [True]
+        assert await farmer.scrub.judge(helds[shards[2].shard_id]) is None
+        assert not before
+        assert farmer.records.read("SELECT * FROM damaged") == []
 
 
 async def moved(tmp_path: Path, ledger: Ledger, before: Renter, disk: CountingDisk) -> None:

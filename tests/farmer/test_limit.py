@@ -21,7 +21,7 @@ from storjfs.protocol.failures import ErrorCode, RequestFailed
 from storjfs.protocol.terms import CREDIT
 from storjfs.settlement import Ledger
 from tests.farmer.process import Running, run, status
-from tests.farmer.renter import MIB, Renter, farming, refused, renting
+from tests.farmer.renter import MIB, WITHOUT_DISKS, Renter, farming, refused, renting
 from tests.full.disk import small_disk
 
 SHARE = 24 * MIB
@@ -138,7 +138,7 @@ async def until_it_ends(farmer: Running, renter: Renter, rng: random.Random) -> 
             if done == 40:
                 farmer.send(signal.SIGKILL)
 
-    with trio.fail_after(60):
+    with trio.fail_after(180):
         async with trio.open_nursery() as nursery:
             for _ in range(TOGETHER):
                 nursery.start_soon(work)
@@ -237,12 +237,17 @@ async def test_farmers_database_of_version_4_is_brought_up_to_date(tmp_path: Pat
         taken = farmer.shelf.taken
         folder = farmer.shelf.folder
     with sqlite3.connect(farmer.folder / "farmer.db") as database:
-        database.executescript("DROP TABLE disk; ALTER TABLE shard DROP COLUMN disk; PRAGMA user_version = 4")
+        database.executescript(f"{WITHOUT_DISKS}PRAGMA user_version = 4")
+        database.execute("INSERT INTO doomed(shard_id) VALUES (?)", (bytes(32),))
     database.close()
+    left = folder / "00" / bytes(32).hex()  # as by a crash in a delete
+    left.parent.mkdir(exist_ok=True)
+    left.write_bytes(b"old")
     async with farming(tmp_path, scrub_every=0) as farmer:
         assert farmer.records.read("PRAGMA user_version") == [(VERSION,)]
         assert farmer.records.read("SELECT shards, stored FROM disk") == [(len(SIZES), taken)]
         files = [path for path in folder.rglob("*") if path.is_file() and path.name != "pulse"]
+        assert left not in files
         blocks = sum(path.stat().st_blocks * 512 for path in files)
         assert blocks <= farmer.shelf.taken == taken <= blocks + 4096  # one is large
 

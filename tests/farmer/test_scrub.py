@@ -22,7 +22,7 @@ from storjfs.farmer.shelf import Held
 from storjfs.protocol.failures import ErrorCode
 from storjfs.protocol.ids import ShardId
 from storjfs.settlement import Ledger
-from tests.farmer.renter import MIB, Renter, Shard, farming, refused, renting, settings
+from tests.farmer.renter import MIB, WITHOUT_DISKS, Renter, Shard, farming, refused, renting, settings
 
 
 class BadDisk(Disk):
@@ -264,8 +264,8 @@ def test_farmers_database_of_version_2_is_brought_up_to_date(tmp_path: Path) -> 
     Farmer.open(tmp_path / "farmer", settings(tmp_path)).close()
     with sqlite3.connect(tmp_path / "farmer" / "farmer.db") as database:
         database.executescript(
-            "DROP TABLE damaged; DROP TABLE scrub; DROP TABLE relayed; DROP TABLE disk; "
-            "ALTER TABLE shard DROP COLUMN disk; PRAGMA user_version = 2"
+            "DROP TABLE damaged; DROP TABLE scrub; DROP TABLE relayed; "
+            f"{WITHOUT_DISKS}PRAGMA user_version = 2"
         )
     database.close()
     farmer = Farmer.open(tmp_path / "farmer", settings(tmp_path))
