@@ -11,9 +11,9 @@ import trio
 from storjfs.errors import StorjfsError
 from storjfs.farmer.settings import FarmerSettings
 from storjfs.network.identity import Identity
-from storjfs.network.lan import announced, is_loopback, moved
+from storjfs.network.lan import EVERYWHERE, Lan, announced, is_loopback, moved
 from storjfs.network.meeting import Meeting
-from storjfs.network.sources import Found, Given
+from storjfs.network.sources import Found, Given, Source
 from storjfs.protocol.directory import Directory, hint_of, is_private, peer_source
 from storjfs.protocol.failures import ProtocolViolation
 from storjfs.protocol.ids import NodeId
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 FILE: Final = "known-farmers"
 KEEP_EVERY: Final = 60.0
+TOLD: Final = 8
+"""Farmers that are told of a new address of this one at once; they tell others."""
 ANNOUNCE_AGAIN: Final = 300.0
 """Seconds until it is tried again to announce the farmer in a network that does not let us."""
 
@@ -43,12 +45,15 @@ class Neighbours:
         settings: Callable[[], FarmerSettings],
         offer: Callable[[], Signed],
         clock: Callable[[], float],
+        news: Callable[[], None] = lambda: None,
     ) -> None:
+        """`news()` is called when another farmer has answered."""
         self.directory = Directory(identity.node_id)
         self.announced = False
         """Whether the local network hears of this farmer."""
         self._path = folder / FILE
         self._identity, self._settings, self._offer, self._clock = identity, settings, offer, clock
+        self._news = news
         self._rng = random.SystemRandom()
         self._meeting: Meeting | None = None
 
@@ -82,24 +87,39 @@ class Neighbours:
     async def run(self, listening: Address) -> None:
         """Know others and be known, until cancelled. What goes wrong is logged: nothing depends on it."""
         await self._load()
+        sources: dict[str, Source] = {"settings": Given(self._given)}
+        nearby = self._settings().announce_lan and not is_loopback(listening.host)
+        if nearby:
+            sources["lan"] = Lan(None if listening.host in EVERYWHERE else (listening.host,))
         self._meeting = Meeting(
             self.directory,
-            {"settings": Given(self._given)},
+            sources,
             now=self._clock,
             rng=self._rng,
             identity=lambda: self._identity,
             peers=True,
             own=self._offer,
             role=Role.FARMER,
+            news=self._news,
         )
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._meeting.run)
                 nursery.start_soon(self._keep)
-                if self._settings().announce_lan and not is_loopback(listening.host):
+                if nearby:
                     nursery.start_soon(self._announce, listening)
         finally:
             self._meeting = None
+
+    def heard(self, address: Address, *, private: bool) -> None:
+        """Strangers name this address in the DHT; `private` where that is a private one."""
+        if self._meeting is not None:
+            self._meeting.hint(hint_of("dht", (address,), None, private=private))
+
+    def tell_again(self) -> None:
+        """This farmer is reached elsewhere now: some of those it knows hear of that soon."""
+        if self._meeting is not None:
+            self._meeting.visit_again(TOLD)
 
     def _given(self) -> list[Found]:
         return [

@@ -5,15 +5,16 @@ Decision: docs/decisions/0013-reachability.md.
 
 import logging
 import math
+import random
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Final
 
 import trio
 
+from storjfs.farmer.listening import is_local
 from storjfs.farmer.portmap import PortMapper
 from storjfs.farmer.reachability import (
     Known,
@@ -21,6 +22,7 @@ from storjfs.farmer.reachability import (
     RelayFacts,
     State,
     Trial,
+    believed,
     explain,
     found_addresses,
     is_at_home,
@@ -29,13 +31,15 @@ from storjfs.farmer.reachability import (
     wants_relay,
 )
 from storjfs.farmer.settings import FarmerSettings
+from storjfs.farmer.targets import Candidate, candidates
 from storjfs.network.behind import Admit, Attachment
 from storjfs.network.dial_back import Asked, ask
 from storjfs.network.identity import Identity
 from storjfs.network.lan import EVERYWHERE, own_addresses
+from storjfs.protocol.directory import Known as Met
+from storjfs.protocol.directory import is_private
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.terms import MAX_ADDRESSES, Address
-from storjfs.volume import StaticFarmer
 
 log = logging.getLogger(__name__)
 
@@ -47,15 +51,47 @@ AGAIN: Final = {State.OPEN: 1800.0, State.CLOSED: 300.0, State.UNKNOWN: 60.0}
 """Seconds until they are asked again."""
 SHORT_OF_RELAYS: Final = 30.0
 """The same where fewer relays lead to it than could."""
+GAP: Final = 5.0
+"""Seconds between two rounds at least, where others become known."""
+WAITED_FOR: Final = 1800.0
+"""Seconds for which a relay that is a stranger is dialled again after it was lost."""
 FIRST_CHECKED: Final = 1024
 """Ports below are dialled back by nobody."""
 FAMILIES: Final = {socket.AF_INET: "IPv4", socket.AF_INET6: "IPv6"}
 
 
+class _Relay:
+    """A relay that is used, or was."""
+
+    __slots__ = ("attachment", "found", "lost", "node_id", "scope")
+
+    def __init__(self, attachment: Attachment, node_id: NodeId, *, found: bool) -> None:
+        self.attachment, self.node_id, self.found = attachment, node_id, found
+        self.scope = trio.CancelScope()
+        self.lost: float | None = trio.current_time()
+        """Since when it is not attached."""
+
+    def look(self) -> None:
+        """Note whether it is attached."""
+        if self.attachment.attached:
+            self.lost = None
+        elif self.lost is None:
+            self.lost = trio.current_time()
+
+    @property
+    def forgotten(self) -> bool:
+        """A stranger that is gone; one who was named is waited for."""
+        return self.found and self.lost is not None and trio.current_time() - self.lost > WAITED_FOR
+
+    async def run(self) -> None:
+        with self.scope:
+            await self.attachment.run()
+
+
 class Reach:
     """How one farmer is reached. `run` keeps it; `addresses` are what its offers name.
 
-    `settings()` and `listening()` are those of now.
+    `settings()` and `listening()` are those of now, `met()` the farmers that it got to know.
     """
 
     def __init__(
@@ -63,13 +99,19 @@ class Reach:
         identity: Identity,
         settings: Callable[[], FarmerSettings],
         listening: Callable[[], Sequence[Address]],
+        met: Callable[[], Iterable[Met]] = tuple,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._identity, self._settings, self._listening = identity, settings, listening
-        self._clock = clock
+        self._met, self._clock = met, clock
+        self._came: Callable[[str], int] = lambda host: 0
+        self._rng = random.SystemRandom()
         self._trials: tuple[Trial, ...] = ()
-        self._relays: dict[Address, tuple[Attachment, trio.CancelScope]] = {}
-        self._offering: list[tuple[Address, NodeId]] = []
+        self._relays: dict[Address, _Relay] = {}
+        self._offering: dict[Address, tuple[NodeId, bool]] = {}
+        """Who of those asked last relays others: whose address it is, and whether a stranger's."""
+        self._asked = -math.inf
+        """When they were asked last."""
         self._look = trio.Event()
         self.mapper = PortMapper(self.look_again)
         self.changed = trio.Event()
@@ -82,7 +124,7 @@ class Reach:
         """Where renters reach it, the best first."""
         settings = self._settings()
         direct = settings.announce or self._direct()
-        relayed = tuple(relay.through() for relay, (one, _) in self._relays.items() if one.attached)
+        relayed = tuple(relay.through() for relay, one in self._relays.items() if one.attachment.attached)
         known = self._known()
         if relayed and known.local_only and not settings.announce:
             direct = ()  # who dials this from elsewhere reaches a stranger
@@ -108,19 +150,29 @@ class Reach:
         listening = self._listening()
         return Known(
             port=self._port,
-            local_only=bool(listening) and all(_is_local(one.host) for one in listening),
+            local_only=bool(listening) and all(is_local(one.host) for one in listening),
             own=_own_address(),
             trials=self._trials,
             mapping=self.mapper.facts,
-            peers=len(self._settings().peers),
+            peers=len(self._settings().peers) + sum(one.found for one in self._trials),
+            looks=not self._settings().local and self._settings().ask_strangers,
         )
+
+    def _whom(self) -> list[Candidate]:
+        """Whom to ask."""
+        settings = self._settings()
+        strangers = self._met() if settings.ask_strangers and not settings.local else ()
+        using = {one.node_id for one in self._relays.values() if one.attachment.attached}
+        return candidates(settings.peers, strangers, using, ASKED, self._rng)
 
     def facts(self) -> ReachFacts:
         """All of it, for `farm status`."""
         known = self._known()
         relays = tuple(
-            RelayFacts(str(relay), one.attached, one.problem, one.streams)
-            for relay, (one, _) in self._relays.items()
+            RelayFacts(
+                str(relay), one.attachment.attached, one.attachment.problem, one.attachment.streams, one.found
+            )
+            for relay, one in self._relays.items()
         )
         return ReachFacts(
             state=judge(known).value,
@@ -138,25 +190,43 @@ class Reach:
         """Ask now."""
         self._look.set()
 
-    async def run(self, admit: Admit) -> None:
-        """Ask, map and attach, until cancelled; a port that the router was asked for is given back."""
+    def met_somebody(self) -> None:
+        """Another farmer became known: ask it, if there are not enough yet who say something or relay."""
+        if not self._settings().ask_strangers or self._settings().local:
+            return
+        if self.state is State.UNKNOWN or self._short_of_relays:
+            self._look.set()
+
+    async def run(self, admit: Admit, came: Callable[[str], int] = lambda host: 0) -> None:
+        """Ask, map and attach, until cancelled; a port that the router was asked for is given back.
+
+        `came(host)` is how often somebody at that address has dialled this farmer.
+        """
+        self._came = came
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_mapped)
             while True:
                 self._look = trio.Event()
-                if self._settings().peers:
-                    await self._ask_all()
+                whom = self._whom()
+                if whom:
+                    await self._ask_all(whom)
                 self._use_relays(nursery, admit)
-                with trio.move_on_after(self._pause):
+                with trio.move_on_after(self._pause(len(whom))):
                     await self._look.wait()
+                    # Who is found comes one after the other: not a round for each.
+                    await trio.sleep_until(self._asked + GAP)
 
     @property
-    def _pause(self) -> float:
+    def _short_of_relays(self) -> bool:
+        attached = sum(one.attachment.attached for one in self._relays.values())
+        return attached < RELAYS and wants_relay(self._known())
+
+    def _pause(self, asked: int) -> float:
         """Seconds until the next round."""
-        if not self._settings().peers:
+        if not asked:
             return math.inf
-        attached = sum(one.attached for one, _ in self._relays.values())
-        short = wants_relay(self._known()) and attached < min(RELAYS, len(self._settings().peers))
+        attached = sum(one.attachment.attached for one in self._relays.values())
+        short = self._short_of_relays and attached < asked
         return SHORT_OF_RELAYS if short else AGAIN[self.state]
 
     async def _keep_mapped(self) -> None:
@@ -178,26 +248,35 @@ class Reach:
         self.changed.set()
         self.changed = trio.Event()
 
-    async def _ask_all(self) -> None:
+    async def _ask_all(self, whom: Sequence[Candidate]) -> None:
         """One round of questions."""
         found: list[Trial] = []
-        offering: list[tuple[Address, NodeId]] = []
+        offering: dict[Address, tuple[NodeId, bool]] = {}
 
-        async def one(peer: StaticFarmer, where: Address) -> None:
+        async def one(candidate: Candidate, named: Address, where: Address) -> None:
             port = self._port_to_try
-            asked = await ask(self._identity, NodeId(peer.node_id) if peer.node_id else None, where, port)
-            if asked.relays and asked.node_id is not None and all(asked.node_id != o[1] for o in offering):
-                offering.append((peer.address, asked.node_id))
-            found.append(self._trial(peer, where, port, asked))
+            before = self._came(where.host)
+            asked = await ask(self._identity, candidate.node_id, where, port)
+            # Renters of a relay that was named dial it by its name.
+            address = named if candidate.named else where
+            relays = asked.relays and (candidate.named or not is_at_home(where.host))
+            if relays and asked.node_id is not None and all(asked.node_id != o[0] for o in offering.values()):
+                offering[address] = asked.node_id, not candidate.named
+            trial = self._trial(address, where, port, asked, found=not candidate.named)
+            found.append(believed(trial, came=self._came(where.host) > before))
 
         async with trio.open_nursery() as nursery:
-            for peer in self._settings().peers[:ASKED]:
-                for where in await _by_family(peer.address):
-                    nursery.start_soon(one, peer, where)
+            for candidate in whom:
+                for named in candidate.addresses:
+                    for where in await _by_family(named, private=candidate.private):
+                        nursery.start_soon(one, candidate, named, where)
         before = self.state, self._trials
         self._trials = renewed(self._trials, found, self._clock())
-        order = [peer.address for peer in self._settings().peers]
-        self._offering = sorted(offering, key=lambda one: order.index(one[0]))
+        order = [address for candidate in whom for address in candidate.addresses if candidate.named]
+        self._offering = dict(
+            sorted(offering.items(), key=lambda one: order.index(one[0]) if one[0] in order else len(order))
+        )
+        self._asked = trio.current_time()
         if (self.state, self._trials) != before:
             self._tell()
 
@@ -208,9 +287,11 @@ class Reach:
         port = mapped.port or next((one.port for one in settings.announce), self._port)
         return port if port >= FIRST_CHECKED and not self._known().local_only else None
 
-    def _trial(self, peer: StaticFarmer, where: Address, port: int | None, asked: Asked) -> Trial:
+    def _trial(
+        self, address: Address, where: Address, port: int | None, asked: Asked, *, found: bool
+    ) -> Trial:
         family = "IPv6" if ":" in where.host else "IPv4"
-        trial = Trial(str(peer.address), family, port or 0, self._clock(), problem=asked.problem)
+        trial = Trial(str(address), family, port or 0, self._clock(), problem=asked.problem, found=found)
         if asked.answer is None:
             return trial
         return Trial(
@@ -221,6 +302,7 @@ class Reach:
             reached=asked.answer.reached.value,
             seen=asked.answer.seen,
             own=_own_address(where.host),
+            found=found,
         )
 
     # --- relays ---
@@ -228,31 +310,27 @@ class Reach:
     def _use_relays(self, nursery: trio.Nursery, admit: Admit) -> None:
         """Attach to relays while nobody can dial this farmer, and leave them when somebody can."""
         wanted = wants_relay(self._known())
-        named = {peer.address for peer in self._settings().peers}
-        for relay, (one, scope) in list(self._relays.items()):
-            if relay not in named or (not wanted and self.state is State.OPEN and not one.streams):
-                scope.cancel()
+        settings = self._settings()
+        named = {peer.address for peer in settings.peers}
+        for relay, one in list(self._relays.items()):
+            one.look()
+            ended = not (settings.ask_strangers if one.found else relay in named) or one.forgotten
+            spare = not wanted and self.state is State.OPEN and not one.attachment.streams
+            if ended or spare:
+                one.scope.cancel()
                 del self._relays[relay]
         if not wanted:
             return
         # One that is lost is kept, for renters know its address; but another one is used beside it.
-        working = sum(one.attached for one, _ in self._relays.values())
-        for relay, node_id in self._offering:
-            if relay not in self._relays and working < RELAYS and len(self._relays) < 2 * RELAYS:
+        working = sum(one.attachment.attached for one in self._relays.values())
+        used = {one.node_id for one in self._relays.values()}
+        for relay, (node_id, found) in self._offering.items():
+            new = relay not in self._relays and node_id not in used
+            if new and working < RELAYS and len(self._relays) < 2 * RELAYS:
                 working += 1
-                scope = trio.CancelScope()
-                one = Attachment(self._identity, relay, node_id, admit, self._tell)
-                self._relays[relay] = one, scope
-                nursery.start_soon(partial(_run_within, scope, one))
-
-
-async def _run_within(scope: trio.CancelScope, one: Attachment) -> None:
-    with scope:
-        await one.run()
-
-
-def _is_local(host: str) -> bool:
-    return host.startswith("127.") or host in ("::1", "localhost")
+                attachment = Attachment(self._identity, relay, node_id, admit, self._tell)
+                self._relays[relay] = made = _Relay(attachment, node_id, found=found)
+                nursery.start_soon(made.run)
 
 
 def _at_home(listening: str) -> tuple[str, ...]:
@@ -265,16 +343,17 @@ def _at_home(listening: str) -> tuple[str, ...]:
     return (own,) if own else tuple(host for host in own_addresses() if (":" in host) == six)
 
 
-async def _by_family(address: Address) -> list[Address]:
-    """One address of each kind that this name has; the name itself where it has none."""
+async def _by_family(address: Address, *, private: bool) -> list[Address]:
+    """One address of each kind that this name has; the name itself where it has none. Without `private` none
+    in a private network, where a name of a stranger may lead."""
     found: dict[int, Address] = {}
     with suppress(OSError):
         for family, _, _, _, where in await trio.socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM
         ):
-            if family in FAMILIES:
+            if family in FAMILIES and (private or not is_private(str(where[0]))):
                 found.setdefault(family, Address(str(where[0]), address.port))
-    return list(found.values()) or [address]
+    return list(found.values()) or ([address] if private else [])
 
 
 def _own_address(towards: str = "192.0.2.1") -> str:

@@ -74,11 +74,12 @@ class FarmerService(Service):
         shelf: Shelf,
         relay: Relay,
         neighbours: Neighbours,
+        dial_backs: DialBacks,
     ) -> None:
         self._book = book
         self._shelf = shelf
         self._relay = relay
-        self._dial_backs = DialBacks()
+        self._dial_backs = dial_backs
         self._payments = payments
         self._keeper = keeper
         self._contracting = contracting

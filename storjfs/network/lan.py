@@ -8,6 +8,7 @@ import ipaddress
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Final
 
 import trio
@@ -53,6 +54,19 @@ def _all_addresses() -> list[str]:
         for adapter in ifaddr.get_adapters()
         for one in adapter.ips
     ]
+
+
+def own_networks() -> tuple[IPv4Network | IPv6Network, ...]:
+    """The networks that this machine is in, of both kinds."""
+    import ifaddr
+
+    return tuple(
+        ipaddress.ip_interface(
+            f"{one.ip if isinstance(one.ip, str) else one.ip[0]}/{one.network_prefix}"
+        ).network
+        for adapter in ifaddr.get_adapters()
+        for one in adapter.ips
+    )
 
 
 def _check_ours(hosts: Sequence[str]) -> None:

@@ -90,6 +90,10 @@ class Meeting:
         self._known_first = False
         self._late: deque[Hint] = deque(maxlen=LATE)
         self._seen: dict[Address, float] = {}
+        self._to_tell = 0
+        self._told = -SAME_ADDRESS
+        self._again: deque[NodeId] = deque()
+        """Whom to visit again."""
         self._allowance = float(AT_ONCE)
         self._counted = 0.0
         self._wake = trio.Event()
@@ -109,6 +113,12 @@ class Meeting:
     def hint(self, hint: Hint) -> None:
         """Have somebody visited soon."""
         self.directory.hint(hint)
+        self._wake.set()
+
+    def visit_again(self, count: int) -> None:
+        """Have so many of those that answer visited soon, though they were lately, to tell them something.
+        It is done once in SAME_ADDRESS seconds at most."""
+        self._to_tell = count
         self._wake.set()
 
     async def _ask(self, name: str, source: Source) -> None:
@@ -140,14 +150,15 @@ class Meeting:
         self._counted += elapsed
         self._allowance = min(self._allowance + elapsed * PER_SECOND, float(AT_ONCE))
         self.directory.forget_old(self._now())
+        self._choose_again()
         for _ in range(len(self._late)):
             self.directory.hint(self._late.popleft())
         while self._under_way < VISITS and self._allowance >= 1:
             # In turn, so that a flood of hints does not keep us from those we know.
             self._known_first = not self._known_first
-            known = self._due() if self._known_first else []
+            known = (self._next_again() or self._due()) if self._known_first else []
             hints = [] if known else self.directory.take_hints(1)
-            known = known or ([] if hints else self._due())
+            known = known or ([] if hints else self._next_again() or self._due())
             if hints:
                 if self._is_news(hints[0]):
                     self._start(nursery, hints[0], None)
@@ -171,6 +182,22 @@ class Meeting:
         every = self._every() or ASKED_EVERY
         due = self.directory.due(self._now(), LOOKED_AT, self._visiting, every)
         return next(([one] for one in due if not self._just_dialled(one.addresses)), [])
+
+    def _choose_again(self) -> None:
+        """Draw those that are visited again, where that was asked for and not done just now."""
+        now = trio.current_time()
+        if self._to_tell and now - self._told >= SAME_ADDRESS:
+            there = [one.node_id for one in self.directory if one.answers]
+            self._again.extend(self._rng.sample(there, min(self._to_tell, len(there))))
+            self._told, self._to_tell = now, 0
+
+    def _next_again(self) -> list[Known]:
+        """The next of those that are visited again."""
+        while self._again:
+            known = self.directory.get(self._again.popleft())
+            if known is not None and known.node_id not in self._visiting:
+                return [known]
+        return []
 
     def _is_news(self, hint: Hint) -> bool:
         """Whether a hint is worth a visit: not where the same farmer is known to be, nor where we were just

@@ -249,6 +249,8 @@ class Directory:
 
     def hint(self, hint: Hint) -> None:
         """Have an address visited. Of one source the newest `WAITING` wait."""
+        if self._own is not None and hint.node_id == self._own:
+            return
         allowed = tuple(one for one in hint.addresses if hint.private or not is_private(one.host))[:ADDRESSES]
         if not allowed:
             return

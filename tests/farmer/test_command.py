@@ -17,7 +17,7 @@ from tests.farmer.renter import MIB, renting
 async def test_farmer_runs_tells_where_and_keeps_its_settings(tmp_path: Path) -> None:
     at = tmp_path / "farm"
     with Running(
-        *("--share", "64MiB", "--at", str(at), "--price", "0.25"),
+        *("--share", "64MiB", "--at", str(at), "--listen", "local", "--price", "0.25"),
         *("--ledger", str(tmp_path / "ledger.db"), "--new-ledger"),
     ) as farmer:
         identity = farmer.line().removeprefix("identity  ")
@@ -71,7 +71,7 @@ def test_mistakes_are_one_clear_line(tmp_path: Path) -> None:
 
 async def test_more_than_the_disk_has_is_said_to_be_so(tmp_path: Path) -> None:
     at = tmp_path / "farm"
-    with Running("--at", str(at), "--share", "4000TB") as running:
+    with Running("--at", str(at), "--share", "4000TB", "--listen", "local") as running:
         assert running.line().startswith("identity")
         assert running.interrupt() == 0
         _, told = running.process.communicate()
