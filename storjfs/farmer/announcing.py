@@ -149,7 +149,7 @@ class Announcer:
                     await self._save(dht)
 
     async def _listen(self, dht: Dht, heard: Heard) -> None:
-        """Look for other farmers, as often as they announce themselves; at first sooner, if there are none."""
+        """Look for other farmers, as often as they announce themselves; sooner if there are none."""
         pause = RETRY
         while True:
             found = [one async for one in dht.find(self._network, most=WAITING)]

@@ -28,6 +28,10 @@ FILE: Final = "known-farmers"
 KEEP_EVERY: Final = 60.0
 TOLD: Final = 8
 """Farmers that are told of a new address of this one at once; they tell others."""
+EAGER: Final = 300.0
+"""Seconds between two visits of a farmer ..."""
+FEW: Final = 8
+"""... while fewer than so many answer."""
 ANNOUNCE_AGAIN: Final = 300.0
 """Seconds until it is tried again to announce the farmer in a network that does not let us."""
 
@@ -101,6 +105,7 @@ class Neighbours:
             own=self._offer,
             role=Role.FARMER,
             news=self._news,
+            every=self._patience,
         )
         try:
             async with trio.open_nursery() as nursery:
@@ -120,6 +125,10 @@ class Neighbours:
         """This farmer is reached elsewhere now: some of those it knows hear of that soon."""
         if self._meeting is not None:
             self._meeting.visit_again(TOLD)
+
+    def _patience(self) -> float | None:
+        """Seconds between two visits of one farmer; None for the usual ones."""
+        return EAGER if sum(one.answers for one in self.directory) < FEW else None
 
     def _given(self) -> list[Found]:
         return [

@@ -1,14 +1,16 @@
 """Meeting others: asks all sources, visits what they name, and fills a directory with who answers."""
 
 import logging
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
 
 from storjfs.errors import StorjfsError
+from storjfs.network.guests import Allowance
 from storjfs.network.identity import Identity
 from storjfs.network.peer import Connector
 from storjfs.network.sources import Found, Source
@@ -30,6 +32,9 @@ from storjfs.protocol.terms import Address
 
 log = logging.getLogger(__name__)
 
+K = TypeVar("K")
+V = TypeVar("V")
+
 VISITS: Final = 8
 """Visits at a time."""
 PER_SECOND: Final = 4.0
@@ -38,6 +43,10 @@ AT_ONCE: Final = 64
 """... and after a pause."""
 SAME_ADDRESS: Final = 30.0
 """Seconds between two visits of one address because of hints."""
+RELAY_RATE: Final = 0.5
+"""Farmers behind one relay that are visited per second in the long run, for it has one address for all ..."""
+RELAY_BURST: Final = 16.0
+"""... and after a pause at once."""
 REMEMBERED: Final = 1024
 """Addresses of which it is known when they were visited last."""
 FIRST_RETRY: Final = 60.0
@@ -89,7 +98,9 @@ class Meeting:
         self._under_way = 0
         self._known_first = False
         self._late: deque[Hint] = deque(maxlen=LATE)
-        self._seen: dict[Address, float] = {}
+        self._seen: dict[tuple[Address, NodeId | None], float] = {}
+        """When an address was dialled last; one of a relay, for whom."""
+        self._relays: dict[Address, Allowance] = {}
         self._to_tell = 0
         self._told = -SAME_ADDRESS
         self._again: deque[NodeId] = deque()
@@ -173,7 +184,7 @@ class Meeting:
         if hint.node_id is not None:
             self._visiting.add(hint.node_id)
         for address in hint.addresses:
-            self._seen[address] = trio.current_time()
+            self._seen[_place(address, hint.node_id)] = trio.current_time()
         _shorten(self._seen)
         nursery.start_soon(self._visit, hint, known)
 
@@ -181,7 +192,7 @@ class Meeting:
         """The next farmer to visit. However many are said to be at an address, it is dialled now and then."""
         every = self._every() or ASKED_EVERY
         due = self.directory.due(self._now(), LOOKED_AT, self._visiting, every)
-        return next(([one] for one in due if not self._just_dialled(one.addresses)), [])
+        return next(([one] for one in due if not self._just_dialled(one.addresses, one.node_id)), [])
 
     def _choose_again(self) -> None:
         """Draw those that are visited again, where that was asked for and not done just now."""
@@ -206,7 +217,7 @@ class Meeting:
         if known is not None:
             self.directory.learn(hint.source, known.signed, self._now(), private=hint.private)
             return False
-        if hint.node_id in self._visiting or self._just_dialled(hint.addresses):
+        if hint.node_id in self._visiting or self._just_dialled(hint.addresses, hint.node_id):
             # Heard again later: by then it is known who is there, or it may be dialled again.
             self._late.append(hint)
             return False
@@ -221,11 +232,22 @@ class Meeting:
         fits = known is not None and known.answers and set(hint.addresses) <= set(known.addresses)
         return known if fits else None
 
-    def _just_dialled(self, addresses: tuple[Address, ...]) -> bool:
+    def _just_dialled(self, addresses: tuple[Address, ...], node_id: NodeId | None) -> bool:
         now = trio.current_time()
-        return bool(addresses) and all(
-            now - self._seen.get(one, -SAME_ADDRESS) < SAME_ADDRESS for one in addresses
-        )
+
+        def lately(address: Address) -> bool:
+            if now - self._seen.get(_place(address, node_id), -math.inf) < SAME_ADDRESS:
+                return True
+            return address.relay is not None and not self._may_call(address)
+
+        return bool(addresses) and all(map(lately, addresses))
+
+    def _may_call(self, relay: Address) -> bool:
+        """Whether one more farmer behind that relay may be visited now; then it counts as visited."""
+        allowance = self._relays.pop(relay, None) or Allowance(RELAY_RATE, RELAY_BURST)
+        self._relays[relay] = allowance
+        _shorten(self._relays)
+        return allowance.try_spend()
 
     @staticmethod
     def _visit_again(known: Known) -> Hint:
@@ -278,6 +300,11 @@ class Meeting:
         self._news()
 
 
-def _shorten(table: dict[Address, float] | dict[Address, str]) -> None:
+def _place(address: Address, node_id: NodeId | None) -> tuple[Address, NodeId | None]:
+    """What is dialled there: behind a relay there are many."""
+    return address, node_id if address.relay is not None else None
+
+
+def _shorten(table: dict[K, V]) -> None:
     while len(table) > REMEMBERED:
         del table[next(iter(table))]

@@ -173,7 +173,7 @@ class Directory:
         self._own = own
         self._known: dict[NodeId, Known] = {}
         self._held: dict[str, OrderedDict[NodeId, None]] = {}
-        self._hints: dict[str, OrderedDict[tuple[Address, ...], Hint]] = {}
+        self._hints: dict[str, OrderedDict[tuple[NodeId | None, tuple[Address, ...]], Hint]] = {}
         self.changes = 0
         """Grows with every change that is worth keeping."""
 
@@ -259,7 +259,9 @@ class Directory:
         if new and sum(one.startswith(PEERS) for one in self._hints) >= PEER_SOURCES:
             return
         waiting = self._hints.setdefault(hint.source, OrderedDict())
-        waiting[allowed] = Hint(hint.source, allowed, hint.node_id, hint.private)
+        # Whose they are said to be counts where a relay has one address for all behind it.
+        who = hint.node_id if any(one.relay is not None for one in allowed) else None
+        waiting[who, allowed] = Hint(hint.source, allowed, hint.node_id, hint.private)
         if len(waiting) > WAITING:
             waiting.popitem(last=False)
 
