@@ -11,7 +11,7 @@ import trio
 from storjfs.errors import StorjfsError
 from storjfs.farmer.settings import FarmerSettings
 from storjfs.network.identity import Identity
-from storjfs.network.lan import EVERYWHERE, Lan, announced, is_loopback, moved
+from storjfs.network.lan import EVERYWHERE, Lan, announced, is_at_home, moved
 from storjfs.network.meeting import Meeting
 from storjfs.network.sources import Found, Given, Source
 from storjfs.protocol.directory import Directory, hint_of, is_private, peer_source
@@ -61,9 +61,12 @@ class Neighbours:
         self._rng = random.SystemRandom()
         self._meeting: Meeting | None = None
 
-    async def answer(self, peer: NodeId, request: GetFarmers) -> FarmerList:
-        """Those that answered us in the last day. Who says of itself where it is gets a visit."""
-        inside = self._inside()
+    async def answer(self, peer: NodeId, request: GetFarmers, *, near: bool = True) -> FarmerList:
+        """Those that answered us in the last day. Who says of itself where it is gets a visit.
+
+        `near`: it asks from a private network. Who does not hears of none in there, and has none visited.
+        """
+        inside = near and self._inside()
         if request.own is not None and self._meeting is not None:
             self._introduced(self._meeting, request.own, inside)
         now = self._clock()
@@ -72,7 +75,7 @@ class Neighbours:
         )
 
     def _inside(self) -> bool:
-        """Whether we are reached in private networks only: then so are those who ask us."""
+        """Whether we are reached in private networks only: then those who ask us from one are in ours."""
         addresses = open_offer(self._offer()).addresses
         return bool(addresses) and all(is_private(one.host) for one in addresses)
 
@@ -92,7 +95,7 @@ class Neighbours:
         """Know others and be known, until cancelled. What goes wrong is logged: nothing depends on it."""
         await self._load()
         sources: dict[str, Source] = {"settings": Given(self._given)}
-        nearby = self._settings().announce_lan and not is_loopback(listening.host)
+        nearby = self._settings().announce_lan and is_at_home(listening.host)
         if nearby:
             sources["lan"] = Lan(None if listening.host in EVERYWHERE else (listening.host,))
         self._meeting = Meeting(

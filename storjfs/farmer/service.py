@@ -21,6 +21,7 @@ from storjfs.network.dial_back import DialBacks
 from storjfs.network.frames import FrameStream
 from storjfs.network.relay import Relay
 from storjfs.network.service import Service
+from storjfs.protocol.directory import is_private
 from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.messages import (
@@ -94,7 +95,7 @@ class FarmerService(Service):
             Audit: prover.audit,
             Pay: self._pay,
             Delete: keeper.delete,
-            GetFarmers: neighbours.answer,
+            GetFarmers: lambda peer, request: neighbours.answer(peer, request, near=self._is_near(peer)),
             End: lambda peer, request: contracting.end(peer, request.contract_id),
         }
 
@@ -136,6 +137,11 @@ class FarmerService(Service):
 
     async def join(self, frames: FrameStream, number: int, request: Through | Arrive) -> None:
         await self._relay.join(frames, number, request)
+
+    def _is_near(self, peer: NodeId) -> bool:
+        """Whether all connections of a peer come from a private network, or from this machine."""
+        hosts = [one.host for one in self.connections.get(peer, ())]
+        return bool(hosts) and all(host and is_private(host) for host in hosts)
 
     @contextmanager
     def _disk_may_fail(self) -> Iterator[None]:

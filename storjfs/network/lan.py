@@ -15,6 +15,7 @@ import trio
 
 from storjfs.errors import StorjfsError
 from storjfs.network.sources import Found, Source
+from storjfs.protocol.directory import is_private
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.terms import Address
 
@@ -87,6 +88,13 @@ async def moved() -> None:
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach it there."""
     return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+
+
+def is_at_home(host: str) -> bool:
+    """Whether who listens at `host` can be in a local network. A server whose addresses are all public is in
+    none: what hears mDNS there answers the whole internet."""
+    hosts = own_addresses() if host in EVERYWHERE else (host,)
+    return not is_loopback(host) and any(map(is_private, hosts))
 
 
 @asynccontextmanager

@@ -71,6 +71,24 @@ async def test_those_that_answered_are_passed_on_and_none_else(make: Any) -> Non
         farmer.close()
 
 
+async def test_who_asks_from_outside_learns_and_reaches_nothing_in_the_network_at_home(make: Any) -> None:
+    """Its router forwards the port, and it does not know its address outside yet."""
+    farmer = make(PRIVATE)
+    try:
+        directory = farmer.neighbours.directory
+        directory.answered("lan", PRIVATE, offer(1, PRIVATE), NOW, 0.1, private=True)
+        meeting = meeting_of(farmer)
+        own = offer(2, Address("192.168.1.1", 7420))
+        told = await farmer.neighbours.answer(ASKING, GetFarmers(own=own), near=False)
+        assert told.offers == ()
+        assert meeting.directory.take_hints(9) == []
+        told = await farmer.neighbours.answer(ASKING, GetFarmers(own=own), near=True)
+        assert told.offers == (offer(1, PRIVATE),)
+        assert len(meeting.directory.take_hints(9)) == 1
+    finally:
+        farmer.close()
+
+
 async def test_who_says_of_itself_gets_a_visit_where_that_may_be(make: Any) -> None:
     farmer = make(PUBLIC)
     try:
