@@ -248,7 +248,8 @@ def _state_words(known: Known, state: State) -> list[str]:
         where = "from outside" if one.outside else "from your own network"
         return [f"no: {one.asked} tried {Address(one.seen, one.port)} {where}, and {_OUTCOMES[one.reached]}"]
     if any(trial.reached for trial in trials):
-        return ["unknown: it is reached from your own network, and nobody outside was asked"]
+        here = "unknown: it is reached from your own network, and nobody outside was asked"
+        return [here, *_until_it_is_known(known)]
     if known.peers:
         reasons = "; ".join(sorted({f"{one.asked}: {one.problem}" for one in known.trials if one.problem}))
         return [f"unknown: nobody who was asked could say ({reasons or 'no answer yet'})"]
@@ -267,12 +268,20 @@ def _nobody_to_ask(known: Known) -> list[str]:
             "unknown: there is nobody to ask",
             "name another farmer under peers in farmer.toml, and it is asked to dial back",
         ]
-    lines = ["unknown: it has not met another farmer yet that it could ask to dial back; it looks for some"]
+    alone = "unknown: it has not met another farmer yet that it could ask to dial back; it looks for some"
+    return [alone, *_until_it_is_known(known)]
+
+
+def _until_it_is_known(known: Known) -> list[str]:
+    """What helps whether it can be dialled or not."""
+    lines = []
     if is_at_home(known.own) and known.mapping.state not in ("asking", "mapped"):
         lines.append(
-            f"to be safe, in your router, forward TCP port {known.port} to this computer ({known.own})"
+            f"to be sure, in your router, forward TCP port {known.port} to this computer ({known.own})"
         )
-    return [*lines, "or name one that you know: storjfs farm --peer HOST:PORT"]
+    if known.looks:
+        lines.append("or name a farmer elsewhere that you know: storjfs farm --peer HOST:PORT")
+    return lines
 
 
 _OUTCOMES: Final[dict[str, str]] = {

@@ -71,6 +71,10 @@ def test_what_is_announced_is_where_others_got_through_those_outside_first() -> 
     [
         (known(), ["nobody to ask", "peers in farmer.toml"]),
         (known(mapping=MAPPED), ["probably: the router forwards 198.51.100.7:7421 (UPnP)"]),
+        (
+            known(NEIGHBOUR),
+            ["reached from your own network", "forward TCP port 7421 to this computer (192.168.1.20)"],
+        ),
         (known(MUTE), ["nobody who was asked could say (farm.example.org:7420: no answer)"]),
         (known(REACHED), ["yes: farm.example.org:7420 reached 198.51.100.7:7421 from outside"]),
         (known(REACHED, mapping=MAPPED), ["which the router forwards (UPnP)"]),

@@ -63,7 +63,15 @@ def test_two_machines_in_one_network_need_no_word_of_each_other(net: Lab, tmp_pa
             found = status(folder)
             assert found["space"]["stored"] > 0
             assert found["live"]["neighbours"] == FARMERS - 1, "they know each other too"
+            # That those in the house come says nothing of others.
+            await_that(lambda folder=folder: of_the_house(folder), "neighbours were asked")
+            assert status(folder)["reachable"] == "unknown"
         drive.umount()
+
+
+def of_the_house(folder: Path) -> bool:
+    """Whether the farmer knows that it is reached from its own network."""
+    return "from your own network" in status(folder)["live"]["reach"]["words"][0]
 
 
 def settings_of(folder: Path) -> FarmerSettings:
