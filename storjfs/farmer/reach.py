@@ -49,8 +49,8 @@ ASKED: Final = 8
 """Farmers asked in one round."""
 AGAIN: Final = {State.OPEN: 1800.0, State.CLOSED: 300.0, State.UNKNOWN: 60.0}
 """Seconds until they are asked again."""
-SHORT_OF_RELAYS: Final = 30.0
-"""The same where fewer relays lead to it than could."""
+SHORT_OF_RELAYS: Final = (30.0, 120.0)
+"""The same where fewer relays lead to it than could: at first, doubling, and at most."""
 GAP: Final = 5.0
 """Seconds between two rounds at least, where others become known."""
 WAITED_FOR: Final = 1800.0
@@ -112,6 +112,8 @@ class Reach:
         """Who of those asked last relays others: whose address it is, and whether a stranger's."""
         self._asked = -math.inf
         """When they were asked last."""
+        self._in_vain = 0
+        """Rounds since which it is short of relays."""
         self._look = trio.Event()
         self.mapper = PortMapper(self.look_again)
         self.changed = trio.Event()
@@ -188,6 +190,7 @@ class Reach:
 
     def look_again(self) -> None:
         """Ask now."""
+        self._in_vain = 0
         self._look.set()
 
     def met_somebody(self) -> None:
@@ -226,8 +229,12 @@ class Reach:
         if not asked:
             return math.inf
         attached = sum(one.attachment.attached for one in self._relays.values())
-        short = self._short_of_relays and attached < asked
-        return SHORT_OF_RELAYS if short else AGAIN[self.state]
+        if not self._short_of_relays or attached >= asked:
+            self._in_vain = 0
+            return AGAIN[self.state]
+        self._in_vain += 1
+        first, most = SHORT_OF_RELAYS
+        return min(first * 2.0 ** (self._in_vain - 1), most)
 
     async def _keep_mapped(self) -> None:
         """The port of a farmer that listens to others, and whose owner has not said where it is reached."""
@@ -243,6 +250,12 @@ class Reach:
         return (
             not (self._settings().announce or known.local_only) and known.port > 0 and is_at_home(known.own)
         )
+
+    def _relay_changed(self) -> None:
+        """One came or went: who goes is replaced soon."""
+        self._tell()
+        if self._short_of_relays:
+            self._look.set()
 
     def _tell(self) -> None:
         self.changed.set()
@@ -328,7 +341,7 @@ class Reach:
             new = relay not in self._relays and node_id not in used
             if new and working < RELAYS and len(self._relays) < 2 * RELAYS:
                 working += 1
-                attachment = Attachment(self._identity, relay, node_id, admit, self._tell)
+                attachment = Attachment(self._identity, relay, node_id, admit, self._relay_changed)
                 self._relays[relay] = made = _Relay(attachment, node_id, found=found)
                 nursery.start_soon(made.run)
 

@@ -203,6 +203,29 @@ async def test_whoever_wants_less_asks_no_stranger(
         assert not world.attached
 
 
+async def test_one_that_finds_no_relay_asks_others_less_and_less_often(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    world.meet(1, Reached.SILENT, comes=False)
+    async with reaching(world):
+        await trio.sleep(600)
+        assert 5 <= len(world.asked) <= 8
+
+
+async def test_a_relay_that_goes_is_replaced_at_once(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    for number in range(1, 5):
+        world.meet(number, Reached.SILENT, comes=False, relay=True)
+    async with reaching(world):
+        await trio.sleep(200)
+        assert len(world.attached) == RELAYS
+        world.attached[0].attached = False
+        world.attached[0].changed()
+        await trio.sleep(GAP)
+        assert sum(one.attached for one in world.attached) == RELAYS
+
+
 async def test_many_who_become_known_are_not_a_round_of_questions_each(
     world: World, autojump_clock: trio.testing.MockClock
 ) -> None:
