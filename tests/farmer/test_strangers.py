@@ -98,7 +98,9 @@ def test_a_farmer_is_not_announced_unless_it_is_told_to(tmp_path: Path) -> None:
     with Running(*words, "--new-ledger") as farmer:
         farmer.where()
         assert live(tmp_path / "farm").dht is None
-        assert "not announced" in run("status", "--at", str(tmp_path / "farm")).stdout
+        shown = run("status", "--at", str(tmp_path / "farm")).stdout
+        assert "not announced" in shown
+        assert "for this machine only" in shown
         assert farmer.interrupt() == 0
 
 
