@@ -55,7 +55,7 @@ class FarmedPlace(VolumePlace):
         for number in range(FARMERS):
             folder = self.base / f"farmer-{number}"
             command = [sys.executable, "-m", "storjfs", "farm", "--at", str(folder), "--share", "20GB"]
-            command += ["--ledger", str(ledger), "--new-ledger"]
+            command += ["--ledger", str(ledger), "--new-ledger", "--listen", "local"]
             with folder.with_suffix(".out").open("wb") as said:
                 self._farmers.append(
                     subprocess.Popen(command, env=self._env, stdout=said, stderr=subprocess.STDOUT)

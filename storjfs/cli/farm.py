@@ -19,10 +19,12 @@ from storjfs.daemon.notify import Notifier
 from storjfs.errors import StorjfsError
 from storjfs.farmer.embedded import SWITCH_INTERVAL, raise_file_limit
 from storjfs.farmer.farmer import Farmer
+from storjfs.farmer.listening import EVERYWHERE, free_port
 from storjfs.farmer.prices import TABLE
 from storjfs.farmer.report import NoFarmer
 from storjfs.farmer.schedule import Limit, Schedule
 from storjfs.farmer.settings import DiskShare, FarmerSettings, parse_address
+from storjfs.protocol.terms import Address
 from storjfs.settlement import Ledger, Place
 from storjfs.volume import StaticFarmer, wording
 from storjfs.volume.errors import SettingsError
@@ -32,6 +34,9 @@ from storjfs.volume.units import parse_credits, parse_region, parse_size
 from .options import LedgerPlace
 
 NO_LIMIT: Final = "none"
+ALL: Final = "all"
+LOCAL: Final = "local"
+"""Where to listen, in words."""
 
 
 def default_folder() -> Path:
@@ -61,7 +66,12 @@ at_option = click.option(
     multiple=True,
     help="Another disk and how much of it, beside those that are there; again for each.",
 )
-@click.option("--listen", metavar="HOST:PORT", help='Where to listen, as in "0.0.0.0:7420".')
+@click.option(
+    "--listen",
+    metavar="WHERE",
+    help='Where to listen: "all" addresses of this machine (a new farmer does), "local" for this machine '
+    'only, or an address, as in "192.168.1.20:7420".',
+)
 @click.option("--announce", metavar="HOST:PORT", multiple=True, help="Where renters reach this farmer.")
 @click.option(
     "--limit", metavar="RATE", help='Bandwidth for shards: "20Mbit", "10Mbit/50Mbit" sent/received; "none".'
@@ -72,6 +82,11 @@ at_option = click.option(
 @click.option(
     "--peer", metavar="HOST:PORT", multiple=True, help="Another farmer: tells of this one, tests, relays."
 )
+@click.option(
+    "--ask-strangers/--no-ask-strangers",
+    default=None,
+    help="Let farmers that it only got to know test and relay it (they may); no: its peers alone.",
+)
 @click.option("--relay/--no-relay", default=None, help="Relay farmers that cannot be dialled.")
 @click.option("--relay-limit", metavar="RATE", help='Bandwidth for that, as in "20Mbit".')
 @click.option("--map-port/--no-map-port", default=None, help="Ask the router for the port.")
@@ -79,12 +94,17 @@ at_option = click.option(
 @click.option("--price", metavar="CREDITS", help="Per GiB and month.")
 @click.option("--egress-price", metavar="CREDITS", help="Per GiB sent to renters.")
 @click.option(
-    "--dht/--no-dht", default=None, help="Let strangers find this farmer, through BitTorrent's DHT."
+    "--dht/--no-dht",
+    default=None,
+    help="Let strangers find this farmer, through BitTorrent's DHT (where libtorrent is installed).",
 )
 @click.option("--group", metavar="NAME", help="What it fails together with: one name per disk.")
 @click.option("--region", metavar="REGION", help='Where it stands, as in "EU" or "EU-DE".')
 @click.option(
-    "--lan/--no-lan", "announce_lan", default=None, help="Whether the local network hears of it (it does)."
+    "--lan/--no-lan",
+    "announce_lan",
+    default=None,
+    help="Whether the local network hears of it, and it of farmers there (they do).",
 )
 @click.option(
     "--ledger",
@@ -118,7 +138,8 @@ def farm(
 ) -> None:
     """Be a farmer: share disk space, prove what you hold, and earn.
 
-    Runs until it is interrupted; for good as a service: storjfs farm service. What is given here is kept in
+    Renters find and reach it by themselves as far as the router lets them; status says what it lacks. Runs
+    until it is interrupted; for good as a service: storjfs farm service. What is given here is kept in
     farmer.toml, so that the next start needs nothing but the folder. Interrupting is safe at any time;
     renters wait for a while for your return.
     """
@@ -127,7 +148,7 @@ def farm(
     given: dict[str, Any] = {
         "capacity": parse_size(share) if share is not None else None,
         "disks": _with_disks(folder, disks) if disks else None,
-        "listen": parse_address(listen) if listen is not None else None,
+        "listen": parse_address(listen) if listen not in (None, ALL, LOCAL) else None,
         "announce": tuple(map(parse_address, announce)) or None,
         "limit": Limit.parse(limit) if limit not in (None, NO_LIMIT) else None,
         "schedule": Schedule.parse(schedule) if schedule is not None else None,
@@ -147,14 +168,14 @@ def farm(
 
         require_libtorrent()
     if context.invoked_subcommand is None:
-        settings = _settings(folder, unlimited=limit == NO_LIMIT, **given)
+        settings = _settings(folder, listen, unlimited=limit == NO_LIMIT, **given)
         if not new_ledger:
             _require_ledger(folder, settings.ledger)
         run(folder, settings)
-    elif limit is not None or any(value is not None for value in given.values()):
+    elif any(value is not None for value in (limit, listen, *given.values())):
         if context.invoked_subcommand != "service":
             raise click.UsageError(f"{context.invoked_subcommand} changes no settings.")
-        settings = _settings(folder, unlimited=limit == NO_LIMIT, **given)
+        settings = _settings(folder, listen, unlimited=limit == NO_LIMIT, **given)
 
         def keep() -> None:
             if new_ledger and isinstance(settings.ledger, Path):
@@ -181,11 +202,16 @@ def _absolute(text: str) -> str:
 
 
 def _reach(
-    peer: tuple[str, ...], relay: bool | None, relay_limit: str | None, map_port: bool | None
+    peer: tuple[str, ...],
+    ask_strangers: bool | None,
+    relay: bool | None,
+    relay_limit: str | None,
+    map_port: bool | None,
 ) -> dict[str, Any]:
     """The settings of how it is reached, and of whom it relays."""
     return {
         "peers": tuple(map(StaticFarmer.parse, peer)) or None,
+        "ask_strangers": ask_strangers,
         "relay": relay,
         "relay_limit": Limit.parse(relay_limit) if relay_limit is not None else None,
         "map_port": map_port,
@@ -348,15 +374,22 @@ def service(context: click.Context, folder: Path, install: bool, name: str, syst
         click.echo(unit_text(folder, system=system), nl=False)
 
 
-def _settings(folder: Path, *, unlimited: bool, **given: object) -> FarmerSettings:
-    """Those in the folder with what was given on the command line."""
+def _settings(folder: Path, where: str | None, *, unlimited: bool, **given: object) -> FarmerSettings:
+    """Those in the folder with what was given on the command line. `where`: to listen, as it was given."""
     found = FarmerSettings.read(folder)
     if found is not None:
         found = found.changed(**given)
+        if where == LOCAL:
+            found = dataclasses.replace(found, listen=None)
+        elif where == ALL:
+            port = found.listen.port if found.listen is not None else free_port()
+            found = dataclasses.replace(found, listen=Address(EVERYWHERE, port))
         return dataclasses.replace(found, limit=None) if unlimited else found
     if given["capacity"] is None:
         raise SettingsError("how much space to share is not known yet", hint="Say it: --share 100GB")
     given["ledger"] = given["ledger"] or folder / "ledger.db"
+    if given["listen"] is None and where != LOCAL:
+        given["listen"] = Address(EVERYWHERE, free_port())
     return FarmerSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 

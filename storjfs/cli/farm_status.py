@@ -16,9 +16,11 @@ from rich.text import Text
 from storjfs.daemon.exit_codes import ReportedError
 from storjfs.daemon.farm import ask_facts
 from storjfs.farmer.figures import ContractFigures, Day, DiskFigures, Report
+from storjfs.farmer.listening import is_local
 from storjfs.farmer.live import LineFacts, Live, MeetingFacts
 from storjfs.farmer.report import read_report
 from storjfs.farmer.schedule import show_rate
+from storjfs.protocol.terms import Address
 from storjfs.volume import wording
 
 from .tables import NARROW, console
@@ -184,6 +186,9 @@ def _reach(table: Table, live: Live) -> None:
     if live.reach is not None:
         for line in live.reach.words:
             table.add_row("", line)
+        local = all(is_local(Address.parse(one).host) for one in live.listening)
+        whom = "this machine only" if local else "all who can dial this computer"
+        table.add_row("port", f"TCP {live.reach.port}, for {whom}")
         mapping = live.reach.mapping
         if mapping.state == "mapped":
             table.add_row("router", f"forwards {mapping.address} port {mapping.port} ({mapping.how})")

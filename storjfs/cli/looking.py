@@ -26,6 +26,8 @@ PATIENCE: Final = 20.0
 QUIET: Final = 4.0
 """Seconds in which nobody new is found, after which that is taken for all."""
 STEP: Final = 0.25
+RELAYS: Final = 2
+"""Relays of one farmer that are named in the settings."""
 
 
 class TooFewFarmers(StorjfsError):
@@ -78,7 +80,7 @@ def choose_farmers(
     _tell(planned, wanted)
     if not confirmed:
         _ask()
-    return tuple(_named(one) for one in found.known()), planned.capacity
+    return tuple(named for one in found.known() for named in _named(one)), planned.capacity
 
 
 def wanted_of(settings: VolumeSettings, settlement: str) -> Wanted:
@@ -149,8 +151,11 @@ def _ledger_name(paths: VolumePaths, place: Place | None) -> str:
         ledger.close_file()
 
 
-def _named(known: Known) -> StaticFarmer:
-    return StaticFarmer(known.addresses[0], known.node_id)
+def _named(known: Known) -> list[StaticFarmer]:
+    """Where it answered; behind a relay also its other ones, since any of them may go."""
+    first, *others = known.addresses
+    more = [one for one in others if one.relay is not None] if first.relay is not None else []
+    return [StaticFarmer(one, known.node_id) for one in (first, *more[: RELAYS - 1])]
 
 
 # --- telling ---

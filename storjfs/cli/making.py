@@ -185,7 +185,7 @@ def _tell_about_farmers(settings: VolumeSettings) -> None:
         )
     else:
         click.echo(f"Its farmers: {', '.join(str(farmer.address) for farmer in settings.farmers)}.")
-        if len(settings.farmers) == 1:
+        if len({one.node_id or one.address for one in settings.farmers}) == 1:
             click.echo(
                 "warning: one farmer is no redundancy: what it loses is lost. Name more in the settings;\n"
                 "from two on one may fail, from five on any two.",

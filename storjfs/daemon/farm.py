@@ -21,7 +21,7 @@ import msgspec
 import trio
 
 from storjfs.errors import StorjfsError
-from storjfs.farmer.announcing import Announcer, dht_settings
+from storjfs.farmer.announcing import Announcer, dht_settings, takes_part
 from storjfs.farmer.farmer import LAST_WORDS, Farmer
 from storjfs.farmer.live import Live, facts
 from storjfs.farmer.pulse import ClockWatch, Pulse, is_synchronised
@@ -67,7 +67,7 @@ class FarmProcess:
         self._refused = ""
         self._at_next_start: tuple[str, ...] = ()
         self._announcer: Announcer | None = None
-        if farmer.settings.dht:
+        if takes_part(farmer.settings):
             self._announcer = Announcer(
                 farmer.folder,
                 farmer.identity.signing,
@@ -75,6 +75,7 @@ class FarmProcess:
                 farmer.settings.network,
                 lambda: farmer.addresses,
                 capabilities=(CANCEL_CAPABILITY,),
+                heard=farmer.neighbours.heard,
             )
         self._addresses: tuple[Address, ...] = ()
 
@@ -103,6 +104,8 @@ class FarmProcess:
         self._addresses = farmer.addresses
         for address in self._addresses:
             self._say(f"address   {address}/{farmer.node_id.hex()}")
+        if not farmer.settings.local:
+            self._say(f"open      {self._openly()}")
         if self._announcer is not None:
             nursery.start_soon(self._announcer.run)
         nursery.start_soon(farmer.neighbours.run, farmer.listening[0])
@@ -110,6 +113,17 @@ class FarmProcess:
         nursery.start_soon(self._tell_of_reach)
         nursery.start_soon(self._tell)
         self._notifier.ready(self._line())
+
+    def _openly(self) -> str:
+        """To whom it is open, and how it is found, for a person."""
+        settings = self._farmer.settings
+        ways = ["farmers that it meets"]
+        ways += ["the local network"] if settings.announce_lan else []
+        ways += ["BitTorrent's DHT"] if self._announcer is not None else []
+        return (
+            f"TCP port {self._farmer.listening[0].port}, to all who can dial this computer; found through "
+            f"{', '.join(ways)}; for this computer only: --listen local"
+        )
 
     async def _listen(self, nursery: trio.Nursery) -> None:
         actions = {"facts": self._facts, "reload": self._reload}
@@ -245,15 +259,17 @@ class FarmProcess:
         while True:
             changed = reach.changed
             found = reach.facts()
-            if found.words != before and found.trials:
+            if found.words != before and (found.trials or found.mapping.state not in ("off", "asking")):
                 for line in found.words:
                     self._say(f"reachable {line}")
                 before = found.words
             for address in reach.addresses:
                 if address not in self._addresses:
                     self._say(f"address   {address}/{self._farmer.node_id.hex()}")
-            if self._announcer is not None and self._addresses != reach.addresses:
-                self._announcer.again()
+            if self._addresses != reach.addresses:
+                self._farmer.neighbours.tell_again()
+                if self._announcer is not None:
+                    self._announcer.again()
             self._addresses = reach.addresses
             await changed.wait()
 

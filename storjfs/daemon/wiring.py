@@ -179,7 +179,7 @@ class Drive:
     def _named(self) -> int:
         """Farmers that the settings name."""
         planned = self.settings.farmers
-        return planned.count if isinstance(planned, EmbeddedFarm) else len(planned)
+        return planned.count if isinstance(planned, EmbeddedFarm) else len(known_farmers(self.settings))
 
     def _usable(self) -> int:
         """Farmers for new segments: those with contracts, or, where more are named, as many as are named."""

@@ -174,7 +174,7 @@ def _reach(report: Report) -> Iterator[Warn]:
             "local_only",
             level,
             "the farmer listens on this machine only: no renter elsewhere can reach it",
-            "Let it listen: storjfs farm --listen 0.0.0.0:7420",
+            "Let it listen to others: storjfs farm --listen all",
         )
     elif live.reach is not None and live.reach.state == State.OPEN:
         return  # that nobody has come yet is no fault of the network

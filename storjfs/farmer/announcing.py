@@ -7,19 +7,22 @@ never falls, whatever the clock or a restart does.
 import logging
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Protocol
 
 import msgspec
 import trio
 
 from storjfs.errors import StorjfsError
+from storjfs.farmer.listening import FAMILIES, dht_port
 from storjfs.farmer.live import MeetingFacts
 from storjfs.farmer.settings import FarmerSettings
 from storjfs.network.dht import Dht, DhtSettings, FarmerRecord, Item, Outdated, next_number
-from storjfs.network.dht.node import BOOTSTRAP, DEFAULT_LISTEN, LARGEST_STATE
+from storjfs.network.dht.node import BOOTSTRAP, LARGEST_STATE
 from storjfs.network.dht.reachable import may_be_dialled
 from storjfs.network.dht.records import record_salt
+from storjfs.protocol.directory import WAITING
 from storjfs.protocol.encoding import decode, encode
 from storjfs.protocol.failures import BadSignature, ProtocolViolation
 from storjfs.protocol.ids import PublicKeyField, SignatureField, Unsigned
@@ -39,9 +42,25 @@ _CHANGES: Final = 3
 """How often in a row another number is tried, where others have put a newer one meanwhile."""
 
 
+def takes_part(settings: FarmerSettings) -> bool:
+    """Whether a farmer with these settings has a node of the DHT: if nothing is said, where others can dial
+    it and libtorrent is installed."""
+    if settings.dht is not None:
+        return settings.dht
+    return not settings.local and find_spec("libtorrent") is not None
+
+
 def dht_settings(settings: FarmerSettings) -> DhtSettings:
     """What the farmer's settings say of its node."""
-    return DhtSettings(settings.dht_listen or DEFAULT_LISTEN, settings.dht_bootstrap or BOOTSTRAP)
+    port = dht_port(settings.listen)
+    usual = tuple(Address(host, port) for host in FAMILIES.values())
+    return DhtSettings(settings.dht_listen or usual, settings.dht_bootstrap or BOOTSTRAP)
+
+
+class Heard(Protocol):
+    """Told of an address where a farmer may be; `private` where that may be a private one."""
+
+    def __call__(self, address: Address, *, private: bool) -> None: ...
 
 
 class _Kept(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -66,15 +85,18 @@ class Announcer:
         addresses: Callable[[], tuple[Address, ...]],
         *,
         capabilities: tuple[str, ...] = (),
+        heard: Heard | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`folder`: where the record and what is known of the DHT are kept."""
+        """`folder`: where the record and what is known of the DHT are kept. `heard`: told of addresses where
+        other farmers of the network may be; None: they are not looked for."""
         self._folder = folder
         self._key = key
         self._settings = settings
         self._network = network
         self._addresses = addresses
         self._capabilities = capabilities
+        self._heard = heard
         self._clock = clock
         self._wake = trio.Event()
         self._announced: float | None = None
@@ -113,6 +135,8 @@ class Announcer:
         dht = Dht(self._settings, await trio.to_thread.run_sync(_read, self._folder / STATE, LARGEST_STATE))
         async with trio.open_nursery() as nursery:
             await nursery.start(dht.run)
+            if self._heard is not None:
+                nursery.start_soon(self._listen, dht, self._heard)
             try:
                 while True:
                     worked = await self._announce(dht)
@@ -123,6 +147,17 @@ class Announcer:
             finally:
                 with trio.CancelScope(shield=True):
                     await self._save(dht)
+
+    async def _listen(self, dht: Dht, heard: Heard) -> None:
+        """Look for other farmers, as often as they announce themselves; sooner if there are none."""
+        pause = RETRY
+        while True:
+            found = [one async for one in dht.find(self._network, most=WAITING)]
+            others = [one for one in found if one not in self._addresses()]
+            for address in others:
+                heard(address, private=dht.private)
+            pause = EVERY if others else min(2 * pause, EVERY)
+            await trio.sleep(pause)
 
     async def _announce(self, dht: Dht) -> bool:
         addresses = tuple(one for one in self._addresses() if may_be_dialled(one, private=dht.private))

@@ -22,6 +22,7 @@ from storjfs.farmer.disk import Disk
 from storjfs.farmer.disks import Disks, check_new, stored_on
 from storjfs.farmer.identity import load_identity
 from storjfs.farmer.keeping import Keeper
+from storjfs.farmer.listening import EVERYWHERE
 from storjfs.farmer.moving import Mover
 from storjfs.farmer.neighbours import Neighbours
 from storjfs.farmer.own import BALLAST, DATABASE, SHELF, OwnFiles
@@ -35,10 +36,14 @@ from storjfs.farmer.service import FarmerService
 from storjfs.farmer.settings import AT_START, FarmerSettings
 from storjfs.farmer.shelf import Shelf
 from storjfs.farmer.shelves import Shelves
+from storjfs.farmer.targets import may_dial_back
 from storjfs.farmer.traffic import Traffic
 from storjfs.farmer.workers import Workers
 from storjfs.ledger import open_settlement
+from storjfs.network.dial_back import DialBacks
 from storjfs.network.identity import Identity
+from storjfs.network.lan import own_networks
+from storjfs.network.natpmp import default_gateway
 from storjfs.network.relay import RELAY_LIMITS, Relay, RelayLimits
 from storjfs.network.streams import LIMITS, Gate, serve_through
 from storjfs.protocol.ids import NodeId
@@ -123,7 +128,13 @@ class Farmer:
         )
         self.relayed = RelayedLine(self.traffic, self.records, clock)
         self.relay = Relay(self.relayed, self._relay_limits(), is_open=settings.relay)
-        self.reach = Reach(identity, lambda: self.settings, lambda: self.listening, clock)
+        self.reach = Reach(
+            identity,
+            lambda: self.settings,
+            lambda: self.listening,
+            lambda: self.neighbours.directory,
+            clock,
+        )
         workers = Workers()
         self.prover = Prover(self.book, self.payments, self.shelves, self.damage, self.scrub, workers, key)
         self.keeper = Keeper(self.book, self.prover, self.shelves, self.damage, workers, key)
@@ -151,7 +162,12 @@ class Farmer:
             lambda: self.addresses,
         )
         self.neighbours = Neighbours(
-            folder, identity, lambda: self.settings, self.contracting.signed_offer, clock
+            folder,
+            identity,
+            lambda: self.settings,
+            self.contracting.signed_offer,
+            clock,
+            self.reach.met_somebody,
         )
         self.service = FarmerService(
             self.book,
@@ -162,7 +178,12 @@ class Farmer:
             self.shelves,
             self.relay,
             self.neighbours,
+            DialBacks(self._may_dial_back),
         )
+
+    def _may_dial_back(self, host: str) -> bool:
+        """Whether that address may be dialled for who asked from there."""
+        return may_dial_back(host, own_networks(), default_gateway())
 
     def _relay_limits(self) -> RelayLimits:
         """A relayed connection is two of its own: half of these are for renters."""
@@ -217,7 +238,7 @@ class Farmer:
         port = 0
         if where is not None:
             # As usual on Linux, :: is all addresses of both kinds; trio would take those of IPv6 alone.
-            host, port = (None if where.host == "::" else where.host), where.port
+            host, port = (None if where.host == EVERYWHERE else where.host), where.port
         handler = partial(self.traffic.serve, service=self.service)
         limits = replace(
             LIMITS,
@@ -227,7 +248,7 @@ class Farmer:
         async with self.running(), trio.open_nursery() as nursery:
             gate = Gate(self.identity, handler, limits)
             self.listening = await nursery.start(serve_through, gate, host, port)
-            nursery.start_soon(self.reach.run, partial(gate.admit, relayed=True))
+            nursery.start_soon(self.reach.run, partial(gate.admit, relayed=True), gate.came)
             task_status.started(self.listening)
 
     @asynccontextmanager

@@ -12,9 +12,9 @@ from storjfs.errors import StorjfsError
 from storjfs.farmer.settings import FarmerSettings
 from storjfs.network.guests import Allowances
 from storjfs.network.identity import Identity
-from storjfs.network.lan import announced, is_loopback, moved
+from storjfs.network.lan import EVERYWHERE, Lan, announced, is_at_home, moved
 from storjfs.network.meeting import Meeting
-from storjfs.network.sources import Found, Given
+from storjfs.network.sources import Found, Given, Source
 from storjfs.protocol.directory import Directory, hint_of, peer_source
 from storjfs.protocol.failures import ProtocolViolation
 from storjfs.protocol.hosts import is_private
@@ -32,6 +32,12 @@ INTRODUCTIONS: Final = 1 / 30
 """Per second from one address of the internet: each has us dial up to four addresses, of whomever ..."""
 AT_ONCE: Final = 4.0
 """... and after a pause at once."""
+TOLD: Final = 8
+"""Farmers that are told of a new address of this one at once; they tell others."""
+EAGER: Final = 300.0
+"""Seconds between two visits of a farmer ..."""
+FEW: Final = 8
+"""... while fewer than so many answer."""
 ANNOUNCE_AGAIN: Final = 300.0
 """Seconds until it is tried again to announce the farmer in a network that does not let us."""
 
@@ -49,22 +55,29 @@ class Neighbours:
         settings: Callable[[], FarmerSettings],
         offer: Callable[[], Signed],
         clock: Callable[[], float],
+        news: Callable[[], None] = lambda: None,
     ) -> None:
+        """`news()` is called when another farmer has answered."""
         self.directory = Directory(identity.node_id)
         self.announced = False
         """Whether the local network hears of this farmer."""
         self._path = folder / FILE
         self._identity, self._settings, self._offer, self._clock = identity, settings, offer, clock
+        self._news = news
         self._rng = random.SystemRandom()
         self._meeting: Meeting | None = None
         self._introductions = Allowances(INTRODUCTIONS, AT_ONCE)
 
-    async def answer(self, peer: NodeId, request: GetFarmers, where: str = "") -> FarmerList:
+    async def answer(
+        self, peer: NodeId, request: GetFarmers, where: str = "", *, near: bool = True
+    ) -> FarmerList:
         """Those that answered us in the last day. Who says of itself where it is gets a visit, now and then.
 
         `where`: what counts as the address that it asks from (`network.origin`); empty: behind a relay.
+        `near`: that is one of a private network. Who asks from elsewhere hears of none in there, and has none
+        visited.
         """
-        inside = self._inside()
+        inside = near and self._inside()
         if request.own is not None and self._meeting is not None:
             self._introduced(self._meeting, request.own, inside, where)
         now = self._clock()
@@ -73,7 +86,7 @@ class Neighbours:
         )
 
     def _inside(self) -> bool:
-        """Whether we are reached in private networks only: then so are those who ask us."""
+        """Whether we are reached in private networks only: then those who ask us from one are in ours."""
         addresses = open_offer(self._offer()).addresses
         return bool(addresses) and all(is_private(one.host) for one in addresses)
 
@@ -91,24 +104,44 @@ class Neighbours:
     async def run(self, listening: Address) -> None:
         """Know others and be known, until cancelled. What goes wrong is logged: nothing depends on it."""
         await self._load()
+        sources: dict[str, Source] = {"settings": Given(self._given)}
+        nearby = self._settings().announce_lan and is_at_home(listening.host)
+        if nearby:
+            sources["lan"] = Lan(None if listening.host in EVERYWHERE else (listening.host,))
         self._meeting = Meeting(
             self.directory,
-            {"settings": Given(self._given)},
+            sources,
             now=self._clock,
             rng=self._rng,
             identity=lambda: self._identity,
             peers=True,
             own=self._offer,
             role=Role.FARMER,
+            news=self._news,
+            every=self._patience,
         )
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._meeting.run)
                 nursery.start_soon(self._keep)
-                if self._settings().announce_lan and not is_loopback(listening.host):
+                if nearby:
                     nursery.start_soon(self._announce, listening)
         finally:
             self._meeting = None
+
+    def heard(self, address: Address, *, private: bool) -> None:
+        """Strangers name this address in the DHT; `private` where that is a private one."""
+        if self._meeting is not None:
+            self._meeting.hint(hint_of("dht", (address,), None, private=private))
+
+    def tell_again(self) -> None:
+        """This farmer is reached elsewhere now: some of those it knows hear of that soon."""
+        if self._meeting is not None:
+            self._meeting.visit_again(TOLD)
+
+    def _patience(self) -> float | None:
+        """Seconds between two visits of one farmer; None for the usual ones."""
+        return EAGER if sum(one.answers for one in self.directory) < FEW else None
 
     def _given(self) -> list[Found]:
         return [

@@ -5,22 +5,24 @@ Decision: docs/decisions/0013-reachability.md.
 
 import logging
 import math
+import random
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final
 
 import trio
 
+from storjfs.farmer.listening import is_local
 from storjfs.farmer.portmap import PortMapper
 from storjfs.farmer.reachability import (
     Known,
     ReachFacts,
-    RelayFacts,
     State,
     Trial,
+    believed,
     explain,
     found_addresses,
     is_at_home,
@@ -28,25 +30,28 @@ from storjfs.farmer.reachability import (
     renewed,
     wants_relay,
 )
+from storjfs.farmer.relays import RELAYS, Offering, Relays
 from storjfs.farmer.settings import FarmerSettings
-from storjfs.network.behind import Admit, Attachment
+from storjfs.farmer.targets import Candidate, candidates
+from storjfs.network.behind import Admit
 from storjfs.network.dial_back import Asked, ask
 from storjfs.network.identity import Identity
 from storjfs.network.lan import EVERYWHERE, own_addresses
+from storjfs.protocol.directory import Known as Met
+from storjfs.protocol.hosts import is_private
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.terms import MAX_ADDRESSES, Address
-from storjfs.volume import StaticFarmer
 
 log = logging.getLogger(__name__)
 
-RELAYS: Final = 2
-"""Relays used at a time: when one is lost, renters have the other's address already."""
 ASKED: Final = 8
 """Farmers asked in one round."""
 AGAIN: Final = {State.OPEN: 1800.0, State.CLOSED: 300.0, State.UNKNOWN: 60.0}
 """Seconds until they are asked again."""
-SHORT_OF_RELAYS: Final = 30.0
-"""The same where fewer relays lead to it than could."""
+SHORT_OF_RELAYS: Final = (30.0, 60.0, 120.0)
+"""The same where fewer relays lead to it than could: after the first round, the second, and all others."""
+GAP: Final = 5.0
+"""Seconds between two rounds at least, where others become known."""
 FIRST_CHECKED: Final = 1024
 """Ports below are dialled back by nobody."""
 FAMILIES: Final = {socket.AF_INET: "IPv4", socket.AF_INET6: "IPv6"}
@@ -55,7 +60,7 @@ FAMILIES: Final = {socket.AF_INET: "IPv4", socket.AF_INET6: "IPv6"}
 class Reach:
     """How one farmer is reached. `run` keeps it; `addresses` are what its offers name.
 
-    `settings()` and `listening()` are those of now.
+    `settings()` and `listening()` are those of now, `met()` the farmers that it got to know.
     """
 
     def __init__(
@@ -63,13 +68,19 @@ class Reach:
         identity: Identity,
         settings: Callable[[], FarmerSettings],
         listening: Callable[[], Sequence[Address]],
+        met: Callable[[], Iterable[Met]] = tuple,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._identity, self._settings, self._listening = identity, settings, listening
-        self._clock = clock
+        self._met, self._clock = met, clock
+        self._came: Callable[[str], int] = lambda host: 0
+        self._rng = random.SystemRandom()
         self._trials: tuple[Trial, ...] = ()
-        self._relays: dict[Address, tuple[Attachment, trio.CancelScope]] = {}
-        self._offering: list[tuple[Address, NodeId]] = []
+        self._relays = Relays(identity, self._tell)
+        self._asked = (0.0, 0)
+        """When the last round ended, and how many were asked in it."""
+        self._in_vain = 0
+        """Rounds since which it is short of relays."""
         self._wake = trio.Event()
         self._look = False
         self.mapper = PortMapper(self.look_again)
@@ -83,7 +94,7 @@ class Reach:
         """Where renters reach it, the best first."""
         settings = self._settings()
         direct = settings.announce or self._direct()
-        relayed = tuple(relay.through() for relay, (one, _) in self._relays.items() if one.attached)
+        relayed = tuple(relay.through() for relay in self._relays.attached)
         known = self._known()
         if relayed and known.local_only and not settings.announce:
             direct = ()  # who dials this from elsewhere reaches a stranger
@@ -109,20 +120,28 @@ class Reach:
         listening = self._listening()
         return Known(
             port=self._port,
-            local_only=bool(listening) and all(_is_local(one.host) for one in listening),
+            local_only=bool(listening) and all(is_local(one.host) for one in listening),
             own=_own_address(),
             trials=self._trials,
             mapping=self.mapper.facts,
-            peers=len(self._settings().peers),
+            peers=len(self._settings().peers) + sum(one.found for one in self._trials),
+            looks=self._asks_strangers,
         )
+
+    @property
+    def _asks_strangers(self) -> bool:
+        return self._settings().ask_strangers and not self._settings().local
+
+    def _whom(self) -> list[Candidate]:
+        """Whom to ask."""
+        strangers = self._met() if self._asks_strangers else ()
+        using = self._relays.attached.values()
+        return candidates(self._settings().peers, strangers, using, ASKED, self._rng)
 
     def facts(self) -> ReachFacts:
         """All of it, for `farm status`."""
         known = self._known()
-        relays = tuple(
-            RelayFacts(str(relay), one.attached, one.problem, one.streams)
-            for relay, (one, _) in self._relays.items()
-        )
+        relays = self._relays.facts()
         return ReachFacts(
             state=judge(known).value,
             words=explain(known, relays),
@@ -140,32 +159,52 @@ class Reach:
         self._look = True
         self._wake.set()
 
-    async def run(self, admit: Admit) -> None:
-        """Ask, map and attach, until cancelled; a port that the router was asked for is given back."""
+    def met_somebody(self) -> None:
+        """Another farmer became known: ask it, if there are not enough yet who say something or relay."""
+        if self._asks_strangers and (self.state is State.UNKNOWN or self._short_of_relays()):
+            self.look_again()
+
+    async def run(self, admit: Admit, came: Callable[[str], int] = lambda host: 0) -> None:
+        """Ask, map and attach, until cancelled; a port that the router was asked for is given back.
+
+        `came(host)` is how often somebody at that address has dialled this farmer.
+        """
+        self._came = came
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_mapped)
             while True:
                 self._look = False
-                if self._settings().peers:
-                    await self._ask_all()
-                self._use_relays(nursery, admit)
-                await self._rest(trio.current_time())
+                whom = self._whom()
+                if whom:
+                    await self._ask_all(whom)
+                self._asked = trio.current_time(), len(whom)
+                await self._rest(partial(self._use_relays, nursery, admit))
+                self._in_vain = self._in_vain + 1 if self._short_of_relays(len(whom)) else 0
 
-    async def _rest(self, asked: float) -> None:
-        """Wait for the next round after one that ended at `asked`: the loss of a relay brings it forward."""
-        while not self._look and (due := asked + self._pause) > trio.current_time():
+    async def _rest(self, use_relays: Callable[[], None]) -> None:
+        """Wait for the next round. The loss of a relay brings it forward; who was asked already and relays
+        takes its place at once."""
+        use_relays()
+        while (due := self._due()) > trio.current_time():
             self._wake = trio.Event()
             with trio.move_on_at(due):
                 await self._wake.wait()
+            use_relays()
 
-    @property
-    def _pause(self) -> float:
-        """Seconds until the next round."""
-        if not self._settings().peers:
-            return math.inf
-        attached = sum(one.attached for one, _ in self._relays.values())
-        short = wants_relay(self._known()) and attached < min(RELAYS, len(self._settings().peers))
-        return SHORT_OF_RELAYS if short else AGAIN[self.state]
+    def _due(self) -> float:
+        """When the next round begins."""
+        when, count = self._asked
+        pause = AGAIN[self.state] if count else math.inf
+        if self._short_of_relays(count):
+            pause = SHORT_OF_RELAYS[min(self._in_vain, len(SHORT_OF_RELAYS) - 1)]
+        if self._look:
+            # Who is found comes one after the other: not a round for each.
+            pause = min(pause, GAP if count else 0.0)
+        return when + pause
+
+    def _short_of_relays(self, among: int = RELAYS) -> bool:
+        """Whether fewer relays lead here than could, if there are no others than so many."""
+        return len(self._relays.attached) < min(RELAYS, among) and wants_relay(self._known())
 
     async def _keep_mapped(self) -> None:
         """The port of a farmer that listens to others, and whose owner has not said where it is reached."""
@@ -187,26 +226,36 @@ class Reach:
         self.changed = trio.Event()
         self._wake.set()
 
-    async def _ask_all(self) -> None:
+    async def _ask_all(self, whom: Sequence[Candidate]) -> None:
         """One round of questions."""
         found: list[Trial] = []
-        offering: list[tuple[Address, NodeId]] = []
+        offering: dict[NodeId, Offering] = {}
 
-        async def one(peer: StaticFarmer, where: Address) -> None:
+        async def one(candidate: Candidate, named: Address, where: Address) -> None:
             port = self._port_to_try
-            asked = await ask(self._identity, NodeId(peer.node_id) if peer.node_id else None, where, port)
-            if asked.relays and asked.node_id is not None and all(asked.node_id != o[1] for o in offering):
-                offering.append((peer.address, asked.node_id))
-            found.append(self._trial(peer, where, port, asked))
+            before = self._came(where.host)
+            asked = await ask(self._identity, candidate.node_id, where, port)
+            # Renters of a relay that was named dial it by its name.
+            address = named if candidate.named else where
+            relays = asked.relays and (candidate.named or not is_at_home(where.host))
+            if relays and asked.node_id is not None:
+                offered = Offering(address, asked.node_id, found=not candidate.named)
+                offering.setdefault(asked.node_id, offered)
+            trial = self._trial(address, where, port, asked, found=not candidate.named)
+            found.append(believed(trial, came=self._came(where.host) > before))
 
         async with trio.open_nursery() as nursery:
-            for peer in self._settings().peers[:ASKED]:
-                for where in await _by_family(peer.address):
-                    nursery.start_soon(one, peer, where)
+            for candidate in whom:
+                for named in candidate.addresses:
+                    for where in await _by_family(named, private=candidate.private):
+                        nursery.start_soon(one, candidate, named, where)
         before = self.state, self._trials
         self._trials = renewed(self._trials, found, self._clock())
-        order = [peer.address for peer in self._settings().peers]
-        self._offering = sorted(offering, key=lambda one: order.index(one[0]))
+        order = [address for candidate in whom for address in candidate.addresses if candidate.named]
+        self._relays.offering = sorted(
+            offering.values(),
+            key=lambda one: order.index(one.address) if one.address in order else len(order),
+        )
         if (self.state, self._trials) != before:
             self._tell()
 
@@ -217,9 +266,11 @@ class Reach:
         port = mapped.port or next((one.port for one in settings.announce), self._port)
         return port if port >= FIRST_CHECKED and not self._known().local_only else None
 
-    def _trial(self, peer: StaticFarmer, where: Address, port: int | None, asked: Asked) -> Trial:
+    def _trial(
+        self, address: Address, where: Address, port: int | None, asked: Asked, *, found: bool
+    ) -> Trial:
         family = "IPv6" if ":" in where.host else "IPv4"
-        trial = Trial(str(peer.address), family, port or 0, self._clock(), problem=asked.problem)
+        trial = Trial(str(address), family, port or 0, self._clock(), problem=asked.problem, found=found)
         if asked.answer is None:
             return trial
         return Trial(
@@ -230,6 +281,7 @@ class Reach:
             reached=asked.answer.reached.value,
             seen=asked.answer.seen,
             own=_own_address(where.host),
+            found=found,
         )
 
     # --- relays ---
@@ -238,42 +290,13 @@ class Reach:
         """Attach to relays while nobody can dial this farmer, and leave them when somebody can."""
         wanted = wants_relay(self._known())
         named = {peer.address for peer in self._settings().peers}
-        for relay, (one, scope) in list(self._relays.items()):
-            if relay not in named or (not wanted and self.state is State.OPEN and not one.streams):
-                scope.cancel()
-                del self._relays[relay]
-        if not wanted:
-            return
-        # One that is lost is kept, for renters know its address; but another one is used beside it.
-        working = sum(one.attached for one, _ in self._relays.values())
-        for relay, node_id in self._offering:
-            if relay in self._relays or working >= RELAYS or not self._room_for_a_relay():
-                continue
-            working += 1
-            scope = trio.CancelScope()
-            one = Attachment(self._identity, relay, node_id, admit, self._tell)
-            self._relays[relay] = one, scope
-            nursery.start_soon(partial(_run_within, scope, one))
 
-    def _room_for_a_relay(self) -> bool:
-        """Whether one more may be used; where too many are kept already, one makes way that is lost."""
-        if len(self._relays) < 2 * RELAYS:
-            return True
-        for relay, (one, scope) in self._relays.items():
-            if not one.attached and not one.streams:
-                scope.cancel()
-                del self._relays[relay]
-                return True
-        return False
+        def allowed(relay: Offering) -> bool:
+            return self._asks_strangers if relay.found else relay.address in named
 
-
-async def _run_within(scope: trio.CancelScope, one: Attachment) -> None:
-    with scope:
-        await one.run()
-
-
-def _is_local(host: str) -> bool:
-    return host.startswith("127.") or host in ("::1", "localhost")
+        self._relays.leave(allowed, spare=not wanted and self.state is State.OPEN)
+        if wanted:
+            self._relays.use(nursery, admit)
 
 
 def _at_home(listening: str) -> tuple[str, ...]:
@@ -286,16 +309,17 @@ def _at_home(listening: str) -> tuple[str, ...]:
     return (own,) if own else tuple(host for host in own_addresses() if (":" in host) == six)
 
 
-async def _by_family(address: Address) -> list[Address]:
-    """One address of each kind that this name has; the name itself where it has none."""
+async def _by_family(address: Address, *, private: bool) -> list[Address]:
+    """One address of each kind that this name has; the name itself where it has none. Without `private` none
+    in a private network, where a name of a stranger may lead."""
     found: dict[int, Address] = {}
     with suppress(OSError, ValueError):  # ValueError: nobody can have a name like this
         for family, _, _, _, where in await trio.socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM
         ):
-            if family in FAMILIES:
+            if family in FAMILIES and (private or not is_private(str(where[0]))):
                 found.setdefault(family, Address(str(where[0]), address.port))
-    return list(found.values()) or [address]
+    return list(found.values()) or ([address] if private else [])
 
 
 def _own_address(towards: str = "192.0.2.1") -> str:

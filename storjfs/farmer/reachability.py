@@ -1,5 +1,6 @@
 """Whether renters elsewhere can dial a farmer, what that is known from, and what its owner can do. Pure."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,6 +8,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from storjfs.protocol.messages import Reached
 from storjfs.protocol.terms import Address
@@ -55,6 +57,8 @@ class Trial(msgspec.Struct, frozen=True):
     """The address of this machine that the question left from."""
     problem: str = ""
     """Why it did not say."""
+    found: bool = False
+    """It was not named by the owner: this farmer only got to know it."""
 
     @property
     def outside(self) -> bool:
@@ -96,6 +100,8 @@ class RelayFacts(msgspec.Struct, frozen=True):
     attached: bool
     problem: str
     streams: int
+    found: bool = False
+    """It was not named by the owner."""
 
 
 class ReachFacts(msgspec.Struct, frozen=True):
@@ -131,6 +137,8 @@ class Known:
     mapping: MappingFacts = NOT_ASKED
     peers: int = 0
     """Farmers that could be asked."""
+    looks: bool = False
+    """Whether others are looked for."""
 
 
 def is_at_home(host: str) -> bool:
@@ -163,12 +171,26 @@ def judge(known: Known) -> State:
 
 
 def renewed(before: Sequence[Trial], new: Sequence[Trial], now: float) -> tuple[Trial, ...]:
-    """What is known after one more round: who does not say this time is believed for a day."""
+    """What is known after one more round: who does not say this time is believed for a day, and so are the
+    strangers of the last round where those of this one say nothing."""
     kept = {
         (trial.asked, trial.family): trial for trial in before if trial.reached and now - trial.at < BELIEVED
     }
-    found = [one if one.reached else kept.get((one.asked, one.family), one) for one in new]
-    return tuple(sorted(found, key=lambda one: (one.asked, one.family)))
+    found = {(one.asked, one.family): one for one in new}
+    found = {key: one if one.reached else kept.get(key, one) for key, one in found.items()}
+    if not any(one.found and one.reached for one in found.values()):
+        found = {key: one for key, one in kept.items() if one.found} | found
+    return tuple(sorted(found.values(), key=lambda one: (one.asked, one.family)))
+
+
+def believed(trial: Trial, *, came: bool) -> Trial:
+    """What a stranger said, as far as it can be true: nobody has got through who has not come (`came`), and
+    who is in this network at home does not see an address outside, nor the other way round."""
+    if trial.found and trial.reached == Reached.YES:
+        asked_at = Address.parse(trial.asked).host
+        if not came or is_at_home(asked_at) != is_at_home(trial.seen):
+            return replace(trial, reached="", problem="it says what cannot be")
+    return trial
 
 
 def wants_relay(known: Known) -> bool:
@@ -181,9 +203,24 @@ def wants_relay(known: Known) -> bool:
 
 def found_addresses(trials: Sequence[Trial]) -> tuple[Address, ...]:
     """Where others reached it, those outside first."""
-    reached = [trial for trial in trials if trial.reached == Reached.YES]
+    reached = list(agreed(trials))
     reached.sort(key=lambda trial: not trial.outside)
     return tuple(dict.fromkeys(Address(trial.seen, trial.port) for trial in reached))
+
+
+def agreed(trials: Sequence[Trial]) -> tuple[Trial, ...]:
+    """Those that say where this farmer was reached, without strangers that stand alone: of one that names an
+    address nobody else does nothing is believed where others agree on another one of that kind."""
+    reached = [one for one in trials if one.reached == Reached.YES]
+    votes = Counter((one.family, one.outside, one.seen, one.port) for one in reached)
+    settled = {(family, outside) for (family, outside, *_), count in votes.items() if count > 1}
+    return tuple(
+        one
+        for one in reached
+        if not one.found
+        or votes[one.family, one.outside, one.seen, one.port] > 1
+        or (one.family, one.outside) not in settled
+    )
 
 
 # --- in words ---
@@ -205,7 +242,7 @@ def explain(known: Known, relays: Sequence[RelayFacts] = ()) -> tuple[str, ...]:
 def _state_words(known: Known, state: State) -> list[str]:
     if known.local_only:
         here = "it listens on this machine only, so nobody elsewhere can dial it"
-        return [here, "to be dialled: storjfs farm --listen 0.0.0.0:7420"]
+        return [here, "to be dialled: storjfs farm --listen all"]
     trials = [trial for trial in known.trials if trial.reached]
     if state is State.OPEN:
         one = next(trial for trial in trials if trial.reached == Reached.YES and trial.outside)
@@ -216,7 +253,8 @@ def _state_words(known: Known, state: State) -> list[str]:
         where = "from outside" if one.outside else "from your own network"
         return [f"no: {one.asked} tried {Address(one.seen, one.port)} {where}, and {_OUTCOMES[one.reached]}"]
     if any(trial.reached for trial in trials):
-        return ["unknown: it is reached from your own network, and nobody outside was asked"]
+        here = "unknown: it is reached from your own network, and nobody outside was asked"
+        return [here, *_until_it_is_known(known)]
     if known.peers:
         reasons = "; ".join(sorted({f"{one.asked}: {one.problem}" for one in known.trials if one.problem}))
         return [f"unknown: nobody who was asked could say ({reasons or 'no answer yet'})"]
@@ -225,10 +263,30 @@ def _state_words(known: Known, state: State) -> list[str]:
         return [
             f"probably: the router forwards {forwarded} ({known.mapping.how}), and there is nobody to ask"
         ]
-    return [
-        "unknown: there is nobody to ask",
-        "name another farmer under peers in farmer.toml, and it is asked to dial back",
-    ]
+    return _nobody_to_ask(known)
+
+
+def _nobody_to_ask(known: Known) -> list[str]:
+    """What to do until there is somebody."""
+    if not known.looks:
+        return [
+            "unknown: there is nobody to ask",
+            "name another farmer under peers in farmer.toml, and it is asked to dial back",
+        ]
+    alone = "unknown: it has not met another farmer yet that it could ask to dial back; it looks for some"
+    return [alone, *_until_it_is_known(known)]
+
+
+def _until_it_is_known(known: Known) -> list[str]:
+    """What helps whether it can be dialled or not."""
+    lines = []
+    if is_at_home(known.own) and known.mapping.state not in ("asking", "mapped"):
+        lines.append(
+            f"to be sure, in your router, forward TCP port {known.port} to this computer ({known.own})"
+        )
+    if known.looks:
+        lines.append("or name a farmer elsewhere that you know: storjfs farm --peer HOST:PORT")
+    return lines
 
 
 _OUTCOMES: Final[dict[str, str]] = {

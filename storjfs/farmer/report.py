@@ -162,7 +162,9 @@ def _reachable(live: Live | None, *, running: bool) -> str:
         return "through a relay" if reach.relayed else "no"
     if reach is not None and reach.state == State.OPEN:
         return "yes"
-    if live.last_contact is not None:
+    # That one in the same network came says nothing of others.
+    nearby_only = reach is not None and any(trial.reached for trial in reach.trials)
+    if live.last_contact is not None and not nearby_only:
         return "yes"
     local = all(address.startswith(LOCAL) for address in live.listening)
     return "this machine only" if local else "unknown"

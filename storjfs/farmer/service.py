@@ -19,11 +19,11 @@ from storjfs.network.control import ControlConnection
 from storjfs.network.data import ShardSource
 from storjfs.network.dial_back import DialBacks
 from storjfs.network.frames import FrameStream
-from storjfs.network.lan import is_loopback
 from storjfs.network.origin import origin
 from storjfs.network.relay import Relay
 from storjfs.network.service import Service
 from storjfs.protocol.failures import ErrorCode, ProtocolViolation, RequestFailed
+from storjfs.protocol.hosts import is_private
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.messages import (
     DIAL_BACK_CAPABILITY,
@@ -76,12 +76,13 @@ class FarmerService(Service):
         shelves: Shelves,
         relay: Relay,
         neighbours: Neighbours,
+        dial_backs: DialBacks,
     ) -> None:
         self._book = book
         self._shelves = shelves
         self._relay = relay
         self._neighbours = neighbours
-        self._dial_backs = DialBacks()
+        self._dial_backs = dial_backs
         self._payments = payments
         self._keeper = keeper
         self._contracting = contracting
@@ -136,9 +137,6 @@ class FarmerService(Service):
     ) -> AttachAnswer | DialBackAnswer:
         if isinstance(request, Attach):
             return self._relay.attach(peer, connection)
-        if connection.host and is_loopback(connection.host):
-            # By a proxy of this machine, it may be, and what else listens here is nobody's business.
-            raise RequestFailed(ErrorCode.BAD_REQUEST, "a farmer on this machine need not ask")
         return await self._dial_backs.answer(peer, connection.host, request.port)
 
     async def join(self, frames: FrameStream, number: int, request: Through | Arrive) -> None:
@@ -169,8 +167,10 @@ class FarmerService(Service):
         return OfferAnswer(self._contracting.signed_offer())
 
     async def _farmers(self, peer: NodeId, request: GetFarmers) -> Struct:
-        host = next((one.host for one in self.connections.get(peer, ())), "")
-        return await self._neighbours.answer(peer, request, origin(host) if host else "")
+        hosts = [one.host for one in self.connections.get(peer, ())]
+        near = bool(hosts) and all(host and is_private(host) for host in hosts)
+        where = origin(hosts[0]) if hosts and hosts[0] else ""
+        return await self._neighbours.answer(peer, request, where, near=near)
 
     async def _contract(self, peer: NodeId, request: GetContract) -> Struct:
         return self._contracting.answer(self._book.find(request.contract_id, peer))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
+from storjfs.farmer.listening import is_local
 from storjfs.farmer.prices import DEFAULT
 from storjfs.farmer.schedule import ALWAYS, Limit, Schedule
 from storjfs.protocol.networks import NETWORK, network_bytes
@@ -105,7 +106,7 @@ class FarmerSettings:
     region: str = ""
     """Where it stands, for renters who care, as EU or EU-DE."""
     announce_lan: bool = True
-    """Whether the local network hears of this farmer."""
+    """Whether the local network hears of this farmer, and it of farmers there."""
     term_min: int = 3600
     term_max: int = 366 * DAY
     period_min: int = 60
@@ -122,22 +123,30 @@ class FarmerSettings:
     connections: int = 512
     """Connections at a time; whoever comes beyond is closed at once."""
     connections_per_renter: int = 16
-    dht: bool = False
-    """Whether strangers may find this farmer: through the DHT of BitTorrent."""
+    dht: bool | None = None
+    """Whether strangers may find this farmer, and it them, through the DHT of BitTorrent; None: where others
+    can reach it and libtorrent is installed."""
     dht_listen: tuple[Address, ...] = ()
-    """Where its node of the DHT listens; none: DEFAULT_LISTEN."""
+    """Where its node of the DHT listens; none: at all addresses, at the port above the farmer's."""
     dht_bootstrap: tuple[Address, ...] = ()
     """Nodes to begin with; none: those of the public DHT."""
     network: str = NETWORK
     """Farmers and renters of one name find each other."""
     peers: tuple[StaticFarmer, ...] = ()
     """Other farmers: they tell renters of this one, dial back, and relay it if nobody can dial it."""
+    ask_strangers: bool = True
+    """Whether farmers that it only got to know do the last two as well."""
     map_port: bool = True
     """Ask the router for the port, where this farmer listens behind one and names no address itself."""
     relay: bool = False
     """Be a relay for farmers that cannot be dialled."""
     relay_limit: Limit | None = None
     """Of the bandwidth for that, sent to farmers and received from them; None: none but `limit`."""
+
+    @property
+    def local(self) -> bool:
+        """Whether it is for this machine only: then nobody else hears of it."""
+        return self.listen is None or is_local(self.listen.host)
 
     def __post_init__(self) -> None:
         if self.capacity < 1 << 20:
@@ -305,6 +314,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "dht_bootstrap": _addresses,
     "network": _text,
     "peers": _peers,
+    "ask_strangers": _truth,
     "map_port": _truth,
     "relay": _truth,
     "relay_limit": lambda value: Limit.parse(_text(value)),
@@ -334,6 +344,7 @@ _SHOW: dict[str, Callable[[Any], str]] = {
     "dht_bootstrap": _show_list,
     "network": _quoted,
     "peers": _show_list,
+    "ask_strangers": _show_truth,
     "map_port": _show_truth,
     "relay": _show_truth,
     "relay_limit": _quoted,
@@ -353,7 +364,7 @@ _COMMENTS = {
     "announce": "Addresses under which renters reach this farmer, if not those that it finds.",
     "group": "What this farmer fails together with: name those on one disk alike, each other disk otherwise.",
     "region": 'Where it stands, as in "EU" or "EU-DE", for renters who care.',
-    "announce_lan": "Whether renters in the local network are told of this farmer.",
+    "announce_lan": "Whether renters and farmers in the local network hear of this farmer, and it of them.",
     "ledger": "The ledger in which lanes are opened: NODEID@host:port of one that is served, or a file.",
     "term_min": "Bounds of a contract's length.",
     "term_max": "",
@@ -366,11 +377,12 @@ _COMMENTS = {
     "schedule": 'When the limit holds, as in "Mon-Fri 08:00-23:00; Sat,Sun 10:00-24:00"; left out: always.',
     "connections": "Connections at a time, in all and for each renter.",
     "connections_per_renter": "",
-    "dht": "Whether strangers find this farmer, through the DHT of BitTorrent (needs storjfs[dht]).",
-    "dht_listen": "Addresses and ports of its node there, TCP and UDP; none: port 7421 of all addresses.",
+    "dht": "Whether strangers find this farmer, by BitTorrent's DHT; left out: with storjfs[dht] they do.",
+    "dht_listen": "Addresses and ports of its node there, TCP and UDP; none: the port above that of listen.",
     "dht_bootstrap": "Nodes to begin with; none: those of the public DHT.",
     "network": "The name under which farmers and renters find each other.",
     "peers": "Other farmers: they tell renters of this one, try to dial it, and relay it if they cannot.",
+    "ask_strangers": "Whether farmers that it only got to know may do the last two as well.",
     "map_port": "Ask the router for the port.",
     "relay": "Be a relay for farmers that cannot be dialled.",
     "relay_limit": 'Bandwidth for that, as in "20Mbit".',

@@ -5,6 +5,7 @@ What is dialled is the address from which the question came, never one that some
 
 import ipaddress
 import os
+from collections.abc import Callable
 from typing import Final
 
 import trio
@@ -41,9 +42,10 @@ ANSWER_WITHIN: Final = 20.0
 
 
 class DialBacks:
-    """Answers the questions of others."""
+    """Answers the questions of others. `may_dial(host)` says whether an address may be dialled for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, may_dial: Callable[[str], bool] = lambda host: True) -> None:
+        self._may_dial = may_dial
         self._under_way = 0
         self._asked = Allowances(RATE, BURST, REMEMBERED)
 
@@ -54,6 +56,8 @@ class DialBacks:
         """
         if not host:
             raise RequestFailed(ErrorCode.BAD_REQUEST, "the connection has no address to dial")
+        if not self._may_dial(host):
+            raise RequestFailed(ErrorCode.BAD_REQUEST, f"{host} is dialled for nobody")
         if self._under_way >= AT_ONCE or not all(map(self._asked.try_spend, (origin(host), peer))):
             raise RequestFailed(ErrorCode.BUSY, "too many questions of this kind")
         self._under_way += 1

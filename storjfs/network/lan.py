@@ -8,12 +8,14 @@ import ipaddress
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Final
 
 import trio
 
 from storjfs.errors import StorjfsError
 from storjfs.network.sources import Found, Source
+from storjfs.protocol.hosts import is_private
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.terms import Address
 
@@ -55,6 +57,19 @@ def _all_addresses() -> list[str]:
     ]
 
 
+def own_networks() -> tuple[IPv4Network | IPv6Network, ...]:
+    """The networks that this machine is in, of both kinds."""
+    import ifaddr
+
+    return tuple(
+        ipaddress.ip_interface(
+            f"{one.ip if isinstance(one.ip, str) else one.ip[0]}/{one.network_prefix}"
+        ).network
+        for adapter in ifaddr.get_adapters()
+        for one in adapter.ips
+    )
+
+
 def _check_ours(hosts: Sequence[str]) -> None:
     """Raise NoLan for an address that this machine does not have: the library would leave sockets behind."""
     there = _all_addresses()
@@ -73,6 +88,13 @@ async def moved() -> None:
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach it there."""
     return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+
+
+def is_at_home(host: str) -> bool:
+    """Whether who listens at `host` can be in a local network. A server whose addresses are all public is in
+    none: what hears mDNS there answers the whole internet."""
+    hosts = own_addresses() if host in EVERYWHERE else (host,)
+    return not is_loopback(host) and any(map(is_private, hosts))
 
 
 @asynccontextmanager

@@ -6,11 +6,12 @@ import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
 
 from storjfs.errors import StorjfsError
+from storjfs.network.guests import Allowances
 from storjfs.network.identity import Identity
 from storjfs.network.peer import Connector
 from storjfs.network.sources import Found, Source
@@ -32,6 +33,9 @@ from storjfs.protocol.terms import Address
 
 log = logging.getLogger(__name__)
 
+K = TypeVar("K")
+V = TypeVar("V")
+
 VISITS: Final = 8
 """Visits at a time."""
 PER_SECOND: Final = 4.0
@@ -40,6 +44,10 @@ AT_ONCE: Final = 64
 """... and after a pause."""
 SAME_ADDRESS: Final = 30.0
 """Seconds between two visits of one address because of hints."""
+RELAY_RATE: Final = 0.5
+"""Farmers behind one relay that are visited per second in the long run, for it has one address for all ..."""
+RELAY_BURST: Final = 16.0
+"""... and after a pause at once."""
 REMEMBERED: Final = 1024
 """Addresses of which it is known when they were visited last."""
 FIRST_RETRY: Final = 60.0
@@ -91,7 +99,13 @@ class Meeting:
         self._under_way = 0
         self._known_first = False
         self._late: deque[Hint] = deque(maxlen=LATE)
-        self._seen: dict[Address, float] = {}
+        self._seen: dict[tuple[Address, NodeId | None], float] = {}
+        """When an address was dialled last; one of a relay, for whom."""
+        self._relays = Allowances(RELAY_RATE, RELAY_BURST, REMEMBERED)
+        self._to_tell = 0
+        self._told = -SAME_ADDRESS
+        self._again: deque[NodeId] = deque()
+        """Whom to visit again."""
         self._allowance = float(AT_ONCE)
         self._counted = 0.0
         self._wake = trio.Event()
@@ -116,6 +130,12 @@ class Meeting:
     def hint(self, hint: Hint) -> None:
         """Have somebody visited soon."""
         self.directory.hint(hint)
+        self._wake.set()
+
+    def visit_again(self, count: int) -> None:
+        """Have so many of those that answer visited soon, though they were lately, to tell them something.
+        It is done once in SAME_ADDRESS seconds at most."""
+        self._to_tell = count
         self._wake.set()
 
     async def _ask(self, name: str, source: Source) -> None:
@@ -149,52 +169,78 @@ class Meeting:
         self._counted += elapsed
         self._allowance = min(self._allowance + elapsed * PER_SECOND, float(AT_ONCE))
         self.directory.forget_old(self._now())
+        self._choose_again()
         for _ in range(len(self._late)):
             self.directory.hint(self._late.popleft())
         while self._under_way < VISITS and self._allowance >= 1:
             # In turn, so that a flood of hints does not keep us from those we know.
             self._known_first = not self._known_first
-            known = self._due() if self._known_first else []
+            known = self._next_known() if self._known_first else None
             hints = [] if known else self.directory.take_hints(1)
-            known = known or ([] if hints else self._due())
+            known = known or (None if hints else self._next_known())
             if hints:
-                if self._is_news(hints[0]):
-                    self._start(nursery, hints[0], None)
+                if news := self._worth_it(hints[0]):
+                    self._start(nursery, news, None)
             elif known:
-                self._start(nursery, self._visit_again(known[0]), known[0])
+                self._start(nursery, *known)
             else:
                 return
 
+    def _next_known(self) -> tuple[Hint, Known] | None:
+        return self._next_again() or self._due()
+
     def _start(self, nursery: trio.Nursery, hint: Hint, known: Known | None) -> None:
-        """Visit whom a hint names, at those of its addresses where nobody was visited just now."""
-        hint = replace(hint, addresses=self._fresh(hint.addresses))
+        """Visit whom a hint names."""
         self._allowance -= 1
         self._under_way += 1
         if hint.node_id is not None:
             self._visiting.add(hint.node_id)
         for address in hint.addresses:
-            self._seen[address] = trio.current_time()
+            self._seen[_place(address, hint.node_id)] = trio.current_time()
         _shorten(self._seen)
         nursery.start_soon(self._visit, hint, known)
 
-    def _due(self) -> list[Known]:
+    def _due(self) -> tuple[Hint, Known] | None:
         """The next farmer to visit. However many are said to be at an address, it is dialled now and then."""
         every = self._every() or ASKED_EVERY
         due = self.directory.due(self._now(), LOOKED_AT, self._visiting, every)
-        return next(([one] for one in due if not one.addresses or self._fresh(one.addresses)), [])
+        for known in due:
+            hint = self._fresh(Hint(min(known.sources), known.addresses, known.node_id, known.private))
+            if hint.addresses or not known.addresses:
+                return hint, known
+        return None
 
-    def _is_news(self, hint: Hint) -> bool:
-        """Whether a hint is worth a visit: not where the same farmer is known to be, nor where we were just
-        now."""
+    def _choose_again(self) -> None:
+        """Draw those that are visited again, where that was asked for and not done just now."""
+        now = trio.current_time()
+        if self._to_tell and now - self._told >= SAME_ADDRESS:
+            there = [one.node_id for one in self.directory if one.answers]
+            self._again.extend(self._rng.sample(there, min(self._to_tell, len(there))))
+            self._told, self._to_tell = now, 0
+
+    def _next_again(self) -> tuple[Hint, Known] | None:
+        """The next of those that are visited again, only where it has shown its key."""
+        while self._again:
+            known = self.directory.get(self._again.popleft())
+            if known is None or known.answered_at is None or known.node_id in self._visiting:
+                continue
+            return Hint(min(known.sources), (known.answered_at,), known.node_id, known.private), known
+        return None
+
+    def _worth_it(self, hint: Hint) -> Hint | None:
+        """What of a hint is worth a visit: nothing where the same farmer is known to be, and no address where
+        we were just now."""
         known = self._known_at(hint)
         if known is not None:
             self.directory.learn(hint.source, known.signed, self._now(), private=hint.private)
-            return False
-        if hint.node_id in self._visiting or not self._fresh(hint.addresses):
-            # Heard again later: by then it is known who is there, or it may be dialled again.
-            self._late.append(hint)
-            return False
-        return True
+            return None
+        if hint.node_id not in self._visiting:
+            fresh = self._fresh(hint)
+            if fresh.addresses:
+                return fresh
+        # Heard again later: by then it is known who is there, or it may be dialled again.
+        self._late.append(hint)
+        return None
 
     def _known_at(self, hint: Hint) -> Known | None:
         """The farmer that a hint names, if it is known to answer there."""
@@ -205,14 +251,16 @@ class Meeting:
         fits = known is not None and known.answers and set(hint.addresses) <= set(known.addresses)
         return known if fits else None
 
-    def _fresh(self, addresses: tuple[Address, ...]) -> tuple[Address, ...]:
-        """Those that were not dialled just now."""
+    def _fresh(self, hint: Hint) -> Hint:
+        """The same without addresses dialled just now. It is to be visited then: relays count it."""
         since = trio.current_time() - SAME_ADDRESS
-        return tuple(one for one in addresses if self._seen.get(one, -math.inf) <= since)
 
-    @staticmethod
-    def _visit_again(known: Known) -> Hint:
-        return Hint(min(known.sources), known.addresses, known.node_id, known.private)
+        def fresh(address: Address) -> bool:
+            if self._seen.get(_place(address, hint.node_id), -math.inf) > since:
+                return False
+            return address.relay is None or self._relays.try_spend(address)
+
+        return replace(hint, addresses=tuple(filter(fresh, hint.addresses)))
 
     async def _visit(self, hint: Hint, known: Known | None) -> None:
         try:
@@ -273,6 +321,11 @@ class Meeting:
         self._news()
 
 
-def _shorten(table: dict[Address, float] | dict[Address, str]) -> None:
+def _place(address: Address, node_id: NodeId | None) -> tuple[Address, NodeId | None]:
+    """What is dialled there: behind a relay there are many."""
+    return address, node_id if address.relay is not None else None
+
+
+def _shorten(table: dict[K, V]) -> None:
     while len(table) > REMEMBERED:
         del table[next(iter(table))]

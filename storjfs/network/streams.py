@@ -133,10 +133,12 @@ async def serve_through(
 class _Visitor:
     """An address: what comes from there."""
 
-    __slots__ = ("allowance", "connections", "handshakes")
+    __slots__ = ("allowance", "came", "connections", "handshakes")
 
     def __init__(self, limits: Limits) -> None:
         self.connections = self.handshakes = 0
+        self.came = 0
+        """Connections there have been."""
         self.allowance = Allowance(limits.handshake_rate, limits.handshake_burst)
 
 
@@ -154,6 +156,11 @@ class Gate:
         self.words = Allowance(1.0, 20.0)
         """Lines in the log about those who are refused."""
 
+    def came(self, host: str) -> int:
+        """How often somebody at the IP address `host` has dialled, as far as that is remembered."""
+        visitor = self.visitors.get(origin(host))
+        return visitor.came if visitor is not None else 0
+
     async def admit(self, transport: trio.SocketStream, head: bytes = b"", *, relayed: bool = False) -> None:
         """Serve one connection to its end. `head`: what came on it already; `relayed`: it comes from a relay,
         and who that relays counts for itself and not as the relay."""
@@ -162,6 +169,7 @@ class Gate:
         except OSError:  # gone again
             return await trio.aclose_forcefully(transport)
         visitor = self._visitor(f"relay {where}" if relayed else where)
+        visitor.came += 1
         if reason := self._objection(visitor, relayed=relayed):
             if self.words.try_spend():
                 log.warning("%s: one more refused", reason)

@@ -137,7 +137,7 @@ class Directory:
         self._own = own
         self._known: dict[NodeId, Known] = {}
         self._held: dict[str, OrderedDict[NodeId, None]] = {}
-        self._hints: dict[str, OrderedDict[tuple[Address, ...], Hint]] = {}
+        self._hints: dict[str, OrderedDict[tuple[NodeId | None, tuple[Address, ...]], Hint]] = {}
         self.changes = 0
         """Grows with every change that is worth keeping."""
         self._fit: list[Known] = []
@@ -216,6 +216,8 @@ class Directory:
 
     def hint(self, hint: Hint) -> None:
         """Have an address visited. Of one source the newest `WAITING` wait."""
+        if self._own is not None and hint.node_id == self._own:
+            return
         allowed = tuple(one for one in hint.addresses if hint.private or not is_private(one.host))[:ADDRESSES]
         if not allowed:
             return
@@ -224,7 +226,9 @@ class Directory:
         if new and sum(one.startswith(PEERS) for one in self._hints) >= PEER_SOURCES:
             return
         waiting = self._hints.setdefault(hint.source, OrderedDict())
-        waiting[allowed] = Hint(hint.source, allowed, hint.node_id, hint.private)
+        # Whose they are said to be counts where a relay has one address for all behind it.
+        who = hint.node_id if any(one.relay is not None for one in allowed) else None
+        waiting[who, allowed] = Hint(hint.source, allowed, hint.node_id, hint.private)
         if len(waiting) > WAITING:
             waiting.popitem(last=False)
 

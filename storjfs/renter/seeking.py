@@ -14,6 +14,7 @@ from storjfs.network.peer import Connector
 from storjfs.network.sources import Source
 from storjfs.protocol.directory import Directory, Known
 from storjfs.protocol.failures import ProtocolViolation
+from storjfs.protocol.hosts import is_private
 from storjfs.protocol.ids import NodeId, short
 from storjfs.protocol.signing import Signed
 from storjfs.protocol.terms import MAX_ADDRESSES
@@ -187,8 +188,20 @@ class Seeking:
             known = self.directory.get(who)
             if known is not None and who not in used and known.addresses:
                 self._farmers.move({who: known.addresses})
-            elif known is not None and self.meeting is not None:
-                self._follow(known)
+            elif known is not None:
+                self._take_relays(known)
+                if self.meeting is not None:
+                    self._follow(known)
+
+    def _take_relays(self, known: Known) -> None:
+        """Dial a farmer that is used through the relays too that its own offer names, after all else. None in
+        a private network, but of a farmer that is in one itself: what dials there is the renter."""
+        before = self._farmers.addresses(known.node_id)
+        nearby = bool(before) and all(is_private(one.host) for one in before)
+        relays = [one for one in known.offer.addresses if one.relay is not None and one not in before]
+        found = [one for one in relays if nearby or not is_private(one.host)]
+        if found and known.answers:
+            self._farmers.move({known.node_id: (*before, *found)[:MAX_ADDRESSES]})
 
     def _follow(self, known: Known) -> None:
         """Dial a farmer that is used, and away, where it has shown its key: addresses at home change."""

@@ -82,7 +82,7 @@ def test_with_nobody_to_be_found_no_volume_is_made(home: Home) -> None:
 
 def test_farmers_that_settle_elsewhere_are_told_of_with_what_to_do(home: Home) -> None:
     at = home.folder / "farmer"
-    with Running("--at", str(at), "--share", "1GB", HOME=str(home.folder)) as farmer:
+    with Running("--at", str(at), "--share", "1GB", "--listen", "local", HOME=str(home.folder)) as farmer:
         _, address = farmer.where()
         done = home.run("init", "--no-passphrase", "--find", "peers", "--farmer", str(address), "--yes")
         assert done.returncode == ExitCode.FARMERS_UNREACHABLE

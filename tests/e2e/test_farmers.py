@@ -32,6 +32,8 @@ class Service:
                 str(at),
                 "--share",
                 "512MiB",
+                "--listen",
+                "local",
                 "--ledger",
                 str(ledger),
                 "--new-ledger",

@@ -49,7 +49,7 @@ class Farm:
         """Of the command that starts one."""
         ledger = str(self.drive.paths().ledger_db)
         return [
-            *("--at", str(self.folder / f"farmer{number}"), "--share", "3GB"),
+            *("--at", str(self.folder / f"farmer{number}"), "--share", "3GB", "--listen", "local"),
             *("--ledger", ledger, "--new-ledger", *more),
         ]
 
@@ -72,7 +72,7 @@ class Farm:
             dht_bootstrap=part.bootstrap,
             network=NETWORK,
         ).write(folder)
-        self.start("--dht")
+        self.start("--dht", "--listen", f"{part.listen[0].host}:7420")
 
     def shards(self, node_id: str) -> int:
         """How many shards one has on its shelf."""

@@ -1,6 +1,7 @@
 """A farmer announces itself in a DHT of real nodes: its record, its number, its trouble."""
 
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from storjfs.farmer.announcing import RECORD, STATE, Announcer
+from storjfs.farmer.announcing import RECORD, STATE, Announcer, Heard, dht_settings, takes_part
+from storjfs.farmer.settings import FarmerSettings
 from storjfs.network.dht import Dht, DhtSettings, FarmerRecord, make_record
 from storjfs.network.dht.node import Node
 from storjfs.network.dht.records import read_record, record_salt
@@ -36,7 +38,9 @@ class Scene:
         return self.nodes.dhts[-1]
 
     @asynccontextmanager
-    async def running(self, settings: DhtSettings | None = None) -> AsyncIterator[Announcer]:
+    async def running(
+        self, settings: DhtSettings | None = None, heard: Heard | None = None
+    ) -> AsyncIterator[Announcer]:
         """One run of the farmer, that has tried once when this is entered."""
         announcer = Announcer(
             self.folder,
@@ -44,6 +48,7 @@ class Scene:
             settings or self.settings,
             NETWORK,
             lambda: self.addresses,
+            heard=heard,
             clock=lambda: self.now,
         )
         async with trio.open_nursery() as nursery:
@@ -77,6 +82,26 @@ async def test_strangers_find_a_farmer_that_announces_itself(tmp_path: Path) -> 
             assert await one.record() == FarmerRecord(one.addresses)
             found = [str(address) async for address in one.renter.find(NETWORK)]
             assert found == [f"{one.settings.listen[0].host}:7420"]
+
+
+async def test_it_hears_of_other_farmers_there_and_not_of_itself(tmp_path: Path) -> None:
+    named: list[tuple[Address, bool]] = []
+    found = trio.Event()
+
+    def heard(address: Address, *, private: bool) -> None:
+        named.append((address, private))
+        found.set()
+
+    async with scene(tmp_path) as one:
+        one.addresses = (Address(one.settings.listen[0].host, 7420),)
+        other = Address(one.renter.settings.listen[0].host, 7777)
+        async with one.running():
+            """It has announced itself: what it looks for next has its own address in it."""
+        assert await one.renter.announce(NETWORK, other.port)
+        async with one.running(heard=heard):
+            with trio.fail_after(60):
+                await found.wait()
+        assert named == [(other, True)]
 
 
 async def test_a_restart_puts_the_same_record_there_again(tmp_path: Path) -> None:
@@ -190,3 +215,18 @@ async def test_a_port_that_is_taken_does_not_end_the_farmer(tmp_path: Path) -> N
         taken = DhtSettings(listen=(one.nodes.addresses[0],), bootstrap=())
         async with one.running(taken) as announcer:
             assert "cannot listen" in announcer.facts.problem
+
+
+def test_a_farmer_takes_part_where_others_can_reach_it_unless_it_is_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    local = FarmerSettings(capacity=1 << 30, ledger=Path("l"))
+    everywhere = local.changed(listen=Address("::", 7424))
+    assert not takes_part(local)
+    assert not takes_part(local.changed(listen=Address("127.0.0.9", 7420)))
+    assert takes_part(local.changed(dht=True))
+    assert takes_part(everywhere)
+    assert not takes_part(everywhere.changed(dht=False))
+    assert dht_settings(everywhere).listen == (Address("0.0.0.0", 7425), Address("::", 7425))
+    monkeypatch.setitem(sys.modules, "libtorrent", None)
+    assert not takes_part(everywhere), "where the extra is not installed"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
+from storjfs.cli.farm import _settings as settings_of
 from storjfs.cli.farm import farm
 from storjfs.farmer.settings import FarmerSettings
 from storjfs.protocol.ids import NodeId
@@ -17,7 +18,7 @@ from tests.farmer.renter import MIB, renting
 async def test_farmer_runs_tells_where_and_keeps_its_settings(tmp_path: Path) -> None:
     at = tmp_path / "farm"
     with Running(
-        *("--share", "64MiB", "--at", str(at), "--price", "0.25"),
+        *("--share", "64MiB", "--at", str(at), "--listen", "local", "--price", "0.25"),
         *("--ledger", str(tmp_path / "ledger.db"), "--new-ledger"),
     ) as farmer:
         identity = farmer.line().removeprefix("identity  ")
@@ -71,7 +72,7 @@ def test_mistakes_are_one_clear_line(tmp_path: Path) -> None:
 
 async def test_more_than_the_disk_has_is_said_to_be_so(tmp_path: Path) -> None:
     at = tmp_path / "farm"
-    with Running("--at", str(at), "--share", "4000TB") as running:
+    with Running("--at", str(at), "--share", "4000TB", "--listen", "local") as running:
         assert running.line().startswith("identity")
         assert running.interrupt() == 0
         _, told = running.process.communicate()
@@ -84,3 +85,29 @@ def test_a_farmer_that_does_not_run_is_not_reloaded(tmp_path: Path) -> None:
     FarmerSettings(capacity=MIB, ledger=tmp_path / "ledger.db").write(tmp_path)
     stopped = run("reload", "--at", str(tmp_path))
     assert (stopped.returncode, "does not run" in stopped.stderr) == (8, True)
+
+
+def test_a_new_farmer_listens_to_others_unless_it_is_told_otherwise(tmp_path: Path) -> None:
+    """What is written to farmer.toml; here nothing listens."""
+    everywhere = _settings(tmp_path, None)
+    assert everywhere.listen is not None
+    assert everywhere.listen.host == "::"
+    assert not everywhere.local
+    assert _settings(tmp_path, "local").local
+    here = Address("127.0.0.1", 7555)
+    assert _settings(tmp_path, "127.0.0.1:7555", listen=here).listen == here
+    _settings(tmp_path, None, listen=here).write(tmp_path)
+    assert _settings(tmp_path, None).listen == here, "what was chosen stays"
+    assert _settings(tmp_path, "all").listen == Address("::", 7555), "and so does the port"
+    assert _settings(tmp_path, "local").listen is None
+
+
+def test_one_that_was_made_for_this_machine_only_stays_so(tmp_path: Path) -> None:
+    FarmerSettings(capacity=MIB, ledger=tmp_path / "ledger.db").write(tmp_path)
+    assert _settings(tmp_path, None).local
+    assert not _settings(tmp_path, "all").local
+
+
+def _settings(folder: Path, where: str | None, listen: Address | None = None) -> FarmerSettings:
+    given = {"capacity": MIB, "ledger": folder / "ledger.db", "listen": listen}
+    return settings_of(folder, where, unlimited=False, **given)

@@ -72,6 +72,24 @@ async def test_those_that_answered_are_passed_on_and_none_else(make: Any) -> Non
         farmer.close()
 
 
+async def test_who_asks_from_outside_learns_and_reaches_nothing_in_the_network_at_home(make: Any) -> None:
+    """Its router forwards the port, and it does not know its address outside yet."""
+    farmer = make(PRIVATE)
+    try:
+        directory = farmer.neighbours.directory
+        directory.answered("lan", PRIVATE, offer(1, PRIVATE), NOW, 0.1, private=True)
+        meeting = meeting_of(farmer)
+        own = offer(2, Address("192.168.1.1", 7420))
+        told = await farmer.neighbours.answer(ASKING, GetFarmers(own=own), near=False)
+        assert told.offers == ()
+        assert meeting.directory.take_hints(9) == []
+        told = await farmer.neighbours.answer(ASKING, GetFarmers(own=own), near=True)
+        assert told.offers == (offer(1, PRIVATE),)
+        assert len(meeting.directory.take_hints(9)) == 1
+    finally:
+        farmer.close()
+
+
 async def test_who_says_of_itself_gets_a_visit_where_that_may_be(make: Any) -> None:
     farmer = make(PUBLIC)
     try:
@@ -110,16 +128,16 @@ async def test_who_says_of_ever_more_farmers_that_they_are_itself_gets_a_few_vis
 
 
 async def test_by_whom_farmers_are_asked_for_is_known_by_the_address(renter: Renter, farmer: Farmer) -> None:
-    asked: list[str] = []
+    asked: list[tuple[str, bool]] = []
     answer = farmer.neighbours.answer
 
-    async def noting(peer: NodeId, request: GetFarmers, where: str = "") -> FarmerList:
-        asked.append(where)
-        return await answer(peer, request, where)
+    async def noting(peer: NodeId, request: GetFarmers, where: str = "", *, near: bool = True) -> FarmerList:
+        asked.append((where, near))
+        return await answer(peer, request, where, near=near)
 
     farmer.neighbours.answer = noting  # type: ignore[method-assign]
     await renter.peer.request(GetFarmers())
-    assert asked == ["127.0.0.1"]
+    assert asked == [("127.0.0.1", True)]
 
 
 async def test_a_farmer_within_a_private_network_takes_private_addresses(make: Any) -> None:

@@ -10,6 +10,8 @@ from storjfs.farmer.reachability import (
     RelayFacts,
     State,
     Trial,
+    agreed,
+    believed,
     explain,
     found_addresses,
     is_at_home,
@@ -69,6 +71,10 @@ def test_what_is_announced_is_where_others_got_through_those_outside_first() -> 
     [
         (known(), ["nobody to ask", "peers in farmer.toml"]),
         (known(mapping=MAPPED), ["probably: the router forwards 198.51.100.7:7421 (UPnP)"]),
+        (
+            known(NEIGHBOUR),
+            ["reached from your own network", "forward TCP port 7421 to this computer (192.168.1.20)"],
+        ),
         (known(MUTE), ["nobody who was asked could say (farm.example.org:7420: no answer)"]),
         (known(REACHED), ["yes: farm.example.org:7420 reached 198.51.100.7:7421 from outside"]),
         (known(REACHED, mapping=MAPPED), ["which the router forwards (UPnP)"]),
@@ -135,6 +141,48 @@ def test_who_says_nothing_this_time_is_believed_for_a_day() -> None:
     assert renewed((REACHED,), (OUTSIDE,), 1.0) == (OUTSIDE,)
     assert renewed((REACHED,), (replace(mute, family="IPv6"),), 1.0) == (replace(mute, family="IPv6"),)
     assert renewed((REACHED,), (), 1.0) == (), "no peer any more"
+
+
+FOUND = replace(REACHED, found=True)
+
+
+def test_what_strangers_said_last_holds_while_other_strangers_say_nothing() -> None:
+    mute, other = replace(MUTE, asked="8.8.1.1:1", found=True), replace(FOUND, asked="8.8.2.1:1")
+    assert set(renewed((FOUND,), (mute,), 1.0)) == {FOUND, mute}
+    assert renewed((FOUND,), (other,), 1.0) == (other,)
+    assert renewed((FOUND,), (mute,), BELIEVED * 1.1) == (mute,)
+
+
+def test_a_stranger_is_believed_where_it_came_and_sees_what_can_be_seen_from_there() -> None:
+    stranger = replace(FOUND, asked="8.8.1.1:7420")
+    assert believed(stranger, came=True) == stranger
+    assert not believed(stranger, came=False).reached
+    assert not believed(replace(stranger, seen="192.168.1.20"), came=True).reached
+    neighbour = replace(stranger, asked="192.168.1.9:7420")
+    assert not believed(neighbour, came=True).reached, "who is in this network does not see it from outside"
+    assert believed(replace(neighbour, seen="192.168.1.20"), came=True).reached
+    # One that the owner named, and who says no, need no witness.
+    assert believed(REACHED, came=False) == REACHED
+    assert believed(replace(stranger, reached="silent"), came=False).reached
+
+
+def test_an_address_that_one_stranger_alone_names_falls_to_one_that_others_agree_on() -> None:
+    one, two = replace(FOUND, asked="8.8.1.1:1"), replace(FOUND, asked="8.8.2.1:1")
+    alone = replace(FOUND, asked="8.8.3.1:1", seen="198.51.100.66")
+    sixth = replace(alone, family="IPv6", seen="2001:db8::1")
+    assert agreed((one, two, alone, sixth)) == (one, two, sixth)
+    assert agreed((one, alone)) == (one, alone)
+    named = replace(alone, found=False)
+    assert agreed((one, two, named)) == (one, two, named)
+
+
+def test_who_has_met_nobody_is_told_what_happens_and_the_setting_of_the_router() -> None:
+    alone = Known(7422, local_only=False, own="192.168.1.20", looks=True)
+    said = explain(alone)
+    assert "has not met another farmer yet" in said[0]
+    assert "forward TCP port 7422 to this computer (192.168.1.20)" in said[1]
+    server = Known(7422, local_only=False, own="198.51.100.7", looks=True)
+    assert not any("router" in line for line in explain(server))
 
 
 def test_a_relay_is_wanted_by_who_cannot_be_dialled_by_all() -> None:

@@ -21,6 +21,7 @@ from storjfs.network.splice import PIPE
 from storjfs.protocol.failures import RequestFailed
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.messages import Attach, DialBack, GetOffer
+from storjfs.protocol.terms import Address
 from storjfs.settlement import Ledger
 from storjfs.volume import StaticFarmer
 from tests.farmer.renter import MIB, Renter, farming, renting
@@ -94,6 +95,19 @@ async def test_who_comes_through_a_relay_has_nobody_dialled(tmp_path: Path, ledg
             await renter.peer.request(DialBack(7420))
         with pytest.raises(RequestFailed, match="not reached through a relay"):
             await renter.peer.request(Attach())
+
+
+async def test_nothing_on_its_own_machine_is_dialled_whoever_can_connect(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    """Who comes from this machine may be a proxy that somebody elsewhere speaks through."""
+    async with relayed(tmp_path) as (helper, _):
+        (here,) = helper.listening
+        async with renting(ledger, helper.node_id, here) as renter:
+            for host in (here.host, "0.0.0.0"):
+                helper.listening = (Address(host, here.port),)
+                with pytest.raises(RequestFailed, match="dialled for nobody"):
+                    await renter.peer.request(DialBack(here.port))
 
 
 async def test_the_farmer_says_how_it_is_reached(tmp_path: Path) -> None:

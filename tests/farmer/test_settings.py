@@ -41,6 +41,7 @@ FULL = FarmerSettings(
         StaticFarmer(Address("farm.example.org", 7420)),
         StaticFarmer(Address("::1", 7), bytes(range(32))),
     ),
+    ask_strangers=False,
     map_port=False,
     relay=True,
     relay_limit=Limit(2_500_000, 2_500_000),

@@ -91,11 +91,16 @@ async def test_a_reload_with_another_address_is_published_at_once(tmp_path: Path
 
 
 def test_a_farmer_is_not_announced_unless_it_is_told_to(tmp_path: Path) -> None:
-    words = ("--share", "64MiB", "--at", str(tmp_path / "farm"), "--ledger", str(tmp_path / "l.db"))
+    words = (
+        *("--share", "64MiB", "--at", str(tmp_path / "farm"), "--listen", "local"),
+        *("--ledger", str(tmp_path / "l.db")),
+    )
     with Running(*words, "--new-ledger") as farmer:
         farmer.where()
         assert live(tmp_path / "farm").dht is None
-        assert "not announced" in run("status", "--at", str(tmp_path / "farm")).stdout
+        shown = run("status", "--at", str(tmp_path / "farm")).stdout
+        assert "not announced" in shown
+        assert "for this machine only" in shown
         assert farmer.interrupt() == 0
 
 

@@ -71,7 +71,7 @@ class FarmerAt:
 @contextlib.contextmanager
 def farmer_at(host: Host, folder: Path, *words: str, share: str = "2GB") -> Iterator[FarmerAt]:
     """A farmer there that listens to all, until the end of the block."""
-    given = ("--share", share, "--listen", f"0.0.0.0:{PORT}", *words)
+    given = ("--share", share, "--listen", f"0.0.0.0:{PORT}", "--no-dht", *words)
     with host.entered():
         process = Running("--at", str(folder), *given)
     made = FarmerAt(host, folder, given, process, NodeId(b""))

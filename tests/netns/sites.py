@@ -50,7 +50,7 @@ class Farmer:
         """It serves when this returns."""
         self.process = Running(
             *("--at", str(self.at), "--listen", f"0.0.0.0:{PORT}", "--announce", f"{self.announced}:{PORT}"),
-            *words,
+            *("--no-dht", *words),
             within=self.host.command,
         )
         node_id, address = self.process.where()

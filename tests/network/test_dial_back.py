@@ -180,3 +180,20 @@ async def test_where_a_connection_comes_from() -> None:
 def test_an_address_of_the_sixth_version_counts_by_its_network() -> None:
     assert origin("2001:db8::1") == origin("2001:db8::2")
     assert origin("::ffff:192.0.2.1") == "192.0.2.1"
+
+
+async def test_an_address_that_is_not_for_others_is_not_dialled() -> None:
+    dialled = False
+
+    async def note(stream: trio.SocketStream) -> None:
+        nonlocal dialled
+        dialled = True
+
+    (listener,) = await trio.open_tcp_listeners(0, host=HERE)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, note, [listener])
+        with pytest.raises(RequestFailed, match="dialled for nobody"):
+            port = listener.socket.getsockname()[1]
+            await DialBacks(lambda host: host != HERE).answer(FARMER.node_id, HERE, port)
+        nursery.cancel_scope.cancel()
+    assert not dialled

@@ -12,7 +12,17 @@ import trio
 import trio.testing
 from zeroconf import ServiceInfo, Zeroconf
 
-from storjfs.network.lan import SERVICE, Lan, NoLan, _found, announced, is_loopback, moved, own_addresses
+from storjfs.network.lan import (
+    SERVICE,
+    Lan,
+    NoLan,
+    _found,
+    announced,
+    is_at_home,
+    is_loopback,
+    moved,
+    own_addresses,
+)
 from storjfs.network.sources import Found
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.terms import Address
@@ -175,3 +185,20 @@ def test_own_addresses_are_addresses_of_this_machine() -> None:
     found = own_addresses()
     assert found
     assert all(is_loopback(one) for one in found) or not any(is_loopback(one) for one in found)
+
+
+@pytest.mark.parametrize(
+    ("listening", "own", "at_home"),
+    [
+        ("::", ("192.168.1.20", "2a00::7"), True),
+        ("0.0.0.0", ("8.8.4.4", "2a00::7"), False),
+        ("192.168.1.20", (), True),
+        ("8.8.4.4", (), False),
+        ("127.0.0.1", (), False),
+    ],
+)
+def test_a_server_of_the_internet_is_in_no_local_network(
+    listening: str, own: tuple[str, ...], at_home: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storjfs.network.lan.own_addresses", lambda: own)
+    assert is_at_home(listening) is at_home

@@ -11,7 +11,7 @@ import trio.testing
 
 from storjfs.network.failures import PeerUnreachable
 from storjfs.network.origin import origin
-from storjfs.network.streams import LIMITS, Gate, Limits, open_stream, serve
+from storjfs.network.streams import LIMITS, Gate, Limits, open_stream, serve, serve_through
 from storjfs.network.tls import TlsStream
 from tests.network.farm import FARMER, RENTER, STRANGER
 from tests.network.lines import echoing
@@ -52,6 +52,22 @@ async def test_one_address_gets_so_many_connections_whoever_it_says_it_is() -> N
             assert await third.receive_some(32) == FARMER.node_id
         await first.aclose()
         await second.aclose()
+
+
+async def test_it_is_remembered_who_came() -> None:
+    async def echo(stream: TlsStream) -> None:
+        await stream.send_all(stream.peer)
+
+    gate = Gate(FARMER, echo, LIMITS)
+    async with trio.open_nursery() as nursery:
+        (address,) = await nursery.start(serve_through, gate, "127.0.0.1", 0)
+        assert gate.came("127.0.0.1") == 0
+        for number in range(1, 3):
+            async with await open_stream(RENTER, FARMER.node_id, [address]) as stream:
+                assert await stream.receive_some(32) == RENTER.node_id
+            assert gate.came("127.0.0.1") == number
+        assert gate.came("8.8.8.8") == 0
+        nursery.cancel_scope.cancel()
 
 
 async def test_unfinished_handshakes_of_one_address_leave_room_for_another() -> None:

@@ -16,7 +16,7 @@ from trio.testing import MockClock
 
 from storjfs.network.failures import PeerUnreachable, RequestTimeout, WrongPeer
 from storjfs.network.identity import Identity
-from storjfs.network.meeting import AT_ONCE, PER_SECOND, SAME_ADDRESS, Meeting
+from storjfs.network.meeting import AT_ONCE, PER_SECOND, RELAY_BURST, RELAY_RATE, SAME_ADDRESS, Meeting
 from storjfs.network.service import serve_peer
 from storjfs.network.sources import Found, Given, Source
 from storjfs.network.visits import PLACES, VISIT_TIMEOUT, visit
@@ -462,3 +462,43 @@ async def test_known_farmers_are_not_visited_again_for_every_hint(
     await look(meeting, 3600)
     assert all(count == 1 for count in village.dials.values())
     assert all(one.sources == {"settings", "lan"} for one in meeting.directory)
+
+
+async def test_all_farmers_behind_one_relay_are_visited_and_the_relay_is_not_flooded(
+    autojump_clock: trio.testing.MockClock, village: Village
+) -> None:
+    relay = Address("8.9.9.9", 7420).through()
+    few = [NodeId(sha256(b"behind %d" % number).digest()) for number in range(12)]
+    many = [NodeId(sha256(b"named %d" % number).digest()) for number in range(200)]
+    sources: dict[str, Source] = {"settings": Given(lambda: [Found((relay,), one) for one in few])}
+    await look(village.meeting(sources), 4)
+    assert village.dials[relay] == len(few), "though all have the same address"
+    sources = {"settings": Given(lambda: [Found((relay,), one) for one in many])}
+    village.dials.clear()
+    await look(village.meeting(sources), 60)
+    assert RELAY_BURST <= village.dials[relay] <= RELAY_BURST + 60 * RELAY_RATE + 1
+
+
+async def test_some_hear_at_once_that_one_is_reached_elsewhere_now(
+    autojump_clock: trio.testing.MockClock, village: Village
+) -> None:
+    nodes = [village.add(number) for number in range(1, 13)]
+    me = village.add(99)
+    mine = [me.offer()]
+    meeting = village.meeting(given_at(nodes), own=lambda: mine[-1])
+    async with trio.open_nursery() as inner:
+        inner.start_soon(meeting.run)
+        await trio.sleep(20)
+        assert [one.told for one in nodes] == [[me.offer()]] * 12
+        mine.append(me.offer(Address("8.100.1.1", 7420)))
+        meeting.visit_again(8)
+        await trio.sleep(5)
+        assert sorted(len(one.told) for one in nodes) == [1] * 4 + [2] * 8
+        assert all(one.told[-1] == mine[-1] for one in nodes if len(one.told) == 2)
+        for _ in range(5):
+            meeting.visit_again(8)
+            await trio.sleep(1)
+        assert sum(len(one.told) for one in nodes) == 20, "not more often than each half a minute"
+        await trio.sleep(30)
+        assert sum(len(one.told) for one in nodes) == 28
+        inner.cancel_scope.cancel()

@@ -8,7 +8,7 @@ from hashlib import sha256
 import pytest
 import trio
 
-from storjfs.farmer.reach import RELAYS
+from storjfs.farmer.relays import RELAYS
 from storjfs.network.failures import PeerUnreachable, WrongPeer
 from storjfs.network.frames import FrameStream
 from storjfs.network.greeting import greet

@@ -106,6 +106,20 @@ def test_a_newer_offer_replaces_and_an_older_one_does_not() -> None:
 def test_a_directory_does_not_enter_its_owner() -> None:
     directory = Directory(who(1))
     assert directory.learn("lan", offer(1), NOW) is None
+    directory.hint(Hint("lan", (ABROAD,), who(1)))
+    assert directory.take_hints(9) == []
+
+
+def test_farmers_behind_one_relay_wait_each_for_a_visit() -> None:
+    directory = Directory()
+    relay = ABROAD.through()
+    for number in (1, 2, 2, 3):
+        directory.hint(Hint("lan", (relay,), who(number)))
+    for number in (4, 5):
+        directory.hint(Hint("lan", (ABROAD,), who(number)))
+    waiting = directory.take_hints(9)
+    assert [one.node_id for one in waiting if one.addresses == (relay,)] == [who(1), who(2), who(3)]
+    assert len(waiting) == 4, "where a farmer listens itself, there is one"
 
 
 def test_private_addresses_count_only_from_within() -> None:

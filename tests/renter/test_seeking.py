@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -15,7 +16,7 @@ from storjfs.protocol.contracts import State
 from storjfs.protocol.directory import Hint
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.messages import Request
-from storjfs.protocol.terms import Address
+from storjfs.protocol.terms import Address, open_offer, sign_offer
 from storjfs.renter import Renter
 from storjfs.renter.farmers import PROBES
 from storjfs.renter.needs import AIM
@@ -186,6 +187,28 @@ async def test_a_farmer_that_has_moved_is_followed_to_where_it_shows_its_key(
         entry = renter.book.current(who)
         assert entry is not None
         assert entry.addresses[0] == moved
+
+
+async def test_relays_that_a_farmer_names_itself_are_dialled_too(
+    tmp_path: Path, fast_clock: trio.testing.MockClock
+) -> None:
+    """So that one of two relays may go. None in the renter's own network, which a stranger names."""
+    relay, inside = Address("8.9.9.9", 7420).through(), Address("192.168.1.1", 443).through()
+    async with a_world(tmp_path, fast_clock, 0) as world, settled(world, 1) as ((site,), renter, _):
+        who = site.farmer.node_id
+        before = renter.farmers.addresses(who)
+        assert relay not in before
+        offer = msgspec.structs.replace(
+            open_offer(site.farmer.contracting.signed_offer()),
+            addresses=(Address("8.8.1.4", 7420), inside, relay),
+            expires=int(world.now()) + 2 * 86400,
+        )
+        signed = sign_offer(site.farmer.identity.signing, offer)
+        renter.seeking.directory.answered("lan", site.address, signed, world.now(), 0.1, private=False)
+        renter.seeking.choose()
+        assert renter.farmers.addresses(who) == (*before, relay)
+        renter.seeking.choose()
+        assert renter.farmers.addresses(who) == (*before, relay)
 
 
 async def test_too_few_farmers_are_a_problem_that_is_told(
