@@ -21,7 +21,7 @@ from storjfs.farmer.damage import Damage
 from storjfs.farmer.disk import Disk
 from storjfs.farmer.identity import load_identity
 from storjfs.farmer.keeping import Keeper
-from storjfs.farmer.listening import EVERYWHERE, is_local
+from storjfs.farmer.listening import EVERYWHERE
 from storjfs.farmer.neighbours import Neighbours
 from storjfs.farmer.payments import Payments
 from storjfs.farmer.proving import Prover
@@ -157,8 +157,7 @@ class Farmer:
 
     def _may_dial_back(self, host: str) -> bool:
         """Whether that address may be dialled for who asked from there."""
-        local = bool(self.listening) and all(is_local(one.host) for one in self.listening)
-        return may_dial_back(host, own_networks(), default_gateway(), local=local)
+        return may_dial_back(host, own_networks(), default_gateway())
 
     def _relay_limits(self) -> RelayLimits:
         """A relayed connection is two of its own: half of these are for renters."""

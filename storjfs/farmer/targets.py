@@ -19,21 +19,17 @@ NEARBY: Final = 2
 """Farmers of the network at home that are asked in one round: they cannot say whether it is open outside."""
 
 
-def may_dial_back(
-    host: str, networks: Iterable[IPv4Network | IPv6Network], gateway: str, *, local: bool
-) -> bool:
+def may_dial_back(host: str, networks: Iterable[IPv4Network | IPv6Network], gateway: str) -> bool:
     """Whether the address that a question came from may be dialled.
 
     One of a private network only where this machine is in it: else the question came over a tunnel or proxy,
     and dialling would show what answers on our side of it. Never the router (`gateway`), which stands for
-    whoever it translates; and this machine only for who asks a farmer that serves no other one (`local`).
+    whoever it translates; nor this machine, on which a farmer need not ask.
     """
     if not is_at_home(host):
         return True
     address = ip_address(host.partition("%")[0])
-    if address.is_loopback:
-        return local
-    return host != gateway and any(address in one for one in networks)
+    return not address.is_loopback and host != gateway and any(address in one for one in networks)
 
 
 @dataclass(frozen=True, slots=True)
