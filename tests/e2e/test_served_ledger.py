@@ -28,7 +28,7 @@ class Farmer:
         home.mkdir()
         self.at = home / "farm"
         self._home = home
-        self.process = self._run("--share", "512MiB", "--ledger", str(ledger.at), "--no-lan")
+        self.process = self._run("--share", "512MiB", "--ledger", str(ledger.at), "--listen", "local")
         node_id, self.address = self.process.where()
         self.node_id = node_id.hex()
         text, found = re.subn(

@@ -196,7 +196,7 @@ def test_what_a_failure_means(error: Exception, kind: type[SettlementError]) -> 
 
 
 def test_a_farmer_is_no_ledger(tmp_path: Path) -> None:
-    with Running("--at", str(tmp_path / "farm"), "--share", "10MiB") as farmer:
+    with Running("--at", str(tmp_path / "farm"), "--share", "10MiB", "--listen", "local") as farmer:
         node_id, address = farmer.where()
         ledger = ServedLedger(ServedAt(node_id, address), OWN)
         with pytest.raises(SettlementError, match="no ledger answers there"):
