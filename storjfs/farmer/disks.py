@@ -274,7 +274,7 @@ class Disks:
 
     async def _give_up(self, shelf: Shelf) -> None:
         """Forget a disk on which nothing is any more, and leave its folder empty."""
-        if shelf.arrivals or shelf.read_only:
+        if shelf.arrivals or shelf.read_only or not shelf.recovered:
             return
         await self._records.commit(self._keeper.cleared())
         left = self._records.read(

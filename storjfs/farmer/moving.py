@@ -78,7 +78,7 @@ class Mover:
 
     async def _empty(self, shelf: Shelf) -> None:
         place = (0, b"")
-        while shelf.leaving and not shelf.read_only:
+        while shelf.leaving and shelf.recovered and not shelf.read_only:
             rows = self._book.records.read(
                 "SELECT contract, shard_id, root, length FROM shard WHERE disk = ? AND disk <> 1 "
                 "AND (contract, shard_id) > (?, ?) ORDER BY contract, shard_id LIMIT ?",

@@ -206,8 +206,8 @@ def last_pass(records: Records) -> Pass | None:
 
 
 def disk_works(shelf: Shelf) -> bool:
-    """Whether the shelf's disk takes and gives bytes elsewhere. Blocking."""
-    if not shelf.present:
+    """Whether its disk takes and gives bytes elsewhere, so that a bad file says something. Blocking."""
+    if not shelf.recovered or not shelf.present:
         return False
     try:
         return shelf.disk.probe(shelf.folder / "pulse")

@@ -119,8 +119,8 @@ class Shelf:
         """Of what is the farmer's own here, bytes kept for the records of shards on other disks."""
         self.block = block
         self._folders: dict[Path, int] = {}
-        self.recovered = False
-        """Whether what a crash interrupted is finished or undone; not before the disk is there."""
+        self.recovered = not token
+        """Whether what a crash interrupted is finished or undone: not before the disk is there."""
         if not token:
             make_private(self._arriving)
         if self.present:
@@ -159,7 +159,7 @@ class Shelf:
     @property
     def room(self) -> int:
         """Bytes that shards may still take here, more or less: to choose among disks."""
-        if self.read_only or self.full or self.leaving:
+        if self.read_only or self.full or self.leaving or not self.recovered:
             return 0
         return min(self.limit - self.taken - self.beside, self.free() - self._arriving_bytes)
 
@@ -194,6 +194,8 @@ class Shelf:
             raise NoRoom(f"the farmer's disk takes nothing: {self.read_only}")
         if self.leaving:
             raise NoRoom("the farmer's disk is being emptied")
+        if not self.recovered:
+            raise NoRoom("the farmer's disk has just come back")
         needed = self.space_of(length)
         growth = (len(self.arrivals) + 1) * PER_ARRIVAL * self.block
         if self.taken + needed + self.folders + growth + self._own() + self.elsewhere > self.limit:
@@ -369,7 +371,7 @@ class Shelf:
             finally:
                 self.disk.close(file)
         except FileNotFoundError as error:
-            if self.present:
+            if self.recovered and self.present:
                 raise ShardDamaged(f"the file of shard {short(held.shard_id)} is missing") from error
             raise ShardUnreadable(f"the disk with {self.folder} is not there") from error
         except OSError as error:

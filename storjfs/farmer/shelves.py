@@ -106,7 +106,7 @@ class Shelves:
         if self.arrival(shard_id) is not None:
             raise ValueError("this shard is arriving already")
         taking = [shelf for shelf in self if not shelf.leaving]
-        shelves = sorted(taking, key=lambda shelf: shelf.room, reverse=True)
+        shelves = sorted(taking, key=lambda shelf: shelf.room, reverse=True) if len(taking) > 1 else taking
         reason: NoRoom | None = None
         for shelf in shelves:
             try:

@@ -5,6 +5,7 @@ import errno
 import os
 import random
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,10 +19,9 @@ from storjfs.farmer import keeping, proving
 from storjfs.farmer.book import Book, ContractEntry
 from storjfs.farmer.disks import Disks, disk_rows
 from storjfs.farmer.farmer import Farmer
-from storjfs.farmer.moving import Mover
 from storjfs.farmer.report import read_report
 from storjfs.farmer.settings import DiskShare, FarmerSettings
-from storjfs.farmer.shelf import Held, NoRoom, Shelf
+from storjfs.farmer.shelf import Held, NoRoom
 from storjfs.farmer.shelves import held_of
 from storjfs.protocol.failures import ErrorCode
 from storjfs.protocol.ids import ShardId
@@ -32,7 +32,6 @@ from tests.farmer.process import Running, run, status
 from tests.farmer.renter import MIB, Renter, Shard, farming, refused, renting
 from tests.farmer.test_limit import fill, sizes_and_blocks
 from tests.farmer.test_read_only import FailingDisk
-from tests.farmer.test_shelf import CountingDisk, PowerCut
 
 MOST_STEPS = 24
 """Of moving two shards."""
@@ -56,6 +55,11 @@ async def at_work(
         else:
             same(renter, before)
         yield farmer, renter
+
+
+async def wait(_: object) -> None:
+    """Instead of what a farmer does by itself."""
+    await trio.sleep_forever()
 
 
 def same(renter: Renter, before: Renter) -> None:
@@ -160,6 +164,31 @@ async def test_a_disk_that_is_away_fails_alone_and_its_shards_come_back_with_it(
         await farmer.disks.try_again(other)
         assert not other.read_only
         await whole(farmer, back)
+
+
+async def test_what_a_crash_left_on_a_disk_is_finished_when_it_is_back_and_not_taken_for_damage(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with at_work(tmp_path, ledger, second=64 * MIB) as (farmer, renter):
+        shard = await renter.put(70_000)
+        other = farmer.shelves.others[0]
+        # As by a crash after the commit, and by one before another's.
+        other.path(shard.shard_id).rename(other.arriving_path(shard.shard_id))
+        other.arriving_path(ShardId(bytes(32))).write_bytes(b"part")
+    (tmp_path / "second").rename(tmp_path / "unplugged")
+    monkeypatch.setattr(Disks, "run", wait)
+    async with at_work(tmp_path, ledger, renter, second=64 * MIB) as (farmer, again):
+        (tmp_path / "unplugged").rename(tmp_path / "second")
+        other = farmer.shelves.others[0]
+        for back in (False, True):
+            if back:
+                assert other.try_again()
+            with refused(ErrorCode.BUSY):
+                await again.get(shard)
+            assert where(farmer, await again.put(5000)) == 1
+        await farmer.disks.try_again(other)
+        assert where(farmer, await again.put(5000)) == 2
+        await whole(farmer, again)
 
 
 async def test_a_disk_that_stays_away_is_lost_and_renters_are_told(tmp_path: Path, ledger: Ledger) -> None:
@@ -329,29 +358,43 @@ async def test_a_shard_that_is_moved_while_it_is_read_is_no_damage(
         assert farmer.records.read("SELECT * FROM damaged") == []
 
 
-async def moved(tmp_path: Path, ledger: Ledger, before: Renter, disk: CountingDisk) -> None:
-    """Everything goes from the second disk to the first, as far as `disk` lets it."""
-    async with at_work(tmp_path, ledger, before, capacity=32 * MIB, second=0, disk=disk) as (farmer, _):
-        await farmer.mover.empty(farmer.shelves.others[0])
+CRASHING = """
+import os, sys
+from pathlib import Path
+import trio
+from storjfs.farmer.farmer import Farmer
+from tests.farmer.renter import MIB, settings
+from tests.farmer.test_shelf import CountingDisk
+
+class Crashing(CountingDisk):
+    def step(self):
+        if self.steps >= self.stop_after:
+            os._exit(9)
+        super().step()
+
+async def main(folder, steps):
+    changed = settings(folder, capacity=32 * MIB, scrub_every=0)
+    farmer = Farmer.open(folder / "farmer", changed, disk=Crashing(steps))
+    async with farmer.running():
+        for shelf in farmer.shelves.others:
+            await farmer.mover.empty(shelf)
+
+trio.run(main, Path(sys.argv[1]), int(sys.argv[2]))
+"""
+"""Moves everything off the second disk, and ends at once after so many steps."""
 
 
-@pytest.mark.parametrize("steps", range(24))
+@pytest.mark.parametrize("steps", range(MOST_STEPS + 1))
 async def test_after_a_crash_at_any_step_of_a_move_every_shard_is_in_one_place(
-    tmp_path: Path, ledger: Ledger, steps: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, ledger: Ledger, steps: int
 ) -> None:
     async with at_work(tmp_path, ledger, second=64 * MIB) as (farmer, renter):
         await renter.put(70_000)
         await renter.put(MIB + 5000)
         assert len(on(farmer, 2, renter.shards)) == 2
-    with monkeypatch.context() as stopped:
-        # Only what is called here moves anything.
-        stopped.setattr(Mover, "run", trio.sleep_forever)
-        stopped.setattr(Disks, "run", trio.sleep_forever)
-        stopped.setattr(Shelf, "try_again", lambda shelf: True)
-        disk = CountingDisk(stop_after=steps)
-        with contextlib.suppress(PowerCut, BaseExceptionGroup):
-            await moved(tmp_path, ledger, renter, disk)
-        assert steps < MOST_STEPS or disk.steps < steps, "there are more steps than that"
+    words = [sys.executable, "-c", CRASHING, str(tmp_path), str(steps)]
+    done = await trio.run_process(words, check=False, capture_stderr=True)
+    assert done.returncode == (0 if steps == MOST_STEPS else 9), done.stderr
     async with at_work(tmp_path, ledger, renter, capacity=32 * MIB, second=0) as (farmer, again):
         await gone(farmer)
         await whole(farmer, again)
