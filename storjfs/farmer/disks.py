@@ -6,6 +6,7 @@ longer named is emptied (`moving`) and goes. Decision: docs/decisions/0016-the-f
 
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -180,7 +181,7 @@ class Disks:
             except (StorjfsError, OSError, apsw.Error) as error:
                 if isinstance(error, OSError) or not self._shelves.failed(error):
                     log.warning("a disk of the farmer: %s", error)
-            with trio.move_on_after(TRY_EVERY):
+            with trio.move_on_after(TRY_EVERY if self._shelves.others or self._new() else math.inf):
                 await self._changed.wait()
 
     async def _look(self) -> None:

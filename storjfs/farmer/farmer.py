@@ -293,6 +293,7 @@ class Farmer:
         self.shelf.limit = self.settings.capacity
         self._look_at_limit()
         self.disks.apply()
+        self.mover.again()
         self.contracting.settings = self.settings
         self.traffic.configure(self.settings.limit, self.settings.schedule)
         self.relay.is_open = self.settings.relay

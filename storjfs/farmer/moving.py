@@ -7,6 +7,7 @@ first.
 """
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -56,6 +57,7 @@ class Mover:
         self._idle = idle
         self._thread = trio.CapacityLimiter(1)
         self._turn = trio.Lock()
+        self._changed = trio.Event()
 
     async def run(self) -> None:
         """Move what is to be moved, until cancelled."""
@@ -66,7 +68,13 @@ class Mover:
                         await self.empty(shelf)
                     except (StorjfsError, OSError, apsw.Error) as error:
                         log.warning("not moved yet from %s: %s", shelf.folder, error)
-            await trio.sleep(LOOK_EVERY)
+            with trio.move_on_after(LOOK_EVERY if self._shelves.others else math.inf):
+                await self._changed.wait()
+            self._changed = trio.Event()
+
+    def again(self) -> None:
+        """The disks are others than they were."""
+        self._changed.set()
 
     async def empty(self, shelf: Shelf) -> None:
         """Move all shards off `shelf` but those known to be damaged, as long as it is leaving.
