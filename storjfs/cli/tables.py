@@ -140,8 +140,11 @@ def contracts_table(contracts: list[dict[str, Any]], width: int) -> Table:
 
 
 def console() -> Console:
-    """For standard output; where that is no terminal, rows are not wrapped."""
-    made = Console(highlight=False)
+    """For standard output; where that is no terminal, rows are not wrapped.
+
+    Text is shown as it is: `[fd00::1]:7420` or a folder `[old]` is no markup.
+    """
+    made = Console(highlight=False, markup=False, emoji=False)
     if not made.is_terminal:
         made.width = WIDTH_ELSEWHERE
     return made

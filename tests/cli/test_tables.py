@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
-from storjfs.cli.tables import _waiting, contracts_table, headline
+from storjfs.cli.tables import _waiting, console, contracts_table, headline
 
 
 def row(**changes: Any) -> dict[str, Any]:
@@ -77,3 +78,13 @@ def test_nothing_waits_is_never_said_beside_a_segment_on_its_way() -> None:
     assert "1 segment " in _waiting(0, 1)
     assert "nothing" not in _waiting(0, 1)
     assert _waiting(5 << 20, 1) == "5.00 MiB to be sent"
+
+
+@pytest.mark.parametrize("text", ["[fd00::1]:7420", "pip install storjfs[upnp]", "/mnt/[/x]", "a:x:b"])
+def test_what_looks_like_markup_is_shown_as_it_is(text: str) -> None:
+    out = console()
+    out.file = io.StringIO()
+    table = Table.grid()
+    table.add_row(text)
+    out.print(table)
+    assert out.file.getvalue().strip() == text
