@@ -24,6 +24,14 @@ FAILING: Final = frozenset(
         errno.ESTALE,
         errno.EUCLEAN,
         errno.EREMOTEIO,
+        # What bad sectors, cables and timeouts are called to who goes past the page cache;
+        errno.ENODATA,
+        errno.ENOLINK,
+        errno.ETIMEDOUT,
+        errno.EILSEQ,
+        # a checksum of the file system's own; a file system in a process that has ended.
+        errno.EBADMSG,
+        errno.ENOTCONN,
     }
 )
 """What a disk says that fails, was taken away, or whose file system the kernel no longer writes to."""

@@ -20,8 +20,9 @@ from storjfs.coding import merkle
 from storjfs.errors import StorjfsError
 from storjfs.farmer.damage import Damage
 from storjfs.farmer.disk import Disk
+from storjfs.farmer.identity import FILE as IDENTITY
 from storjfs.farmer.keeping import Keeper
-from storjfs.farmer.own import SHELF
+from storjfs.farmer.own import DATABASE, SHELF
 from storjfs.farmer.records import Records, Statement
 from storjfs.farmer.settings import DiskShare, FarmerSettings
 from storjfs.farmer.shelf import BATCH, FOOTER, Shelf, read_token, token_file
@@ -37,6 +38,9 @@ TRY_EVERY: Final = 30.0
 """Seconds between two looks whether the other disks work."""
 RECORDS_PART: Final = 1024
 """One part in so many of what is shared elsewhere is kept on the first disk, for the records of that."""
+AT_ONCE: Final = 200
+TOKEN: Final = b"storjfs farmer disk 1"
+OF_A_FARMER: Final = (IDENTITY, DATABASE)
 OWN_BLOCKS: Final = 4
 """What the farmer has on another disk beside its shelf: a folder, the file that says whose it is."""
 _FILE = f"(length + (length + {merkle.LEAF - 1}) / {merkle.LEAF} * {merkle.HASH} + {FOOTER.size})"
@@ -95,9 +99,10 @@ def stored_on(records: Records, shelf: Shelf) -> int:
     return int(found)
 
 
-def check_new(records: Records, disks: Sequence[DiskShare], node_id: NodeId, own: Path) -> None:
+def check_new(rows: Sequence[DiskRow], disks: Sequence[DiskShare], node_id: NodeId, own: Path) -> None:
     """Raise SettingsError where a disk that is named cannot be one of this farmer's. Changes nothing."""
-    known = {row.folder for row in disk_rows(records)}
+    known = {row.folder for row in rows}
+    _check_different([own, *(one.folder for one in disks)])
     for one in disks:
         folder = one.folder
         if folder == own or own in folder.parents or folder in own.parents:
@@ -110,10 +115,35 @@ def check_new(records: Records, disks: Sequence[DiskShare], node_id: NodeId, own
         if not folder.is_dir() and not folder.parent.is_dir():
             raise SettingsError(f"there is no folder {folder.parent}", hint="Is the disk mounted?")
         token = read_token(folder / SHELF)
-        if token and not _is_ours(token, node_id):
+        if (token and not _is_ours(token, node_id)) or any((folder / name).exists() for name in OF_A_FARMER):
             raise SettingsError(
                 f"{folder} belongs to another farmer already", hint="Name a folder of this farmer's alone."
             )
+        for row in rows:
+            if token and row.token == token and read_token(Path(row.folder) / SHELF) == token:
+                raise SettingsError(
+                    f"{folder} and {row.folder} are the same disk",
+                    hint=f"Name it {row.folder}, or unmount it there.",
+                )
+
+
+def _check_different(folders: Sequence[Path]) -> None:
+    """Raise SettingsError where two names are those of one folder."""
+    seen: dict[tuple[int, int], Path] = {}
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            found = os.stat(folder)
+            other = seen.setdefault((found.st_dev, found.st_ino), folder)
+            if other != folder:
+                raise SettingsError(f"{folder} and {other} are the same disk", hint="Name each folder once.")
+
+
+def check_own(folder: Path) -> None:
+    """Raise SettingsError where a folder that is to be a farmer's own is a disk of another."""
+    if read_token(folder / SHELF).startswith(TOKEN) and not (folder / IDENTITY).exists():
+        raise SettingsError(
+            f"{folder} is a disk of another farmer", hint="Name a folder of this farmer's alone: --at DIR"
+        )
 
 
 class Disks:
@@ -151,8 +181,8 @@ class Disks:
             if row.number != FIRST:
                 self._use(row)
         for one in self._new():
-            self._records.write_first([self._row(one)])
-            self._use(disk_rows(self._records)[-1])
+            self._records.write_first([self._row(one, disk_rows(self._records))])
+            self._use_new(one)
         for shelf in self._shelves.others:
             if shelf.present:
                 shelf.stored = stored_on(self._records, shelf)
@@ -189,11 +219,13 @@ class Disks:
             await self.try_again(shelf)
             await self._note(shelf)
             if shelf.leaving:
+                await self._clear(shelf)
                 await self._give_up(shelf)
         for one in self._new():
-            row = await trio.to_thread.run_sync(self._row, one, limiter=self._thread)
+            rows = disk_rows(self._records)  # which belong to this thread
+            row = await trio.to_thread.run_sync(self._row, one, rows, limiter=self._thread)
             await self._records.commit([row])
-            self._use(disk_rows(self._records)[-1])
+            self._use_new(one)
             self.apply()
 
     async def try_again(self, shelf: Shelf) -> None:
@@ -226,21 +258,38 @@ class Disks:
         known = {shelf.folder.parent for shelf in self._shelves.others}
         return [one for one in self._settings().disks if one.folder not in known]
 
-    def _row(self, one: DiskShare) -> Statement:
+    def _row(self, one: DiskShare, rows: Sequence[DiskRow]) -> Statement:
         """Make its folder this farmer's; the row for it. Blocking. Raises SettingsError, OSError."""
         folder = one.folder
-        check_new(self._records, [one], self._node_id, self._shelves.first.folder.parent)
+        check_new(rows, self._settings().disks, self._node_id, self._shelves.first.folder.parent)
         make_private(folder)
         token = read_token(folder / SHELF)
+        for row in rows:
+            if token and row.token == token:
+                if (shelf := self._shelves.get(row.number)) is not None and shelf.arrivals:
+                    raise SettingsError(f"something is arriving at {row.folder}: {folder} is used after that")
+                return "UPDATE disk SET folder = ? WHERE number = ?", (str(folder), row.number)
         if not token:
             # Made, and not in farmer.db yet: after a crash here it is found, and used.
-            token = f"storjfs farmer disk 1\n{self._node_id.hex()}\n{os.urandom(16).hex()}\n".encode()
+            token = b"%s\n%s\n%s\n" % (TOKEN, self._node_id.hex().encode(), os.urandom(16).hex().encode())
             write_atomically(token_file(folder / SHELF), token)
         make_private(folder / SHELF / "arriving")
         sync_folder(folder)
-        (number,) = self._records.read("SELECT max(number) + 1 FROM disk")[0]
+        number = rows[-1].number + 1
         sql = "INSERT INTO disk(number, folder, token, block, shards, stored) VALUES (?, ?, ?, ?, 0, 0)"
         return sql, (number, str(folder), token, self._disk.block(folder))
+
+    def _use_new(self, one: DiskShare) -> None:
+        """The index knows of it now: a disk that is new, or one that was mounted elsewhere before."""
+        (row,) = (row for row in disk_rows(self._records) if row.folder == str(one.folder))
+        shelf = self._shelves.get(row.number)
+        if shelf is None:
+            self._use(row)
+            return
+        log.warning("the disk of %s is mounted at %s now", shelf.folder.parent, one.folder)
+        shelf.remount(one.folder / SHELF)
+        if shelf.try_again():
+            self._recover(shelf)
 
     def _use(self, row: DiskRow) -> None:
         shelf = Shelf(
@@ -255,23 +304,33 @@ class Disks:
         )
         shelf.leaving = True  # until the settings say otherwise
         self._shelves.add(shelf)
-        if shelf.present:
+        if not shelf.read_only:
             self._recover(shelf)
         else:
-            log.error("the disk of %s is not there: the others go on", shelf.folder)
+            log.error("the disk of %s is not used, the others are: %s", shelf.folder, shelf.read_only)
         self._lost(shelf, bool(row.lost))
 
     def _recover(self, shelf: Shelf) -> None:
         try:
             self._keeper.forget(self._keeper.recover(shelf), shelf.number)
         except OSError as error:
-            if not shelf.failed(error):
-                raise
+            shelf.stop(error)
             shelf.recovered = False
         else:
             shelf.read_only = ""
 
     # --- one that goes ---
+
+    async def _clear(self, shelf: Shelf) -> None:
+        """Remove what deletions left there that failed; nothing arrives meanwhile."""
+        while shelf.recovered and not shelf.read_only and (ids := self._keeper.doomed(shelf, AT_ONCE)):
+            shelf.recovered = False
+            try:
+                await trio.to_thread.run_sync(shelf.remove, ids, limiter=self._thread)
+            finally:
+                shelf.recovered = True
+            self._keeper.forget(ids, shelf.number)
+            await self._records.commit(self._keeper.cleared())
 
     async def _give_up(self, shelf: Shelf) -> None:
         """Forget a disk on which nothing is any more, and leave its folder empty."""

@@ -19,7 +19,7 @@ from storjfs.farmer.book import Book, Clock
 from storjfs.farmer.contracting import Contracting
 from storjfs.farmer.damage import Damage
 from storjfs.farmer.disk import Disk
-from storjfs.farmer.disks import Disks, check_new, stored_on
+from storjfs.farmer.disks import Disks, check_new, check_own, disk_rows, stored_on
 from storjfs.farmer.identity import load_identity
 from storjfs.farmer.keeping import Keeper
 from storjfs.farmer.listening import EVERYWHERE
@@ -204,9 +204,10 @@ class Farmer:
         """The farmer in `folder`, made if there is none; finishes or undoes what a crash interrupted.
 
         `settlement`: None for the ledger named in the settings. `wait`: seconds to give a predecessor that is
-        still stopping. Blocking. Raises FarmerRunning, IdentityUnusable, StoreError, SettlementError,
-        OSError.
+        still stopping. Blocking. Raises FarmerRunning, IdentityUnusable, SettingsError, StoreError,
+        SettlementError, OSError.
         """
+        check_own(folder)
         make_private(folder)
         lock = _lock(folder / "lock", wait)
         try:
@@ -279,7 +280,7 @@ class Farmer:
 
     def check(self, settings: FarmerSettings) -> None:
         """Raise SettingsError where `apply` could not go on with these. Changes nothing."""
-        check_new(self.records, settings.disks, self.node_id, self.folder)
+        check_new(disk_rows(self.records), settings.disks, self.node_id, self.folder)
 
     def apply(self, settings: FarmerSettings) -> tuple[list[str], list[str]]:
         """Go on with `settings`; nothing that is connected notices.

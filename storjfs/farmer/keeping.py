@@ -76,16 +76,19 @@ class Keeper:
         read = self._book.records.read
         here = "SELECT 1 FROM shard WHERE shard_id = ? AND disk = ?"
         shelf.recover(lambda shard_id: bool(read(here, shard_id, shelf.number)))
-        doomed = [
-            ShardId(row[0])
-            for row in read(
-                "SELECT shard_id FROM doomed WHERE disk = ? AND NOT EXISTS (SELECT 1 FROM shard "
-                "WHERE shard.shard_id = doomed.shard_id AND shard.disk = doomed.disk)",
-                shelf.number,
-            )
-        ]
+        doomed = self.doomed(shelf)
         shelf.remove(doomed)
         return doomed
+
+    def doomed(self, shelf: Shelf, most: int = -1) -> list[ShardId]:
+        """Shards whose files are to be removed from a disk, or were; not more than `most`."""
+        rows = self._book.records.read(
+            "SELECT shard_id FROM doomed WHERE disk = ? AND NOT EXISTS (SELECT 1 FROM shard "
+            "WHERE shard.shard_id = doomed.shard_id AND shard.disk = doomed.disk) LIMIT ?",
+            shelf.number,
+            most,
+        )
+        return [ShardId(row[0]) for row in rows if row[0] not in shelf.arrivals]
 
     def forget(self, shard_ids: Iterable[ShardId], disk: int) -> None:
         """Files of doomed shards are gone: their rows go with the next commit."""

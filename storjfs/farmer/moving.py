@@ -116,6 +116,8 @@ class Mover:
         entry = next((one for one in self._book.contracts.values() if one.number == contract), None)
         if entry is None or self._now(held) != held:
             return
+        if self._shelves.arrival(held.shard_id) is not None:
+            return  # its row is committed and its file not in its place yet
         arrival = self._shelves.begin(held.shard_id, held.length)
         try:
             await self._copy(held, arrival)

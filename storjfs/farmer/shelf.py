@@ -123,14 +123,20 @@ class Shelf:
         """Whether what a crash interrupted is finished or undone: not before the disk is there."""
         if not token:
             make_private(self._arriving)
-        if self.present:
+        if not self.present:
+            self.read_only = "the disk is not there"
+            return
+        try:
             self.block = self.disk.block(folder)
             self._measure()
-        else:
-            self.read_only = "the disk is not there"
+        except OSError as error:
+            if not token:
+                raise
+            self.stop(error)
 
     def _measure(self) -> None:
-        found = {Path(entry.path): on_disk(Path(entry.path)) for entry in os.scandir(self.folder)}
+        with os.scandir(self.folder) as entries:
+            found = {Path(entry.path): on_disk(Path(entry.path)) for entry in entries}
         self._folders = {**found, self.folder: on_disk(self.folder)}
 
     @property
@@ -281,6 +287,21 @@ class Shelf:
             log.error("the disk of %s fails, so nothing is taken in: %s", self.folder, reason)
         self.read_only = self.read_only or reason
         return bool(reason)
+
+    def stop(self, error: OSError) -> None:
+        """Take nothing in from now on, whatever the error means, until `try_again`."""
+        if not self.failed(error):
+            self.read_only = error.strerror or str(error)
+
+    def remount(self, folder: Path) -> None:
+        """Its disk is mounted elsewhere now. Nothing may be arriving; it is as at start, before `recover`."""
+        self.folder = folder
+        self._arriving = folder / "arriving"
+        self._unplaced.clear()
+        self._left_over.clear()
+        self._folders = {}
+        self.recovered = False
+        self.read_only = "the disk has just come back"
 
     def left_over(self, path: Path, length: int) -> None:
         """The file of a shard that no index knows any more could not be removed: its room stays taken."""
