@@ -1,12 +1,17 @@
 """The other end of the control socket, for commands: plain blocking sockets, nothing heavy imported."""
 
 import json
+import select
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from .exit_codes import ExitCode, ReportedError
+
+TICK: Final = 0.25
+"""Seconds after which a wait begins anew: a Ctrl-C that comes right before it does not end it."""
 
 
 class NotMounted(ReportedError):
@@ -34,7 +39,7 @@ def request(
             connection.settimeout(patience)
             connection.connect(str(path))
             connection.sendall(json.dumps({"do": do, **arguments}).encode() + b"\n")
-            for message in _lines(connection):
+            for message in _lines(connection, patience):
                 if "progress" in message:
                     if progress is not None:
                         progress(message["progress"])
@@ -50,7 +55,20 @@ def request(
     raise ReportedError("the mount process ended before it had answered", "its log says why")
 
 
-def _lines(connection: socket.socket) -> Iterator[dict[str, Any]]:
-    with connection.makefile("rb") as lines:
+def _lines(connection: socket.socket, patience: float | None) -> Iterator[dict[str, Any]]:
+    rest = b""
+    while part := _word(connection, patience):
+        *lines, rest = (rest + part).split(b"\n")
         for line in lines:
             yield json.loads(line)
+
+
+def _word(connection: socket.socket, patience: float | None) -> bytes:
+    """What comes next, empty at the end. Raises TimeoutError after `patience` seconds."""
+    until = None if patience is None else time.monotonic() + patience
+    readable = select.poll()
+    readable.register(connection, select.POLLIN)
+    while not readable.poll(TICK * 1000):
+        if until is not None and time.monotonic() >= until:
+            raise TimeoutError("timed out")
+    return connection.recv(1 << 20)

@@ -3,6 +3,8 @@
 import json
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -135,3 +137,34 @@ async def test_idle_comes_with_the_last_answer_though_requests_came_meanwhile(
             clients.start_soon(partial(ask, tmp_path / "control", "wait", number=1))
             await arrived[1].wait()
             leave.set()
+
+
+INTERRUPTED = """
+import pathlib, signal, socket, sys, threading
+from storjfs.daemon.client import request
+
+path = pathlib.Path(sys.argv[1])
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(str(path))
+listener.listen()
+
+def asked():
+    asker, _ = listener.accept()
+    asker.recv(100)
+    # To a thread that waits for nothing: as one that comes right before the other begins to wait.
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+    threading.Event().wait()
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+threading.Thread(target=asked, daemon=True).start()
+try:
+    request(path, "scrub")
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_right_before_the_wait_for_an_answer_is_not_lost(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "control")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
