@@ -247,7 +247,8 @@ def _require_ledger(folder: Path, path: Place) -> None:
     if not own and not path.is_file():
         raise SettingsError(
             f"there is no ledger {path}; nothing was made or changed",
-            hint="Give that of the volume, its ledger.db; with --new-ledger a new one is made there.",
+            hint="Give that of the volume, its ledger.db; with --new-ledger a new one is made there. "
+            "One that is served is named NODEID@HOST:PORT, as `storjfs ledger serve` shows it.",
         )
 
 
@@ -338,6 +339,11 @@ def empty(context: click.Context, folder: Path, disk: Path) -> None:
         raise NoFarmer(f"there is no farmer in {folder}", hint="Name its folder: --at DIR")
     left = tuple(one for one in settings.disks if one.folder != disk)
     if len(left) == len(settings.disks):
+        if disk == folder.absolute():
+            raise SettingsError(
+                f"{disk} is this farmer's first disk, with its records, and cannot be emptied",
+                hint="Only those beside it can: storjfs farm status shows them.",
+            )
         named = ", ".join(str(one.folder) for one in settings.disks) or "none"
         raise SettingsError(f"{disk} is no disk of this farmer", hint=f"Its others are: {named}.")
     dataclasses.replace(settings, disks=left).write(folder)
