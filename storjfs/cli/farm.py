@@ -277,7 +277,7 @@ def _folder(context: click.Context, folder: Path) -> Path:
     return folder.absolute()
 
 
-@farm.command()
+@farm.command(short_help="Show how the farmer does, and what to see to.")
 @at_option
 @click.option("--json", "as_json", is_flag=True, help="As JSON; see docs/reference/farm-status.md.")
 @click.option("--watch", is_flag=True, help="Again and again, until interrupted.")
@@ -300,7 +300,7 @@ def status(context: click.Context, folder: Path, as_json: bool, watch: bool) -> 
         raise ReportedError(str(error), error.hint, ExitCode.HEALTH_UNKNOWN) from error
 
 
-@farm.command()
+@farm.command(short_help="Have the running farmer read farmer.toml again.")
 @at_option
 @click.pass_context
 def reload(context: click.Context, folder: Path) -> None:
@@ -323,7 +323,7 @@ def reload(context: click.Context, folder: Path) -> None:
         click.echo(line)
 
 
-@farm.command()
+@farm.command(short_help="Move all shards of a disk to the others.")
 @at_option
 @click.argument("disk", type=click.Path(file_okay=False, path_type=Path))
 @click.pass_context
