@@ -392,7 +392,11 @@ def _settings(folder: Path, where: str | None, *, unlimited: bool, **given: obje
             found = dataclasses.replace(found, listen=Address(EVERYWHERE, port))
         return dataclasses.replace(found, limit=None) if unlimited else found
     if given["capacity"] is None:
-        raise SettingsError("how much space to share is not known yet", hint="Say it: --share 100GB")
+        raise SettingsError(
+            f"there is no farmer in {folder}; nothing was made",
+            hint="If there should be one: is its disk mounted? For a new one say how much to share: "
+            "--share 100GB",
+        )
     given["ledger"] = given["ledger"] or folder / "ledger.db"
     if given["listen"] is None and where != LOCAL:
         given["listen"] = Address(EVERYWHERE, free_port())
