@@ -247,7 +247,8 @@ def _require_ledger(folder: Path, path: Place) -> None:
     if not own and not path.is_file():
         raise SettingsError(
             f"there is no ledger {path}; nothing was made or changed",
-            hint="Give that of the volume, its ledger.db; with --new-ledger a new one is made there.",
+            hint="Give that of the volume, its ledger.db; with --new-ledger a new one is made there. "
+            "One that is served is named NODEID@HOST:PORT, as `storjfs ledger serve` shows it.",
         )
 
 
@@ -276,7 +277,7 @@ def _folder(context: click.Context, folder: Path) -> Path:
     return folder.absolute()
 
 
-@farm.command()
+@farm.command(short_help="Show how the farmer does, and what to see to.")
 @at_option
 @click.option("--json", "as_json", is_flag=True, help="As JSON; see docs/reference/farm-status.md.")
 @click.option("--watch", is_flag=True, help="Again and again, until interrupted.")
@@ -299,7 +300,7 @@ def status(context: click.Context, folder: Path, as_json: bool, watch: bool) -> 
         raise ReportedError(str(error), error.hint, ExitCode.HEALTH_UNKNOWN) from error
 
 
-@farm.command()
+@farm.command(short_help="Have the running farmer read farmer.toml again.")
 @at_option
 @click.pass_context
 def reload(context: click.Context, folder: Path) -> None:
@@ -322,7 +323,7 @@ def reload(context: click.Context, folder: Path) -> None:
         click.echo(line)
 
 
-@farm.command()
+@farm.command(short_help="Move all shards of a disk to the others.")
 @at_option
 @click.argument("disk", type=click.Path(file_okay=False, path_type=Path))
 @click.pass_context
@@ -338,6 +339,11 @@ def empty(context: click.Context, folder: Path, disk: Path) -> None:
         raise NoFarmer(f"there is no farmer in {folder}", hint="Name its folder: --at DIR")
     left = tuple(one for one in settings.disks if one.folder != disk)
     if len(left) == len(settings.disks):
+        if disk == folder.absolute():
+            raise SettingsError(
+                f"{disk} is this farmer's first disk, with its records, and cannot be emptied",
+                hint="Only those beside it can: storjfs farm status shows them.",
+            )
         named = ", ".join(str(one.folder) for one in settings.disks) or "none"
         raise SettingsError(f"{disk} is no disk of this farmer", hint=f"Its others are: {named}.")
     dataclasses.replace(settings, disks=left).write(folder)
@@ -386,7 +392,11 @@ def _settings(folder: Path, where: str | None, *, unlimited: bool, **given: obje
             found = dataclasses.replace(found, listen=Address(EVERYWHERE, port))
         return dataclasses.replace(found, limit=None) if unlimited else found
     if given["capacity"] is None:
-        raise SettingsError("how much space to share is not known yet", hint="Say it: --share 100GB")
+        raise SettingsError(
+            f"there is no farmer in {folder}; nothing was made",
+            hint="If there should be one: is its disk mounted? For a new one say how much to share: "
+            "--share 100GB",
+        )
     given["ledger"] = given["ledger"] or folder / "ledger.db"
     if given["listen"] is None and where != LOCAL:
         given["listen"] = Address(EVERYWHERE, free_port())

@@ -252,4 +252,7 @@ def _advice(found: Found, paths: VolumePaths, ledger: Place | None) -> str:
         return "Use several farmers of one operator, which may fail together: --spread farmers"
     if "room" in found.lacks():
         return "Ask for less (--size), or find more farmers."
-    return "Name a farmer that knows others (--farmer HOST:PORT --find peers), or have more farmers start."
+    words = "Name a farmer that knows others (--farmer HOST:PORT --find peers), or have more farmers start."
+    if len(found.directory) > 1:
+        words += " Without --find fewer do: --farmer HOST:PORT for each."
+    return words

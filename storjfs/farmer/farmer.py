@@ -319,7 +319,7 @@ class Farmer:
     async def work(self) -> None:
         """Do what time makes due, until cancelled."""
         claimed = folded = tried = trio.current_time()
-        begun = False
+        begun = asked = False
         while True:
             try:
                 if self.shelf.read_only and trio.current_time() - tried >= RETRY_EVERY:
@@ -339,7 +339,10 @@ class Farmer:
                 wait = self.settings.claim_every
                 if self.payments.trouble:
                     wait = min(wait, RETRY_LEDGER_EVERY)
-                if trio.current_time() - claimed >= wait:
+                if not asked:  # a ledger that was mistyped is told of now, not when a renter comes
+                    asked = True
+                    await self.payments.try_settlement()
+                elif trio.current_time() - claimed >= wait:
                     claimed = trio.current_time()
                     await self.payments.claim_all()
             # A full disk or a locked ledger must not end the farmer; all of it is tried again.
@@ -421,6 +424,8 @@ def _lock(path: Path, wait: float) -> int:
             if error.errno not in (errno.EWOULDBLOCK, errno.EINTR) or time.monotonic() >= until:
                 os.close(file)
                 raise FarmerRunning(
-                    f"a farmer is running in {path.parent} already", hint="Stop it, or choose another folder."
+                    f"a farmer is running in {path.parent} already",
+                    hint="To change its settings: farmer.toml there, then storjfs farm reload. "
+                    "Else stop it, or choose another folder.",
                 ) from error
         time.sleep(0.02)

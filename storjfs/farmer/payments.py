@@ -228,13 +228,15 @@ class Payments:
                 if self._book.now < self._left_alone_until and self._failures > failures:
                     return  # the others would wait in vain, each as long
         if self.trouble and self._failures == failures and not only_expiring:
-            await self._try_again()
+            await self.try_settlement()
 
-    async def _try_again(self) -> None:
-        """Where there was nothing to claim, ask for what tells whether the settlement works again."""
+    async def try_settlement(self) -> None:
+        """Where there is nothing to claim, ask for what tells whether the settlement works; see `trouble`."""
         try:
             await trio.to_thread.run_sync(self._settlement.balance, self.payee)
         except SettlementError as error:
+            if not self.trouble:
+                log.warning("the ledger cannot be used: %s", error)
             self._failed(error)
         else:
             self.trouble = ""

@@ -486,6 +486,13 @@ def test_a_folder_that_cannot_be_a_disk_is_refused_with_the_reason(tmp_path: Pat
                 settings.write(at)
             done = run("empty", str(tmp_path / "taken"), "--at", str(at))
             assert "is no disk of this farmer" in done.stderr
+            done = run("--at", str(tmp_path / "unmounted" / "farmer"))
+            assert done.returncode != 0
+            assert "is its disk mounted?" in done.stderr
+            assert not (tmp_path / "unmounted").exists()
+            done = run("empty", str(at), "--at", str(at))
+            assert done.returncode != 0
+            assert "first disk" in done.stderr
             assert one.interrupt() == 0
         report = status(other)
         assert [disk["folder"] for disk in report["disks"]] == [str(other), str(tmp_path / "taken")]

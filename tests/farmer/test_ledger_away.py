@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 
 import pytest
+import trio
 
 from storjfs.farmer.farmer import Farmer
 from storjfs.protocol.failures import ErrorCode
@@ -106,3 +107,20 @@ async def test_what_failed_is_known_to_work_again_though_there_is_nothing_to_cla
     await farmer.payments.claim_all()
     assert not farmer.payments.trouble
     await renter.notify()
+
+
+async def test_one_that_cannot_be_asked_is_told_of_from_the_start(farmer: Farmer) -> None:
+    tried, once = trio.Event(), farmer.payments.try_settlement
+
+    async def try_it() -> None:
+        await once()
+        tried.set()
+
+    with away(farmer), pytest.MonkeyPatch.context() as watched:
+        watched.setattr(farmer.payments, "try_settlement", try_it)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(farmer.work)
+            with trio.fail_after(60):
+                await tried.wait()
+            nursery.cancel_scope.cancel()
+    assert farmer.payments.trouble
