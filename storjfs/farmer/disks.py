@@ -336,16 +336,20 @@ class Disks:
         """Forget a disk on which nothing is any more, and leave its folder empty."""
         if shelf.arrivals or shelf.read_only or not shelf.recovered:
             return
-        await self._records.commit(self._keeper.cleared())
-        left = self._records.read(
-            "SELECT 1 FROM shard WHERE disk = ? UNION ALL SELECT 1 FROM doomed WHERE disk = ? LIMIT 1",
-            shelf.number,
-            shelf.number,
-        )
-        if left:
-            return
-        await self._records.commit([("DELETE FROM disk WHERE number = ?", (shelf.number,))])
-        self._shelves.drop(shelf)
+        shelf.recovered = False  # nothing arrives meanwhile, though it may be named again
+        try:
+            await self._records.commit(self._keeper.cleared())
+            left = self._records.read(
+                "SELECT 1 FROM shard WHERE disk = ? UNION ALL SELECT 1 FROM doomed WHERE disk = ? LIMIT 1",
+                shelf.number,
+                shelf.number,
+            )
+            if left:
+                return
+            await self._records.commit([("DELETE FROM disk WHERE number = ?", (shelf.number,))])
+            self._shelves.drop(shelf)
+        finally:
+            shelf.recovered = True
         await trio.to_thread.run_sync(clear_away, shelf, limiter=self._thread)
         log.warning("the disk of %s is empty, and not used any more", shelf.folder)
 

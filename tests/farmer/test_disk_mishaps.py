@@ -3,7 +3,9 @@
 import errno
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -11,6 +13,7 @@ import trio
 from storjfs.farmer import own
 from storjfs.farmer.disk import Disk
 from storjfs.farmer.disks import Disks, disk_rows
+from storjfs.farmer.records import Statement
 from storjfs.farmer.settings import DiskShare, FarmerSettings
 from storjfs.protocol.failures import ErrorCode
 from storjfs.settlement import Ledger
@@ -190,3 +193,28 @@ async def test_a_disk_whose_folders_cannot_be_read_at_start_fails_alone(
         await farmer.disks.try_again(other)
         assert where(farmer, await again.put(5000)) == 2
         await whole(farmer, again)
+
+
+async def test_nothing_arrives_on_a_disk_that_is_just_given_up(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Disks, "run", wait)
+    async with at_work(tmp_path, ledger, second=64 * MIB) as (farmer, renter):
+        before, other = farmer.settings, farmer.shelves.others[0]
+        commit = farmer.records.commit
+        put: list[int] = []
+
+        async def named_again(statements: Sequence[Statement], **steps: Any) -> None:
+            if any(sql.startswith("DELETE FROM disk") for sql, _ in statements):
+                farmer.apply(before)
+                monkeypatch.setattr(farmer.records, "commit", commit)
+                put.append(where(farmer, await renter.put(5000)))
+            await commit(statements, **steps)
+
+        monkeypatch.setattr(farmer.records, "commit", named_again)
+        farmer.apply(before.changed(disks=()))
+        await farmer.disks._look()
+        assert put == [1]
+        assert other not in farmer.shelves.others
+        assert where(farmer, await renter.put(5000)) == 2
+        await whole(farmer, renter)
