@@ -114,11 +114,13 @@ class Mover:
 
     async def _move(self, contract: int, held: Held) -> None:
         entry = next((one for one in self._book.contracts.values() if one.number == contract), None)
-        if entry is None or self._now(held) != held:
+        shelf = self._shelves.of(held)
+        # It may have been named again meanwhile, and takes shards: a move to where it lies would remove it.
+        if entry is None or self._now(held) != held or not shelf.leaving:
             return
         if self._shelves.arrival(held.shard_id) is not None:
             return  # its row is committed and its file not in its place yet
-        arrival = self._shelves.begin(held.shard_id, held.length)
+        arrival = self._shelves.begin(held.shard_id, held.length, away_from=shelf)
         try:
             await self._copy(held, arrival)
             async with entry.turn:

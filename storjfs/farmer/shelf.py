@@ -11,6 +11,7 @@ Blocking; `Arrival.write`, `Arrival.finish`, `read` and `prove` may run in any t
 to the loop's.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -381,10 +382,17 @@ class Shelf:
         """Whether the shelf is where it was: its disk may have been taken away."""
         return os.path.isdir(self._arriving) and (not self.token or read_token(self.folder) == self.token)
 
+    def _open(self, shard_id: ShardId) -> int:
+        """Its file, which comes to its place only after the commit of its row."""
+        for path in (self.path(shard_id), self.arriving_path(shard_id)):
+            with contextlib.suppress(FileNotFoundError):
+                return self.disk.open(path)
+        return self.disk.open(self.path(shard_id))
+
     @contextmanager
     def _opened(self, held: Held) -> Iterator[int]:
         try:
-            file = self.disk.open(self.path(held.shard_id))
+            file = self._open(held.shard_id)
             try:
                 if os.fstat(file).st_size != footprint(held.length):
                     raise ShardDamaged(f"shard {short(held.shard_id)} is shorter than it must be")

@@ -98,14 +98,15 @@ class Shelves:
 
     # --- shards ---
 
-    def begin(self, shard_id: ShardId, length: int) -> Arrival:
+    def begin(self, shard_id: ShardId, length: int, *, away_from: Shelf | None = None) -> Arrival:
         """Reserve room on the disk that has most. Raises NoRoom, with the reason of that one.
 
-        The first disk is always among those that take shards, so there is one.
+        `away_from`: the disk that a shard is moved from, which is never the first. The first is always among
+        those that take shards, so there is one.
         """
         if self.arrival(shard_id) is not None:
             raise ValueError("this shard is arriving already")
-        taking = [shelf for shelf in self if not shelf.leaving]
+        taking = [shelf for shelf in self if not shelf.leaving and shelf is not away_from]
         shelves = sorted(taking, key=lambda shelf: shelf.room, reverse=True) if len(taking) > 1 else taking
         reason: NoRoom | None = None
         for shelf in shelves:

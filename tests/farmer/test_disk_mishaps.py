@@ -13,8 +13,10 @@ import trio
 from storjfs.farmer import own
 from storjfs.farmer.disk import Disk
 from storjfs.farmer.disks import Disks, disk_rows
+from storjfs.farmer.moving import Mover
 from storjfs.farmer.records import Statement
 from storjfs.farmer.settings import DiskShare, FarmerSettings
+from storjfs.farmer.shardfile import Arrival, Held
 from storjfs.protocol.failures import ErrorCode
 from storjfs.settlement import Ledger
 from storjfs.volume.errors import SettingsError
@@ -27,7 +29,11 @@ def named(*folders: Path) -> tuple[DiskShare, ...]:
     return tuple(DiskShare(folder, 64 * MIB) for folder in folders)
 
 
-async def test_a_disk_under_a_second_name_is_refused(tmp_path: Path, ledger: Ledger) -> None:
+async def test_a_disk_under_a_second_name_is_refused(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Disks, "run", wait)
+    monkeypatch.setattr(Mover, "run", wait)
     async with at_work(tmp_path, ledger, second=64 * MIB) as (farmer, renter):
         await put_some(renter)
         also = tmp_path / "also"
@@ -44,6 +50,28 @@ async def test_a_disk_under_a_second_name_is_refused(tmp_path: Path, ledger: Led
         with pytest.raises(SettingsError, match="the same disk"):
             await farmer.disks._look()
         farmer.apply(farmer.settings.changed(disks=named(tmp_path / "second")))
+        await whole(farmer, renter)
+
+
+async def test_a_disk_that_is_named_again_while_it_is_emptied_loses_nothing(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Mover, "run", wait)
+    copy = Mover._copy
+    async with at_work(tmp_path, ledger, second=64 * MIB) as (farmer, renter):
+        shards = await put_some(renter)
+        before = len(on(farmer, 2, shards))
+        assert before > 2
+        with_both = farmer.settings
+
+        async def copied(mover: Mover, held: Held, arrival: Arrival) -> None:
+            farmer.apply(with_both)
+            await copy(mover, held, arrival)
+
+        monkeypatch.setattr(Mover, "_copy", copied)
+        farmer.apply(farmer.settings.changed(disks=()))
+        await farmer.mover.empty(farmer.shelves.others[0])
+        assert len(on(farmer, 2, shards)) == before - 1
         await whole(farmer, renter)
 
 
