@@ -193,11 +193,15 @@ class Segments:
             self._cache.close()
 
     async def _close_idle(self) -> None:
-        while True:
-            appended = self._sealer.appended
-            await trio.sleep(IDLE)
-            if self._sealer.appended == appended:
-                self._journal.close_open()
+        try:
+            while True:
+                appended = self._sealer.appended
+                await trio.sleep(IDLE)
+                if self._sealer.appended == appended:
+                    self._journal.close_open()
+        finally:
+            # Before the nursery closes: a commit that ends only then begins nothing in it any more.
+            self._nursery = None
 
     # --- between the parts ---
 

@@ -29,6 +29,9 @@ async def move_all(v: Volume) -> int:
     while v.segments.victims():
         moved += await v.fs.compact()
         await v.store.sync()
+    # What is empty once that is committed goes with the commit after it.
+    await v.fs.compact()
+    await v.store.sync()
     return moved
 
 
