@@ -459,7 +459,7 @@ async def some_files_fewer(folder: Path) -> None:
     """Return when something has been moved since, or nothing is left to be."""
 
     def count() -> int:
-        return sum(path.is_file() for path in (folder / "shelf").rglob("*"))
+        return len(files_in(folder / "shelf"))
 
     before = count()
     with trio.fail_after(60):
