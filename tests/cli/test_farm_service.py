@@ -81,7 +81,7 @@ def test_systems_unit_runs_as_the_owner_and_writes_only_where_it_must(at: Path, 
 
 def test_a_ledger_whose_path_goes_on_in_another_line_is_refused(at: Path) -> None:
     """Whoever owns the folder writes farmer.toml; root may install the unit."""
-    ledger = Path('/books"\nExecStartPre=+/bin/touch /root/mine\n#/ledger.db')
+    ledger = Path('/books"\nExecStartPre=+/bin/touch mine\n#/ledger.db')
     FarmerSettings(capacity=MIB, ledger=ledger).write(at)
     with pytest.raises(SettingsError, match="cannot stand in a systemd unit"):
         farm_service.unit_text(at, system=True)
