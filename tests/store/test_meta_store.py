@@ -184,12 +184,13 @@ async def test_syncs_that_fail_leave_nothing(
     assert left == []
 
 
+def broken() -> None:
+    raise OSError(errno.EIO, "broken")
+
+
 async def test_a_failed_fsync_ends_all_writing(
     store: MetaStore, counters: Counters, nursery: trio.Nursery
 ) -> None:
-    def broken() -> None:
-        raise OSError(errno.EIO, "broken")
-
     counters.wait = broken
     await nursery.start(store.run)
     counters.set("a", 1)
@@ -206,9 +207,6 @@ async def test_a_failed_fsync_ends_all_writing(
 async def test_syncs_that_fail_for_long_leave_nothing_behind(
     store: MetaStore, counters: Counters, nursery: trio.Nursery
 ) -> None:
-    def broken() -> None:
-        raise OSError(errno.EIO, "broken")
-
     counters.wait = broken
     await nursery.start(store.run)
     counters.set("a", 1)
