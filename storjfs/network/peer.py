@@ -101,6 +101,8 @@ class Peer:
         """The numeric address at which it answered last; empty: never, not over TCP, or by a relay."""
         self.failing = False
         """Whether the last attempt to connect failed."""
+        self._dials: list[float] = []
+        """When those began that are under way."""
         self._data = DataPool(self._dial_data, data_connections)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -131,6 +133,11 @@ class Peer:
     def connected(self) -> bool:
         """Whether a control connection is up, as far as is known."""
         return self._control is not None and not self._control.closed
+
+    @property
+    def dialling(self) -> float:
+        """Seconds for which it has been dialled now without an answer; 0 while it is not."""
+        return trio.current_time() - min(self._dials) if self._dials else 0.0
 
     def disconnect(self) -> None:
         """Drop the control connection; the next request makes a new one."""
@@ -228,6 +235,7 @@ class Peer:
         if now < self._backoff.until:
             wait = self._backoff.until - now
             raise PeerUnreachable(f"not reachable; next attempt in {wait:.1f} s", retry_after=wait)
+        self._dials.append(now)
         try:
             # The one that worked last comes first: one that is silent costs seconds of each dial.
             addresses = sorted(self._addresses, key=lambda one: one != self._worked)
@@ -248,6 +256,8 @@ class Peer:
             absent = isinstance(error, PeerUnreachable) and not isinstance(error, WrongPeer)
             self._backoff.failed(trio.current_time(), LONGEST_ABSENCE if absent else LONGEST_BACKOFF)
             raise
+        finally:
+            self._dials.remove(now)
         return frames
 
     async def _greet(self, frames: FrameStream, purpose: Purpose) -> HelloAnswer:

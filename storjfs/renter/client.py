@@ -167,7 +167,7 @@ class ShardClient:
             passed=standing.passed,
             resting=standing.resting(now, self._settings.audit_period),
             online=not standing.silent_since and not self._farmers.failing(node_id),
-            lagging=speeds.lagging(node_id, Way.PUT),
+            lagging=self._farmers.lagging(node_id, Way.PUT),
             rate=speeds.rate(node_id, Way.PUT),
             price=entry.terms.price,
             preferred=node_id in self.preferred,
@@ -181,9 +181,9 @@ class ShardClient:
         return self._farmers.usual_latency(entry.node_id) if entry else 0.0
 
     def lagging(self, contract: int, way: Way) -> bool:
-        """Whether its farmer is to be worked around now; see Speeds."""
+        """Whether its farmer is to be worked around now; see Farmers.lagging."""
         entry = self._book.get(contract)
-        return entry is not None and self._farmers.speeds.lagging(entry.node_id, way)
+        return entry is not None and self._farmers.lagging(entry.node_id, way)
 
     def late(self, contract: int, way: Way, length: int, seconds: float) -> None:
         """A transfer was waited for so long, and others were faster; see Speeds."""

@@ -5,7 +5,7 @@ import logging
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import trio
 
@@ -22,13 +22,15 @@ from storjfs.protocol.terms import Address
 from storjfs.renter.latency import UsualLatency
 from storjfs.renter.places import Place, place_of
 from storjfs.renter.settings import KnownFarmer
-from storjfs.renter.speed import Speeds
+from storjfs.renter.speed import Speeds, Way
 
 log = logging.getLogger(__name__)
 
 A = TypeVar("A")
 
 PROBE_TIMEOUT = 10.0
+UNANSWERED: Final = 0.25
+"""Seconds of dialling without an answer after which others are asked, as far as they suffice."""
 PROBES = 16
 """Addresses asked at a time who is there."""
 
@@ -148,6 +150,11 @@ class Farmers:
         """Whether the last attempt to connect failed."""
         peer = self._peers.get(farmer)
         return peer is not None and peer.failing
+
+    def lagging(self, farmer: NodeId, way: Way) -> bool:
+        """Whether to work around it now: see Speeds; or it was dialled a while ago and does not answer."""
+        peer = self._peers.get(farmer)
+        return self.speeds.lagging(farmer, way) or (peer is not None and peer.dialling >= UNANSWERED)
 
     def place(self, farmer: NodeId) -> Place:
         """Where it stands: where it was reached counts more than where it says that it is."""

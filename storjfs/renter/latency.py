@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-UNKNOWN = 0.25
+UNKNOWN = 0.1
 """Seconds assumed of a farmer that has answered nothing yet."""
 FLOOR = 0.02
 CEILING = 10.0

@@ -13,7 +13,8 @@ from storjfs.segments.values import Run, State
 from storjfs.store import MetaStore
 
 STRAGGLERS: Final = 3.0
-"""Seconds for which a flush waits for more than it promises: as a rule the drive is whole after it."""
+"""Seconds for which a flush waits for more than it promises, but for nobody who lags: as a rule the drive is
+whole after it."""
 
 
 class Flushes:
@@ -67,7 +68,7 @@ class Flushes:
                     journal.close_open()  # `moved` put it there, and nothing more will come
                 await self._changed.wait()
             with trio.move_on_after(STRAGGLERS):
-                while any(segment.busy for segment in flushed):
+                while any(uploader.worth_waiting(segment) for segment in flushed):
                     await self._changed.wait()
             await self._store.sync()
         finally:

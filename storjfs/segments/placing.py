@@ -94,6 +94,13 @@ class Attempt:
             self._file.users -= 1
             self._let_memory_go()
 
+    @property
+    def worth_waiting(self) -> bool:
+        """Whether it will end soon: not while all that is left is on its way to farmers that lag."""
+        lagging = self._of.placement.lagging
+        left = [row.contract for row in self._rows if row.state is ShardState.UPLOADING]
+        return not left or any(not lagging(contract, Way.PUT) for contract in left)
+
     def clean_up(self) -> None:
         """What has no receipt by now gets none: have it deleted."""
         for row in self._rows:
@@ -243,6 +250,7 @@ class Attempt:
         if not put.told:
             put.told = True
             of.placement.late(row.contract, Way.PUT, row.length, seconds)
+            of.late()
         stored = self._segment.state is State.STORED
         if stored and seconds < straggles:
             return

@@ -27,6 +27,11 @@ HEDGE_AFTER_USUAL: Final = 2.0
 """Times a farmer's usual latency that a read waits before it asks others."""
 HEDGE_AFTER_TYPICAL: Final = 3.0
 """Times what such ranges take of late, whoever is asked: when all are slow, asking more only adds to it."""
+OVERTAKEN: Final = 8
+"""Ranges that have come since one was asked for, for each other shard that a whole segment is read from:
+however long such things take at the moment, this one takes far longer."""
+LOOK_EVERY: Final = 0.1
+"""Seconds between two looks at that."""
 MOST_HEDGES: Final = 8
 BY_CATCH: Final = 4
 """Pieces from which on a range is part of a longer read, which will want what comes along with it."""
@@ -41,6 +46,8 @@ class Hedging:
         self._placement = placement
         self._typical = 0.0
         self.count = 0
+        self.answers = 0
+        """Ranges that have come so far."""
 
     def delay(self, shard: Shard) -> float:
         """Seconds from asking the farmer of this shard."""
@@ -51,6 +58,7 @@ class Hedging:
 
     def took(self, seconds: float) -> None:
         """A range came after so long."""
+        self.answers += 1
         self._typical += 0.1 * (seconds - self._typical)
 
 
@@ -94,25 +102,33 @@ class Race:
             ),
             reverse=True,
         )
-        if self._direct is not None and placement.lagging(self._direct.contract, Way.GET):
-            swift = [one for one in others if not placement.lagging(one.contract, Way.GET)]
-            if len(swift) >= segment.k:
-                self._direct, self._spared = None, self._direct
+        if self._to_be_spared():
+            self._direct, self._spared = None, self._direct
+        self._around = False
+        """Whether others were asked because the farmer has begun to lag since."""
+        self._answers_before = fetcher.hedging.answers
         self._running = 0
-        self._since: dict[int, tuple[Shard, float]] = {}
-        """When those were asked who have not answered yet."""
+        self._since: dict[int, tuple[Shard, float, float]] = {}
+        """When those were asked who have not answered yet, and from when on they take too long."""
         self._got: dict[int, Buffer] = {}
         self._asked_others = 0
         self.hedged = 0
         self._reasons: list[str] = []
         self._send, self._receive = trio.open_memory_channel[tuple[Shard, Buffer | None]](512)
 
+    def _to_be_spared(self) -> bool:
+        """Whether the farmer that has the range lags and the others can do without it."""
+        lagging = self._fetcher.placement.lagging
+        if self._direct is None or not lagging(self._direct.contract, Way.GET):
+            return False
+        swift = [one for one in self._others if not lagging(one.contract, Way.GET)]
+        return len(swift) >= self._segment.k
+
     async def run(self) -> Buffer:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             if self._direct is not None:
-                self._start(self._direct)
-                deadline = trio.current_time() + self._fetcher.hedging.delay(self._direct)
+                deadline = min(self._start(self._direct), trio.current_time() + LOOK_EVERY)
             else:
                 deadline = self._ask_enough()
             while self._running:
@@ -148,29 +164,30 @@ class Race:
         """The range is there: note who was waited for longer than usual, and wait no more."""
         nursery.cancel_scope.cancel()
         fetcher, now = self._fetcher, trio.current_time()
-        for shard, since in self._since.values():
-            if now - since >= fetcher.hedging.delay(shard):
+        for shard, since, due in self._since.values():
+            if now >= due or (shard is self._direct and self._overtaken()):
                 fetcher.placement.late(shard.contract, Way.GET, self._count * SEALED_PIECE, now - since)
 
-    def _start(self, shard: Shard) -> None:
+    def _start(self, shard: Shard) -> float:
+        """Ask its farmer; returns when it is late."""
         self._running += 1
-        self._since[shard.idx] = shard, trio.current_time()
+        now = trio.current_time()
+        due = now + self._fetcher.hedging.delay(shard)
+        self._since[shard.idx] = shard, now, due
         self._nursery.start_soon(self._one, shard)
+        return due
 
     def _ask_enough(self) -> float:
         """Have k others asked, failed ones replaced; returns when to look again."""
         wanted = self._segment.k - len(self._got)
         asked = self._running - (1 if self._direct_runs() else 0)
-        latest = 0.0
+        latest = trio.current_time() + SHORTEST_HEDGE
         while asked < wanted and self._others:
-            shard = self._others.pop()
-            self._start(shard)
+            latest = max(latest, self._start(self._others.pop()))
             asked += 1
-            latest = max(latest, self._fetcher.hedging.delay(shard))
         if self._spared is not None and asked < wanted:
             self._ask_spared()
-        more = self._others or self._spared
-        return trio.current_time() + max(latest, SHORTEST_HEDGE) if more else float("inf")
+        return latest if self._others or self._spared else float("inf")
 
     def _ask_spared(self) -> None:
         """The others cannot do without the farmer that lags."""
@@ -181,6 +198,13 @@ class Race:
     def _hedge(self) -> float:
         """Somebody takes too long: ask others, or one more. Returns when to look again."""
         fetcher = self._fetcher
+        if self._direct_runs() and not self._around and not self.hedged:
+            if self._to_be_spared():
+                self._around = True
+                return self._ask_enough()
+            due = self._since[self._idx][2]
+            if trio.current_time() < due and not self._overtaken():
+                return min(due, trio.current_time() + LOOK_EVERY)
         if trio.current_time() < self._patient_until and not self._waited_for():
             return trio.current_time() + SHORTEST_HEDGE
         if not self.hedged and fetcher.hedging.count >= MOST_HEDGES:
@@ -194,9 +218,12 @@ class Race:
             if self._spared is not None:
                 self._ask_spared()
             return float("inf")
-        shard = self._others.pop()
-        self._start(shard)
-        return trio.current_time() + fetcher.hedging.delay(shard)
+        return self._start(self._others.pop())
+
+    def _overtaken(self) -> bool:
+        """Whether so much came from others since the farmer was asked that it cannot be the line."""
+        came = self._fetcher.hedging.answers - self._answers_before
+        return came >= OVERTAKEN * max(1, self._segment.k - 1)
 
     def _hopeless(self) -> bool:
         nobody = self._direct is None and self._spared is None

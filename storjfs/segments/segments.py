@@ -104,6 +104,7 @@ class Segments:
             sent=self._sent,
             failed=self._upload_failed,
             damaged=self._problems.damaged,
+            late=self._flushes.note_change,
             crash_point=crash_point,
         )
         self._journal = Journal(

@@ -102,7 +102,8 @@ class Uploader:
 
     The next segment begins when the last is stored; what is then still on its way to stragglers trails
     (`placing.Attempt`). `sent` is called when a segment is stored and its file may become cache (not yet
-    committed). `damaged` is called with what is wrong with a file that is sent all the same.
+    committed). `damaged` is called with what is wrong with a file that is sent all the same. `late` is called
+    when a farmer takes so long that `worth_waiting` may have changed.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class Uploader:
         sent: Callable[[Segment], None],
         failed: Callable[[Segment, str], None],
         damaged: Callable[[Segment, str], None],
+        late: Callable[[], None] = lambda: None,
         crash_point: Callable[[str], None] = lambda name: None,
     ) -> None:
         self.store = store
@@ -130,6 +132,7 @@ class Uploader:
         self._sent = sent
         self._failed = failed
         self._damaged = damaged
+        self.late = late
         self.crash_point = crash_point
         self.buffers = Buffers()
         self.reloading = trio.Lock()
@@ -139,6 +142,8 @@ class Uploader:
         self._flying = 0
         self.trailing: dict[int, int] = {}
         """Stored segments with shards still on their way, and how many bytes."""
+        self._attempts: dict[int, Attempt] = {}
+        """Under way, by segment."""
         self._took: deque[float] = deque(maxlen=32)
         self._landed = trio.Event()
         self.busy = 0
@@ -169,6 +174,11 @@ class Uploader:
         if self._flying and now - max(self.progressed, self._failing_since) < LONGEST_PUT:
             return 0.0
         return now - self._failing_since
+
+    def worth_waiting(self, segment: Segment) -> bool:
+        """Whether more shards of it than were promised will soon be placed; see Attempt.worth_waiting."""
+        attempt = self._attempts.get(segment.seg)
+        return attempt is not None and attempt.worth_waiting
 
     @property
     def waits_for_farmers(self) -> bool:
@@ -292,11 +302,12 @@ class Uploader:
             catalogue.add_shard(segment, idx, contract, size)
             for idx, contract in zip(missing, contracts, strict=False)
         ]
-        attempt = Attempt(self, segment, file, rows, enough)
+        attempt = self._attempts[segment.seg] = Attempt(self, segment, file, rows, enough)
         try:
             await attempt.run(parity=any(idx >= segment.k for idx in missing))
         finally:
             self.trailing.pop(segment.seg, None)
+            del self._attempts[segment.seg]
             attempt.clean_up()
             if segment.state is State.STORED:
                 # Also where this is cut off while the last shards are on their way.

@@ -19,6 +19,7 @@ from storjfs.renter import FarmerUnavailable
 from storjfs.renter.local_records import Result
 from storjfs.renter.renter import GREET_EVERY
 from storjfs.renter.schedule import Due
+from storjfs.renter.speed import Way
 from storjfs.store.batch import Values
 from tests.renter.world import SELDOM, Site, a_world, quick_settings, site_of, until
 
@@ -206,6 +207,22 @@ async def test_a_silent_farmer_is_contained_and_believed_when_it_comes_back(
         assert renter.records.challenges.get(contract) != challenge
         assert catalogue.lost == []
         assert world.paid_by(renter, site) > before
+
+
+async def test_one_that_is_dialled_and_does_not_answer_is_worked_around_at_once(
+    tmp_path: Path, still_clock: trio.testing.MockClock
+) -> None:
+    async with a_world(tmp_path, still_clock, 5) as world:
+        async with world.life() as (renter, catalogue):
+            placed = await catalogue.store_segment(renter)
+            site = site_of(world, renter, placed[0][0])
+        world.cut(site, mute=True)
+        async with world.life() as (renter, _):
+            contract = placed[0][0]
+            await until(lambda: renter.lagging(contract, Way.GET) and renter.lagging(contract, Way.PUT))
+            assert not any(renter.lagging(other, Way.GET) for other, _ in placed[1:])
+            world.heal(site)
+            await until(lambda: not renter.lagging(contract, Way.GET))
 
 
 async def test_a_challenge_is_repeated_byte_for_byte_over_restarts(

@@ -85,6 +85,28 @@ async def test_a_flush_ends_also_where_only_the_rest_of_a_segment_is_sent(volume
         assert volume.farm.shard_count() == 4
 
 
+async def test_a_flush_waits_for_more_than_it_promises_but_not_for_farmers_that_lag(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storjfs.segments.placing.STRAGGLES_AT_LEAST", 1e6)
+    monkeypatch.setattr("storjfs.segments.flushing.STRAGGLERS", 1e6)
+    volume.farm.farmers.pop(6)
+    slow = volume.farm.farmers[2]
+    async with volume.running() as segments:
+        slow.put_delay = 0.15
+        volume.append_random(3 * MIB)
+        with trio.fail_after(60):
+            await segments.flush()
+        assert volume.farm.shard_count() == 5
+        slow.stuck_puts = trio.Event()
+        volume.append_random(3 * MIB)
+        with trio.fail_after(60):
+            await segments.flush()
+        assert slow.lagging
+        assert segments._uploader.busy
+        assert volume.farm.shard_count() == 9
+
+
 async def test_a_segment_is_stored_when_a_farmer_that_was_given_up_is_back_with_its_shard(
     volume: Volume,
 ) -> None:
@@ -307,6 +329,34 @@ async def test_one_that_is_waited_for_in_vain_is_told_of(volume: Volume) -> None
             await read_all(volume, runs)
     assert silent.late > 0
     assert silent.lagging
+
+
+async def test_what_is_on_its_way_from_one_that_begins_to_lag_is_had_from_the_others(volume: Volume) -> None:
+    runs, segment = await stored(volume, 6 * MIB)
+    slow = volume.farm.farmers[holder(segment, 1)]
+    slow.stuck, slow.usual = trio.Event(), 1e6
+    async with volume.running() as segments:
+        segments.prefetch([Part(*run, 0, run.length) for run in runs])
+        await until(lambda: slow.gets > 0)
+        slow.lagging = True
+        with trio.fail_after(20):
+            for run in runs:
+                assert await volume.read(run) == volume.written[run]
+
+
+async def test_one_that_all_others_overtake_is_not_waited_for_as_long_as_usual(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When all are busy answers take long as a rule; one that gives none is seen by the others' answers."""
+    monkeypatch.setattr("storjfs.segments.race.OVERTAKEN", 3)  # of 8 ranges that two others have
+    runs, segment = await stored(volume, 11 * MIB)
+    slow = volume.farm.farmers[holder(segment, 1)]
+    slow.stuck, slow.usual = trio.Event(), 1e6
+    async with volume.running() as segments:
+        with trio.fail_after(20):
+            await read_all(volume, runs)
+        assert segments._fetcher.hedging.answers >= 3 * 2
+    assert slow.late > 0
 
 
 @pytest.mark.parametrize("ahead", [True, False])
