@@ -31,7 +31,7 @@ from storjfs.volume.errors import SettingsError
 from storjfs.volume.files import make_private
 from storjfs.volume.units import parse_credits, parse_region, parse_size
 
-from .options import LedgerPlace
+from .options import LedgerPlace, folder_option
 
 NO_LIMIT: Final = "none"
 ALL: Final = "all"
@@ -39,21 +39,7 @@ LOCAL: Final = "local"
 """Where to listen, in words."""
 
 
-def default_folder() -> Path:
-    """Where a farmer lives unless it is told otherwise."""
-    given = os.environ.get("XDG_DATA_HOME", "")
-    base = Path(given) if os.path.isabs(given) else Path.home() / ".local" / "share"
-    return base / "storjfs" / "farmer"
-
-
-at_option = click.option(
-    "--at",
-    "folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=default_folder,
-    show_default="~/.local/share/storjfs/farmer",
-    help="The folder in which the farmer keeps everything.",
-)
+at_option = folder_option("farmer", "The folder in which the farmer keeps everything.")
 
 
 @click.group(invoke_without_command=True)

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import socket
 import sys
 from pathlib import Path
@@ -21,26 +20,12 @@ from storjfs.settlement.place import DEFAULT_PORT
 from storjfs.volume import wording
 from storjfs.volume.errors import SettingsError
 
-from .options import passphrase_for, passphrase_options, volume_option
+from .options import folder_option, passphrase_for, passphrase_options, volume_option
 
 EVERYWHERE = ("::", "0.0.0.0")
 
 
-def default_folder() -> Path:
-    """Where a ledger lives unless it is told otherwise."""
-    given = os.environ.get("XDG_DATA_HOME", "")
-    base = Path(given) if os.path.isabs(given) else Path.home() / ".local" / "share"
-    return base / "storjfs" / "ledger"
-
-
-at_option = click.option(
-    "--at",
-    "folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=default_folder,
-    show_default="~/.local/share/storjfs/ledger",
-    help="The folder in which the ledger is kept.",
-)
+at_option = folder_option("ledger", "The folder in which the ledger is kept.")
 
 
 @click.group()

@@ -36,6 +36,24 @@ class LedgerPlace(click.ParamType["Path | ServedAt"]):
         return place.absolute()
 
 
+def folder_option(name: str, explained: str) -> Callable[[Command], Command]:
+    """--at DIR: where a farmer or ledger lives, which is `name` among this user's data unless told."""
+
+    def default() -> Path:
+        from storjfs.volume import data_home
+
+        return data_home() / name
+
+    return click.option(
+        "--at",
+        "folder",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=default,
+        show_default=f"~/.local/share/storjfs/{name}",
+        help=explained,
+    )
+
+
 def volume_option(command: Command) -> Command:
     """--volume NAME."""
     return click.option(

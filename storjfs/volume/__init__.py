@@ -40,7 +40,7 @@ from storjfs.volume.passphrase import (
     PassphraseSource,
     passphrase_source,
 )
-from storjfs.volume.paths import DEFAULT_NAME, VolumePaths, keyless_names, volume_names
+from storjfs.volume.paths import DEFAULT_NAME, VolumePaths, data_home, keyless_names, volume_names
 from storjfs.volume.settings import (
     EmbeddedFarm,
     StaticFarmer,
@@ -78,6 +78,7 @@ __all__ = [
     "change_passphrase",
     "check_cache_size",
     "create_volume",
+    "data_home",
     "default_cache_size",
     "has_metadata",
     "is_sealed",

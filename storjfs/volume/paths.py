@@ -34,7 +34,7 @@ class VolumePaths:
         environ = os.environ if environ is None else environ
         self.name = name
         self.config_dir = _base(environ, "XDG_CONFIG_HOME", ".config") / "volumes" / name
-        self.data_dir = _base(environ, "XDG_DATA_HOME", ".local/share") / "volumes" / name
+        self.data_dir = data_home(environ) / "volumes" / name
         self.cache_dir = _base(environ, "XDG_CACHE_HOME", ".cache") / "volumes" / name
         self.state_dir = _base(environ, "XDG_STATE_HOME", ".local/state") / "volumes" / name
         self.runtime_dir = _runtime(environ)
@@ -168,17 +168,21 @@ class VolumePaths:
         return f"<VolumePaths of {self.name} at {self.data_dir}>"
 
 
+def data_home(environ: Mapping[str, str] | None = None) -> Path:
+    """Where this user's volumes, farmer and ledger have their folders."""
+    return _base(os.environ if environ is None else environ, "XDG_DATA_HOME", ".local/share")
+
+
 def volume_names(environ: Mapping[str, str] | None = None) -> list[str]:
     """The volumes on this machine, by name, sorted."""
-    environ = os.environ if environ is None else environ
-    volumes = _base(environ, "XDG_DATA_HOME", ".local/share") / "volumes"
+    volumes = data_home(environ) / "volumes"
     return sorted(key.parent.name for key in volumes.glob("*/key") if _NAME.fullmatch(key.parent.name))
 
 
 def keyless_names(environ: Mapping[str, str] | None = None) -> list[str]:
     """The names under which a volume was in use here whose key file is gone, sorted; see `remains`."""
     environ = os.environ if environ is None else environ
-    bases = (_base(environ, "XDG_DATA_HOME", ".local/share"), _base(environ, "XDG_CONFIG_HOME", ".config"))
+    bases = (data_home(environ), _base(environ, "XDG_CONFIG_HOME", ".config"))
     names = {place.name for base in bases for place in (base / "volumes").glob("*") if place.is_dir()}
     known = (VolumePaths(name, environ) for name in sorted(names) if _NAME.fullmatch(name))
     return [paths.name for paths in known if not paths.exists and paths.remains]

@@ -17,7 +17,8 @@ from storjfs.network.failures import PeerUnreachable
 from storjfs.network.frames import Buffer
 from storjfs.network.identity import Identity
 from storjfs.network.service import Service, serve_peer, serve_tls
-from storjfs.network.streams import LIMITS, Limits, serve
+from storjfs.network.streams import LIMITS, Limits, open_stream, serve
+from storjfs.network.tls import TlsStream
 from storjfs.protocol.failures import ErrorCode, RequestFailed
 from storjfs.protocol.ids import NodeId, ShardId, Signature
 from storjfs.protocol.messages import (
@@ -138,4 +139,22 @@ async def listening(
         handler = partial(serve_tls, service=service)
         addresses = await nursery.start(partial(serve, identity, "127.0.0.1", 0, handler, limits=limits))
         yield addresses[0]
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def idle_connection() -> AsyncIterator[tuple[TlsStream, TlsStream]]:
+    """A connection over TCP on which nothing is sent: the renter's end and the farmer's."""
+    served: list[TlsStream] = []
+
+    async def keep(stream: TlsStream) -> None:
+        served.append(stream)
+        await stream.send_all(b"x")
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        addresses = await nursery.start(partial(serve, FARMER, "127.0.0.1", 0, keep))
+        async with await open_stream(RENTER, FARMER.node_id, addresses) as stream:
+            assert await stream.receive_some(1) == b"x"
+            yield stream, served[0]
         nursery.cancel_scope.cancel()

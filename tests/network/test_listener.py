@@ -3,7 +3,6 @@
 import logging
 import socket
 from contextlib import AsyncExitStack, suppress
-from functools import partial
 
 import pytest
 import trio
@@ -13,7 +12,7 @@ from storjfs.network.failures import PeerUnreachable
 from storjfs.network.origin import origin
 from storjfs.network.streams import LIMITS, Gate, Limits, open_stream, serve, serve_through
 from storjfs.network.tls import TlsStream
-from tests.network.farm import FARMER, RENTER, STRANGER
+from tests.network.farm import FARMER, RENTER, STRANGER, idle_connection
 from tests.network.lines import echoing
 
 
@@ -101,29 +100,18 @@ async def test_handshakes_of_one_address_have_a_rate() -> None:
 
 
 async def test_the_kernel_notices_at_both_ends_that_the_other_is_gone() -> None:
-    served: list[TlsStream] = []
-
-    async def keep(stream: TlsStream) -> None:
-        served.append(stream)
-        await stream.send_all(b"x")
-        await trio.sleep_forever()
-
-    async with trio.open_nursery() as nursery:
-        addresses = await nursery.start(partial(serve, FARMER, "127.0.0.1", 0, keep))
-        async with await open_stream(RENTER, FARMER.node_id, addresses) as stream:
-            assert await stream.receive_some(1) == b"x"
-            for one in (stream, served[0]):
-                assert isinstance(one.transport, trio.SocketStream)
-                assert one.transport.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-                idle, pause, count = (
-                    one.transport.getsockopt(socket.IPPROTO_TCP, option)
-                    for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
-                )
-                assert isinstance(idle, int)
-                assert isinstance(pause, int)
-                assert isinstance(count, int)
-                assert idle + pause * count <= 25
-        nursery.cancel_scope.cancel()
+    async with idle_connection() as ends:
+        for one in ends:
+            assert isinstance(one.transport, trio.SocketStream)
+            assert one.transport.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            idle, pause, count = (
+                one.transport.getsockopt(socket.IPPROTO_TCP, option)
+                for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            )
+            assert isinstance(idle, int)
+            assert isinstance(pause, int)
+            assert isinstance(count, int)
+            assert idle + pause * count <= 25
 
 
 @pytest.mark.parametrize(

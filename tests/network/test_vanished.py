@@ -3,7 +3,6 @@
 import ctypes
 import socket
 import struct
-from functools import partial
 from typing import Any
 
 import pytest
@@ -13,11 +12,9 @@ from storjfs.network import dialling
 from storjfs.network.control import ControlLimits
 from storjfs.network.origin import below
 from storjfs.network.splice import splice
-from storjfs.network.streams import open_stream, serve
-from storjfs.network.tls import TlsStream
 from storjfs.protocol.ids import ContractId, ShardId
 from storjfs.protocol.messages import Ping
-from tests.network.farm import FARMER, RENTER, Farmer, listening
+from tests.network.farm import Farmer, idle_connection, listening
 from tests.network.relaying import PATIENCE, RelayService, behind, eventually, relaying, renting
 
 SO_ATTACH_FILTER = 26
@@ -41,23 +38,25 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dialling, "KEEP_ALIVE", dict.fromkeys(dialling.KEEP_ALIVE, 1))
 
 
+@pytest.fixture
+def joined(monkeypatch: pytest.MonkeyPatch) -> list[trio.SocketStream]:
+    """Both connections of each pair that a relay joins from now on."""
+    found: list[trio.SocketStream] = []
+
+    async def noted(one: trio.SocketStream, other: trio.SocketStream, **rest: Any) -> None:
+        found.extend((one, other))
+        await splice(one, other, **rest)
+
+    monkeypatch.setattr("storjfs.network.relay.splice", noted)
+    return found
+
+
 @pytest.mark.usefixtures("_soon")
 async def test_an_idle_connection_whose_other_end_is_gone_breaks() -> None:
-    served: list[TlsStream] = []
-
-    async def keep(stream: TlsStream) -> None:
-        served.append(stream)
-        await stream.send_all(b"x")
-        await trio.sleep_forever()
-
-    async with trio.open_nursery() as nursery:
-        addresses = await nursery.start(partial(serve, FARMER, "127.0.0.1", 0, keep))
-        async with await open_stream(RENTER, FARMER.node_id, addresses) as stream:
-            assert await stream.receive_some(1) == b"x"
-            cut(served[0])
-            with trio.fail_after(PATIENCE), pytest.raises(trio.BrokenResourceError):
-                await stream.receive_some(1)
-        nursery.cancel_scope.cancel()
+    async with idle_connection() as (stream, served):
+        cut(served)
+        with trio.fail_after(PATIENCE), pytest.raises(trio.BrokenResourceError):
+            await stream.receive_some(1)
 
 
 async def test_only_who_always_reads_is_gone_where_what_was_sent_waits() -> None:
@@ -94,15 +93,8 @@ async def test_a_farmer_misses_a_relay_that_hangs_and_attaches_again(
 
 @pytest.mark.usefixtures("_soon")
 async def test_a_renter_that_asks_through_a_relay_that_is_gone_gets_its_answer_on_another_way(
-    monkeypatch: pytest.MonkeyPatch,
+    joined: list[trio.SocketStream],
 ) -> None:
-    joined: list[trio.SocketStream] = []
-
-    async def noted(one: trio.SocketStream, other: trio.SocketStream, **rest: Any) -> None:
-        joined.extend((one, other))
-        await splice(one, other, **rest)
-
-    monkeypatch.setattr("storjfs.network.relay.splice", noted)
     async with relaying(RelayService()) as (where, _), behind(Farmer(), where):
         async with renting(where.through()) as peer:
             await peer.request(Ping())
@@ -115,19 +107,12 @@ async def test_a_renter_that_asks_through_a_relay_that_is_gone_gets_its_answer_o
 
 @pytest.mark.usefixtures("_soon")
 async def test_a_transfer_goes_on_elsewhere_once_requests_find_the_way_gone(
-    monkeypatch: pytest.MonkeyPatch,
+    joined: list[trio.SocketStream],
 ) -> None:
-    joined: list[trio.SocketStream] = []
-
-    async def noted(one: trio.SocketStream, other: trio.SocketStream, **rest: Any) -> None:
-        joined.extend((one, other))
-        await splice(one, other, **rest)
-
     async def stuck() -> None:
         begun.set()
         await trio.sleep_forever()
 
-    monkeypatch.setattr("storjfs.network.relay.splice", noted)
     farmer, begun = Farmer(), trio.Event()
     async with relaying(RelayService()) as (where, _), behind(farmer, where):
         async with renting(where.through()) as peer, trio.open_nursery() as nursery:
