@@ -29,7 +29,7 @@ from storjfs.renter.errors import (
 )
 from storjfs.renter.farmers import Farmers
 from storjfs.renter.local_records import LocalRecords
-from storjfs.renter.placement import Candidate, Spread, choose, code_for, spread
+from storjfs.renter.placement import Candidate, choose, code_for, spread
 from storjfs.renter.settings import RenterSettings
 from storjfs.renter.speed import Way
 
@@ -134,18 +134,20 @@ class ShardClient:
                 return [one.contract for one in found]
         return [one.contract for one in of(entries)]
 
-    def spread(self) -> Spread:
-        """How far apart the shards of a segment can be put now."""
+    def crowding(self) -> str:
+        """What to say of farmers that stand too close together; empty where that is not so, and of embedded
+        ones, which do by design: status says so anyway."""
+        if self._settings.farmers_planned:
+            return ""
         candidates = [self.candidate(entry) for entry in self._book if self._book.takes(entry)]
-        # Embedded farmers stand on one machine by design, which status says anyway.
-        return spread(candidates, self.code()[1], local=not self._settings.farmers_planned)
+        return spread(candidates, self.code()[1]).warning
 
     def _warn(self) -> None:
         """Say in the log, once, that the farmers stand too close together. Looks once a minute at most."""
         if not self._looked <= self._now() - WARN_EVERY:
             return
         self._looked = self._now()
-        warning = self.spread().warning
+        warning = self.crowding()
         if warning and warning != self._warned:
             log.warning("%s", warning)
         self._warned = warning

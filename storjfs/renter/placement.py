@@ -199,13 +199,12 @@ class Spread:
         )
 
 
-def spread(candidates: Iterable[Candidate], n: int, *, local: bool = True) -> Spread:
-    """How far apart these farmers stand. `local`: whether closeness on a local network is worth a word."""
+def spread(candidates: Iterable[Candidate], n: int) -> Spread:
+    """How far apart these farmers stand."""
     all_of_them = list(candidates)
     wanted = min(n, len({one.node_id for one in all_of_them}))
-    apart = _apart([one.groups for one in all_of_them])
     near = [(*one.groups, *filter(None, (one.vicinity,))) for one in all_of_them]
-    return Spread(wanted, apart, _apart(near) if local else apart)
+    return Spread(wanted, _apart([one.groups for one in all_of_them]), _apart(near))
 
 
 def _apart(all_groups: Sequence[tuple[str | bytes, ...]]) -> int:

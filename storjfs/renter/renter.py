@@ -343,7 +343,7 @@ class Renter:
             problems.append(f"audits wait: {self.records.problem}")
         rows = [self._row(entry) for entry in self.book]
         rows.sort(key=lambda row: (row.state in OVER, row.contract))
-        warning = self.client.spread().warning
+        warning = self.client.crowding()
         return RenterReport(
             rows, problems, balance, self._pay.promised(), warnings=[warning] if warning else []
         )

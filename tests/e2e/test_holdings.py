@@ -68,6 +68,8 @@ def test_status_says_what_the_farmers_hold_after_heavy_change_and_a_crash(drive:
     books = farmers_books(drive)
     assert len(books) == len(drive.status()["contracts"]) == 6
     assert sum(shards for shards, _ in books.values()) > 0
+    # That they stand on one machine is what embedded farmers are, and worth no warning.
+    assert drive.status()["warnings"] == []
     drive.umount()
     assert agree(drive), "it is on the disk"
     assert drive.examine() == {}

@@ -105,12 +105,11 @@ def test_the_spread_tells_when_shards_lie_close_together() -> None:
     assert spread([*apart[:4], at(5, "198.51.4.9"), at(6, "192.0.2.1")], 5).warning == ""
 
 
-def test_farmers_of_one_local_network_are_worth_a_word_unless_they_are_embedded() -> None:
+def test_farmers_of_one_local_network_are_worth_a_word() -> None:
     farmers = [at(number, "192.168.1.5") for number in range(1, 6)]
     found = spread(farmers, 5)
     assert (found.apart, found.places) == (5, 1)
     assert "only 1 place" in found.warning
-    assert spread(farmers, 5, local=False).warning == ""
 
 
 def test_fewer_farmers_than_shards_are_no_matter_of_distance() -> None:
