@@ -196,12 +196,12 @@ def _tell_about_farmers(settings: VolumeSettings) -> None:
 def _tell_about_ledger(settings: VolumeSettings, keys: VolumeKeys) -> None:
     if not isinstance(settings.ledger, ServedAt):
         return
-    from storjfs.daemon.parts import own_account
+    from storjfs.daemon.parts import issuing
 
     click.echo(
         f"It pays farmers through the ledger at {settings.ledger.address}. Whoever runs that vouches for\n"
         f"its credits, and gives some to this volume's account with:\n"
-        f"    storjfs ledger issue {own_account(keys).hex()} 1000"
+        f"    {issuing(keys)}"
     )
 
 

@@ -45,6 +45,11 @@ def own_account(keys: VolumeKeys) -> PublicKey:
     return own_key(keys).public
 
 
+def issuing(keys: VolumeKeys) -> str:
+    """What whoever runs a ledger gives the volume's account some credits with."""
+    return f"storjfs ledger issue {own_account(keys).hex()} 1000"
+
+
 def make_renter(
     paths: VolumePaths,
     settings: VolumeSettings,

@@ -39,7 +39,7 @@ from .first_contract import QUIET, first_contract, has_contract
 from .full_disk import FullDisk
 from .missing_farm import give_up_missing, may_be_missing, note_embedded, require_farm
 from .newest import Newest, set_aside_newer
-from .parts import Passphrase, embedded_farm, make_renter, open_ledger
+from .parts import Passphrase, embedded_farm, issuing, make_renter, open_ledger
 from .redundancy import BARE, WAITING, of_code, of_leaving, stored_with, widest_with
 from .request import MountRequest
 from .rooms import free_on, rooms
@@ -341,11 +341,15 @@ class Drive:
     def _nobody_answers(self, nor: str = "") -> FarmersUnreachable:
         problems = self.renter.report().problems
         where = self.paths.settings_file
+        if poor := self.renter.cashier.problem:
+            problems = [poor]
+            hint = f"whoever runs the ledger can give it some: {issuing(self.keys)}"
+        elif self.renter.negotiation.refusals:
+            hint = f"start them with what this volume wants, or change it in {where}"
+        else:
+            hint = f"check under [farmers] in {where} whom it names and where it looks for others"
         return FarmersUnreachable(
-            f"no farmer made a contract{nor}: " + ("; ".join(problems[:3]) or "nobody answers"),
-            hint=f"start them with what this volume wants, or change it in {where}"
-            if self.renter.negotiation.refusals
-            else f"check under [farmers] in {where} whom it names and where it looks for others",
+            f"no farmer made a contract{nor}: " + ("; ".join(problems[:3]) or "nobody answers"), hint=hint
         )
 
     def _farmers_moved(

@@ -97,10 +97,11 @@ class Cashier:
         self._check_budget(step)
         self._crash_point("lane: before opening")
         expiry = _expiry(terms)
-        await trio.to_thread.run_sync(
+        await self._deposit(
             lambda: self._settlement.open_lane(
                 terms.payer, terms.payee, step, expiry, source=self._source, order=entry.contract_id
-            )
+            ),
+            "the volume's account holds too few credits for the first deposit",
         )
         self._crash_point("lane: after opening")
         return await self._refresh(entry, used_before=used_before)
@@ -160,16 +161,21 @@ class Cashier:
             # The deposit so far is part of the order's name, so repeating it cannot pay twice.
             order = hashlib.sha256(b"top up" + lane.lane_id + lane.deposit.to_bytes(8, "big")).digest()
             self._crash_point("top-up: before")
-            try:
-                await trio.to_thread.run_sync(
-                    lambda: self._settlement.top_up(entry.terms.lane, amount, order=order)
-                )
-            except InsufficientBalance as error:
-                self.problem = f"the balance is too low to pay farmer {short(entry.node_id)} further"
-                raise DepositExhausted(self.problem) from error
+            await self._deposit(
+                lambda: self._settlement.top_up(entry.terms.lane, amount, order=order),
+                f"the balance is too low to pay farmer {short(entry.node_id)} further",
+            )
             self._crash_point("top-up: after")
             await self._refresh(entry)
-            self.problem = ""
+
+    async def _deposit(self, pay: Callable[[], object], without: str) -> None:
+        """Raises DepositExhausted, with the problem `without` enough on the account."""
+        try:
+            await trio.to_thread.run_sync(pay)
+        except InsufficientBalance as error:
+            self.problem = without
+            raise DepositExhausted(without) from error
+        self.problem = ""
 
     def _check_budget(self, more: int) -> None:
         budget = self._settings.budget

@@ -14,7 +14,7 @@ from storjfs.renter.cashier import deposit_step
 from storjfs.renter.local_records import Challenge, Outcome
 from storjfs.settlement import SettlementUnreachable
 from storjfs.store import StoreError
-from tests.renter.world import SELDOM, a_world, agree, quick_settings, site_of, until
+from tests.renter.world import BALANCE, SELDOM, WALLET, a_world, agree, quick_settings, site_of, until
 
 
 async def test_contracts_are_made_funded_and_active_when_run_has_started(
@@ -189,6 +189,18 @@ async def test_an_offer_outside_the_bounds_gives_no_contract_and_says_why(
             problems = renter.report().problems
             assert any("price_max" in problem for problem in problems)
             assert all(problem.count("farmer ") == 1 for problem in problems)
+
+
+async def test_an_account_that_cannot_pay_the_first_deposit_is_told_of_until_it_can(
+    tmp_path: Path, fast_clock: trio.testing.MockClock
+) -> None:
+    async with a_world(tmp_path, fast_clock, 2, balance=0) as world, world.life(started=False) as (renter, _):
+        await until(lambda: "too few credits" in renter.cashier.problem)
+        assert renter.cashier.problem in renter.report().problems
+        assert not any(entry.state is State.ACTIVE for entry in renter.book)
+        world.ledger.issue(WALLET.public, BALANCE)
+        await until(lambda: sum(entry.state is State.ACTIVE for entry in renter.book) == 2)
+        assert not renter.report().problems
 
 
 async def test_audits_that_come_while_shards_are_deleted_blame_nobody(

@@ -283,11 +283,14 @@ def quick_settings(**changes: object) -> RenterSettings:
 
 
 @contextlib.asynccontextmanager
-async def a_world(folder: Path, clock: trio.testing.MockClock, farmers: int) -> AsyncIterator[World]:
+async def a_world(
+    folder: Path, clock: trio.testing.MockClock, farmers: int, *, balance: int = BALANCE
+) -> AsyncIterator[World]:
     """A world with so many farmers, and money in the renter's wallet."""
     async with trio.open_nursery() as nursery:
         world = World(folder, nursery, clock)
-        world.ledger.issue(WALLET.public, BALANCE)
+        if balance:
+            world.ledger.issue(WALLET.public, balance)
         for _ in range(farmers):
             await world.add_farmer()
         yield world
