@@ -20,8 +20,6 @@ from typing import Any
 
 import trio
 from msgspec import Struct
-from rich.console import Console
-from rich.table import Table
 
 from storjfs.network.control import ControlConnection
 from storjfs.network.data import ShardSource
@@ -314,8 +312,12 @@ async def idle(farm: FarmInChild, count: int) -> tuple[int, int, int]:
     return sizes[0], sizes[1], sizes[2]
 
 
-def show(console: Console, runs: dict[str, list[Cost]]) -> None:
+def show(runs: dict[str, list[Cost]]) -> None:
     """The best of the runs of each way; also what the busier end could do with a core to itself."""
+    # Here, so that the processes that are measured do without it.
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table("way", "MB/s", "of raw TCP", "MB/s, a core for each end", "CPU s/GiB, both ends")
     best = {
         way: Cost(*(min(one) for one in zip(*((c.seconds, c.here, c.there) for c in costs), strict=True)))
@@ -329,7 +331,7 @@ def show(console: Console, runs: dict[str, list[Cost]]) -> None:
             f"{1e-6 / max(cost.here, cost.there):,.0f}",
             f"{(cost.here + cost.there) * 2**30:.1f}",
         )
-    console.print(table)
+    Console().print(table)
 
 
 def main() -> None:
@@ -339,7 +341,9 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--connections", type=int, default=200)
     given = parser.parse_args()
-    total, console = given.mebibytes << 20, Console()
+    total = given.mebibytes << 20
+    with FarmInChild() as farm:
+        one, some, more = (size / 1e6 for size in trio.run(idle, farm, given.connections))
     runs: dict[str, list[Cost]] = {}
     for _ in range(given.rounds):
         for way in WAYS:
@@ -347,20 +351,19 @@ def main() -> None:
         with FarmInChild() as farm:
             for name, up in (("shards up", True), ("shards down", False)):
                 runs.setdefault(name, []).append(trio.run(shards, farm, up, total))
-    show(console, runs)
     with FarmInChild() as farm:
-        for name, (seconds, cpu) in trio.run(latencies, farm, given.requests).items():
-            p50, p99 = statistics.median(seconds) * 1e3, statistics.quantiles(seconds, n=100)[98] * 1e3
-            console.print(
-                f"{name}: p50 {p50:.2f} ms, p99 {p99:.2f} ms of {len(seconds)};"
-                f" {cpu * 1e3:.2f} ms of the CPU, both ends"
-            )
-    with FarmInChild() as farm:
-        one, some, more = (size / 1e6 for size in trio.run(idle, farm, given.connections))
-        console.print(
-            f"{given.connections} idle connections: {some:.1f} MB in memory, {some - one:.1f} of them for the"
-            f" connections; {more - some:.1f} for as many again"
+        found = trio.run(latencies, farm, given.requests)
+    show(runs)
+    for name, (seconds, cpu) in found.items():
+        p50, p99 = statistics.median(seconds) * 1e3, statistics.quantiles(seconds, n=100)[98] * 1e3
+        print(
+            f"{name}: p50 {p50:.2f} ms, p99 {p99:.2f} ms of {len(seconds)};"
+            f" {cpu * 1e3:.2f} ms of the CPU, both ends"
         )
+    print(
+        f"{given.connections} idle connections: {some:.1f} MB in memory, {some - one:.1f} of them for the"
+        f" connections; {more - some:.1f} for as many again"
+    )
 
 
 if __name__ == "__main__":
