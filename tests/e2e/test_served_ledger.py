@@ -195,6 +195,7 @@ def test_a_mount_finds_its_account_empty_and_says_whom_to_ask(
     drive.init("--ledger", str(ledger.at), *words, code='"1/2"')
     done = drive.run("mount", str(drive.at), check=False)
     assert done.returncode == 7, done.stderr
-    assert "account holds less than" in done.stderr
+    assert "account holds too few credits" in done.stderr
+    assert f"storjfs ledger issue {drive.run('ledger', 'account').stdout.split()[1]} " in done.stderr
     assert not os.path.ismount(drive.at)
     assert drive.run("status", check=False).returncode in (0, 1, 2)
