@@ -354,16 +354,18 @@ class Catalogue(CommittedRows):
             if idx not in covered:
                 self._never_placed(segment, idx, size)
 
-    def remove_shard(self, segment: Segment, shard: Shard) -> None:
-        """Take a row out; its farmer is asked to delete the shard."""
+    def remove_shard(self, segment: Segment, shard: Shard, *, leave: bool = False) -> None:
+        """Take a row out; its farmer is asked to delete the shard. `leave`: it is not, for newer metadata may
+        need it."""
         before = self._health_if_stored(segment)
-        self._take_out(segment, shard)
+        self._take_out(segment, shard, leave=leave)
         self._recount(segment, before)
 
-    def _take_out(self, segment: Segment, shard: Shard) -> None:
+    def _take_out(self, segment: Segment, shard: Shard, *, leave: bool = False) -> None:
         self.shards(segment).remove(shard)
         self._shard_changes[shard.shard_id] = None
-        self.doomed.add(shard)
+        if not leave:
+            self.doomed.add(shard)
         self.changed(segment)
 
     def _changed_shard(self, segment: Segment, shard: Shard) -> None:
