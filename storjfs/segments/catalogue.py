@@ -22,7 +22,7 @@ from storjfs.segments.holdings import Holdings
 from storjfs.segments.records import SEGMENT_COLUMNS, SHARD_COLUMNS, Segment, Shard, ShardRow, makes_sense
 from storjfs.segments.tallies import Tallies
 from storjfs.segments.values import NOBODY, SegmentUnreadable, ShardState, State
-from storjfs.store import MetaStore, Statement
+from storjfs.store import MetaStore, Statement, tell_committed
 
 _LOG = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class Catalogue(CommittedRows):
         due = [call for number, call in self._when_committed if number <= group]
         self._when_committed = [entry for entry in self._when_committed if entry[0] > group]
         for call in due:
-            call()
+            tell_committed(call)
         self._forget_some()
 
     def when_committed(self, call: Callable[[], None]) -> None:
