@@ -16,14 +16,22 @@ def backup(
 ) -> None:
     """Copy what the volume is on this machine into the new folder DIRECTORY: key, settings and metadata.
 
-    Works on a mounted volume too. Not in it: what farmers hold, and data that is not with them yet; flush
-    before. docs/how-to/back-up-metadata.md tells how to restore it.
+    Works on a mounted volume too, which sends to the farmers what it can first. Not in it: what farmers hold,
+    and data that is not with them yet. docs/how-to/back-up-metadata.md tells how to restore it.
     """
     from storjfs.daemon.backup import back_up
-    from storjfs.volume import VolumePaths
+    from storjfs.volume import VolumePaths, wording
 
-    names = back_up(
-        VolumePaths(volume), passphrase_for(volume, passphrase_file, passphrase_command), directory.absolute()
-    )
-    click.echo(f"Wrote {', '.join(names)} to {directory}.")
+    from .progress import FlushBar
+
+    passphrase = passphrase_for(volume, passphrase_file, passphrase_command)
+    with FlushBar() as bar:
+        made = back_up(VolumePaths(volume), passphrase, directory.absolute(), bar.update)
+    click.echo(f"Wrote {', '.join(made.names)} to {directory}.")
+    if made.unsent:
+        click.echo(
+            f"Not in it: {wording.size(made.unsent)} of files that were not with the farmers yet. Once "
+            "storjfs flush has sent all, make another backup.",
+            err=True,
+        )
     click.echo("Whoever has the key file, and the passphrase if there is one, can read everything.")

@@ -1,17 +1,30 @@
 """A copy of what a volume is on this machine, besides what farmers keep: docs/how-to/back-up-metadata.md."""
 
+import contextlib
 import os
 import secrets
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 from storjfs.errors import StorjfsError
-from storjfs.store import copy_database
+from storjfs.store import StoreError, copy_database, open_meta
 from storjfs.store.durable import sync_folder, write_atomically
 from storjfs.volume import PassphraseSource, VolumePaths, has_metadata, unlock_volume
 from storjfs.volume.files import make_private
 
+from .client import kept_still
 from .mountpoint import OUR_TYPE, canonical, mounts
+
+_UNSENT: Final = "SELECT COALESCE(SUM(live), 0) FROM segment WHERE state IN (0, 1)"
+
+
+class Backup(NamedTuple):
+    """What was made: names of its files, and bytes of the volume's files that were not with the farmers."""
+
+    names: list[str]
+    unsent: int
 
 
 class BackupExists(StorjfsError):
@@ -35,12 +48,18 @@ def _refuse_useless(paths: VolumePaths, target: Path) -> None:
             )
 
 
-def back_up(paths: VolumePaths, passphrase: PassphraseSource | None, target: Path) -> list[str]:
-    """Write key, settings and databases of a volume into the new folder `target`; the names of the files.
+def back_up(
+    paths: VolumePaths,
+    passphrase: PassphraseSource | None,
+    target: Path,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+) -> Backup:
+    """Write key, settings and databases of a volume into the new folder `target`.
 
-    A mount may be running: each database is copied as of one moment, meta.db first, so that the others know
-    all that it refers to. The folder appears whole or not at all, and is on disk when this returns. Raises
-    BackupExists, BackupFailed, StoreError, VolumeDamaged, and what unlocking raises.
+    A mount may be running: it sends to the farmers what it can first, of which `progress` is told, and moves
+    nothing meanwhile. Each database is copied as of one moment, meta.db first, so that the others know all
+    that it refers to. The folder appears whole or not at all, and is on disk when this returns. Raises
+    BackupExists, BackupFailed, StoreError, VolumeDamaged, ReportedError, and what unlocking raises.
     """
     keys = unlock_volume(paths, passphrase)
     has_metadata(paths)
@@ -51,9 +70,11 @@ def back_up(paths: VolumePaths, passphrase: PassphraseSource | None, target: Pat
     databases = ((paths.meta_db, keys.metadata_key), (paths.pay_db, keys.pay_key), (paths.ledger_db, None))
     try:
         make_private(part)
-        for source, key in databases:
-            if source.exists():
-                copy_database(source, part / source.name, key)
+        with kept_still(paths.control_socket, progress):
+            for source, key in databases:
+                if source.exists():
+                    copy_database(source, part / source.name, key)
+        unsent = _unsent(part / paths.meta_db.name, keys.metadata_key)
         for file in (paths.operator_file, paths.embedded_file, paths.settings_file, paths.key_file):
             if file.exists():
                 write_atomically(part / file.name, file.read_bytes())
@@ -68,4 +89,20 @@ def back_up(paths: VolumePaths, passphrase: PassphraseSource | None, target: Pat
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return names
+    return Backup(names, unsent)
+
+
+def _unsent(meta_db: Path, key: bytes) -> int:
+    """Live bytes of segments that were not stored when this copy was made."""
+    if not meta_db.exists():
+        return 0
+    try:
+        with contextlib.closing(open_meta(meta_db, key, read_only=True)) as connection:
+            ((found,),) = connection.execute(_UNSENT)
+            return int(found)
+    except StoreError:
+        return 0  # one of an earlier version is copied as it is
+    finally:
+        # Whoever only reads leaves an empty log behind.
+        for beside in ("-wal", "-shm"):
+            meta_db.with_name(meta_db.name + beside).unlink(missing_ok=True)

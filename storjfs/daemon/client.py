@@ -1,5 +1,6 @@
 """The other end of the control socket, for commands: plain blocking sockets, nothing heavy imported."""
 
+import contextlib
 import json
 import select
 import socket
@@ -53,6 +54,28 @@ def request(
     except (ConnectionResetError, BrokenPipeError):
         pass
     raise ReportedError("the mount process ended before it had answered", "its log says why")
+
+
+@contextlib.contextmanager
+def kept_still(path: Path, progress: Callable[[dict[str, Any]], None] | None = None) -> Iterator[None]:
+    """Inside, the mount process listening at `path` moves nothing that it has sent to the farmers; before, it
+    sends what it can. Where nobody listens nothing is moved anyway. Raises ReportedError with what went wrong
+    over there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        with contextlib.suppress(
+            FileNotFoundError, ConnectionRefusedError, ConnectionResetError, BrokenPipeError
+        ):
+            connection.connect(str(path))
+            connection.sendall(json.dumps({"do": "still"}).encode() + b"\n")
+            for message in _lines(connection, None):
+                if "error" in message:
+                    error = message["error"]
+                    raise ReportedError(error["message"], error["hint"], error["exit_code"])
+                if message["progress"].get("still"):
+                    break
+                if progress is not None:
+                    progress(message["progress"])
+        yield
 
 
 def _lines(connection: socket.socket, patience: float | None) -> Iterator[dict[str, Any]]:

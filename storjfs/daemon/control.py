@@ -28,7 +28,7 @@ MAX_REQUEST = 64 * 1024
 MOST_CONNECTIONS = 64
 REQUEST_PATIENCE = 10.0
 
-LONG = frozenset({"fsck", "scrub", "gc"})
+LONG = frozenset({"fsck", "scrub", "gc", "still"})
 """Requests that end at once with whoever asked; the next one goes on with what they have done."""
 
 Tell = Callable[[Mapping[str, Any]], Awaitable[None]]

@@ -222,6 +222,7 @@ class Life:
             "fsck": self._fsck_asked,
             "scrub": self._scrub_asked,
             "gc": self._gc_asked,
+            "still": self._still_asked,
             "farmers": self._farmers_asked,
             "add_farmer": self._add_farmer_asked,
             "mark_farmer": self._mark_farmer_asked,
@@ -302,6 +303,19 @@ class Life:
 
     async def _gc_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
         return await integrity.collect(self._drive, tell)
+
+    async def _still_asked(self, asked: Mapping[str, Any], tell: Tell) -> Any:
+        """For a backup: until the client goes away, whatever was flushed lies in segments that the farmers
+        have, as far as these take it."""
+        async with self._drive.filesystem.still():
+            # What had been moved until now may be here only.
+            try:
+                await self._flush(tell, FARMERS_PATIENCE, sync=False)
+            except Exception:
+                if self._drive.failure is None:
+                    raise
+            await tell({"still": True})
+            await trio.sleep_forever()
 
 
 async def own(paths: VolumePaths, note: Callable[[str], None]) -> VolumeLock:

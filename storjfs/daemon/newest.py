@@ -104,7 +104,8 @@ def _set_aside(paths: VolumePaths, read: Read) -> str:
         rows = read("SELECT state, size FROM segment WHERE segment_id = ?", (bytes.fromhex(file.name),))
         if not rows:
             file.rename(kept / file.name)
-        elif rows[0][0] in (0, 1) and file.stat().st_size > rows[0][1]:
+        elif rows[0][0] in (0, 1) and file.stat().st_size >= rows[0][1]:
+            # Once it is sent from here it goes; a newer meta.db knows other shards of it, or none.
             copy_atomically(file, kept / file.name)
     # Before anything is cut or removed.
     sync_folder(kept)

@@ -106,6 +106,7 @@ class Drive:
             limit=cache_size,
             outage=math.inf if options.offline_wait else options.offline_timeout,
             disk_reserve=settings.disk_reserve,
+            older=bool(self._older),
             faulty=self._faulty,
         )
         self._full_disk = full_disk

@@ -8,7 +8,7 @@ byte is the segments room's to delete.
 import contextlib
 import errno
 import math
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import trio
 
@@ -40,6 +40,9 @@ class Compactor(Properties):
         self._ended = trio.Event()
         self._ended.set()
         self._unreadable: dict[int, float] = {}
+        self._kept_still = 0
+        """How many want nothing to be moved."""
+        self._may_move = trio.Event()
         self._writes_seen = 0
         self._looked = -math.inf
         self._busy = False
@@ -69,6 +72,21 @@ class Compactor(Properties):
         """Return when nothing is moved in the background any more, for good: what is flushed then is all."""
         self._working.cancel()
         await self._ended.wait()
+
+    @contextlib.asynccontextmanager
+    async def still(self) -> AsyncIterator[None]:
+        """Nothing is moved meanwhile: what is with the farmers and not written anew stays where it is."""
+        self._kept_still += 1
+        try:
+            yield
+        finally:
+            self._kept_still -= 1
+            if not self._kept_still:
+                self._may_move.set()
+                self._may_move = trio.Event()
+
+    def _is_still(self) -> bool:
+        return self._kept_still > 0
 
     async def compact(self) -> int:
         """Move what is live out of every segment that is worth it; returns the bytes moved.
@@ -157,17 +175,20 @@ class Compactor(Properties):
         return list(self._extents.pointing(inode, seg, pos, off, min(off + length, inode.size)))
 
     async def _move(self, inode: Inode, together: list[Extent]) -> int:
-        """Append the bytes of adjacent extents of one window anew; 0 if they changed meanwhile.
+        """Append the bytes of adjacent extents of one window anew; 0 if they changed meanwhile, or nothing is
+        to be moved any more. Waits where that is so from the start.
 
         The caller has pinned the inode.
         """
+        while self._is_still():
+            await self._may_move.wait()
         start = together[0][0]
         end = together[-1][0] + together[-1][1]
         data = await self._content(inode, start, end)
         await self._store.room()
         # Last: what there was room for before the read may be taken by now.
         await self._segments.room(moving=True)
-        if inode.gone or not self._extents.matches(inode, together):
+        if self._is_still() or inode.gone or not self._extents.matches(inode, together):
             return 0
         runs = self._segments.append(inode.ino, start, bytes(data))
         self._segments.moved({seg for _, _, seg, *_ in together}, runs)

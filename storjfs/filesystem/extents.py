@@ -1,6 +1,6 @@
 """The extent table: which bytes of which segment a file consists of, window by window."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from storjfs.filesystem.generations import Generations
 from storjfs.filesystem.inodes import Inode
@@ -91,14 +91,15 @@ class ExtentTable:
         Returns the end of the hole. Looks at every window in the range: keep that bounded as well.
         """
         first, last = start >> WINDOW_BITS, (end - 1) >> WINDOW_BITS
-        loaded, last = self._load_range(inode, first, last)
+        loaded, last, used = self._load_range(inode, first, last)
         base = inode.ino << INDEX_BITS
         left, reached = MOST_CUT, start
         for index in range(first, last + 1):
             if left <= 0:
                 break
             reached = min(end, (index + 1) << WINDOW_BITS)
-            window = self._cache.peek(base | index)
+            # One that was there may have left the cache since; what is not committed does not leave.
+            window = self.window(inode, index) if index in used else self._cache.peek(base | index)
             if window is not None and window.extents:
                 doomed = touching(window.extents, start, reached)
                 if len(doomed) > left:
@@ -146,11 +147,11 @@ class ExtentTable:
             self._dirty[inode.ino << INDEX_BITS | index] = window
         self._store.changed(max(len(removed), len(added)))
 
-    def _load_range(self, inode: Inode, first: int, last: int) -> tuple[int, int]:
+    def _load_range(self, inode: Inode, first: int, last: int) -> tuple[int, int, Collection[int]]:
         """Bring the windows that have extents into the cache with one query, as far as it reaches.
 
-        Returns the cache's new weight, which the caller adds when it is done, lest a rotation halfway drops
-        what was just loaded; and the last window that is there.
+        Returns the cache's new weight, which the caller adds when it is done, lest what was just loaded is
+        dropped again; the last window that was looked at; and those up to it that have committed extents.
         """
         base = inode.ino << INDEX_BITS
         bounds = (inode.ino, first << WINDOW_BITS, ((last + 1) << WINDOW_BITS) - 1)
@@ -170,7 +171,7 @@ class ExtentTable:
         for index, extents in several.items():
             if self._cache.peek(base | index) is None:
                 self._cache.young[base | index] = Window(extents)
-        return len(rows) + WINDOW_WEIGHT * len(several), last
+        return len(rows) + WINDOW_WEIGHT * len(several), last, several.keys()
 
     def next_used(self, inode: Inode, start: int) -> int | None:
         """An offset at or after `start` (a window's start) up to which there is only hole; None: all hole."""

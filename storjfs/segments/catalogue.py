@@ -22,7 +22,7 @@ from storjfs.segments.holdings import Holdings
 from storjfs.segments.records import SEGMENT_COLUMNS, SHARD_COLUMNS, Segment, Shard, ShardRow, makes_sense
 from storjfs.segments.tallies import Tallies
 from storjfs.segments.values import NOBODY, SegmentUnreadable, ShardState, State
-from storjfs.store import MetaStore, Statement
+from storjfs.store import MetaStore, Statement, tell_committed
 
 _LOG = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class Catalogue(CommittedRows):
         due = [call for number, call in self._when_committed if number <= group]
         self._when_committed = [entry for entry in self._when_committed if entry[0] > group]
         for call in due:
-            call()
+            tell_committed(call)
         self._forget_some()
 
     def when_committed(self, call: Callable[[], None]) -> None:
@@ -354,16 +354,18 @@ class Catalogue(CommittedRows):
             if idx not in covered:
                 self._never_placed(segment, idx, size)
 
-    def remove_shard(self, segment: Segment, shard: Shard) -> None:
-        """Take a row out; its farmer is asked to delete the shard."""
+    def remove_shard(self, segment: Segment, shard: Shard, *, leave: bool = False) -> None:
+        """Take a row out; its farmer is asked to delete the shard. `leave`: it is not, for newer metadata may
+        need it."""
         before = self._health_if_stored(segment)
-        self._take_out(segment, shard)
+        self._take_out(segment, shard, leave=leave)
         self._recount(segment, before)
 
-    def _take_out(self, segment: Segment, shard: Shard) -> None:
+    def _take_out(self, segment: Segment, shard: Shard, *, leave: bool = False) -> None:
         self.shards(segment).remove(shard)
         self._shard_changes[shard.shard_id] = None
-        self.doomed.add(shard)
+        if not leave:
+            self.doomed.add(shard)
         self.changed(segment)
 
     def _changed_shard(self, segment: Segment, shard: Shard) -> None:

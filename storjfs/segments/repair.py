@@ -30,7 +30,7 @@ class Repair:
     """The repair task. Methods belong to the loop's thread.
 
     `contained(contract)` tells whether its farmer is silent now; `problem(seg, text)` is told what keeps a
-    segment from being repaired, with an empty text once it is.
+    segment from being repaired, with an empty text once it is. `older`: see Segments.
     """
 
     def __init__(
@@ -41,7 +41,9 @@ class Repair:
         *,
         contained: Callable[[int], bool],
         problem: Callable[[int, str], None],
+        older: bool = False,
     ) -> None:
+        self._older = older
         self._contained = contained
         self._catalogue = catalogue
         self._cache = cache
@@ -183,7 +185,7 @@ class Repair:
             return
         for shard in list(self._catalogue.shards(segment)):
             if shard.state is ShardState.UPLOADING:
-                self._catalogue.remove_shard(segment, shard)
+                self._catalogue.remove_shard(segment, shard, leave=self._older)
         self._catalogue.note_missing(segment)
         shards = self._catalogue.held(segment)
         contained = sum(self._contained(shard.contract) for shard in shards.values())

@@ -48,9 +48,10 @@ class Segments:
 
     Made before the filesystem, since `store` asks participants in the order in which they joined. Raises
     OSError where the folders cannot be used. `outage`: seconds without farmers after which a read of what is
-    not here fails, and a write that finds no room; infinity: never. `faulty(contract, shard_id, error)` is
-    told of each shard that a farmer lost or changed. `crash_point(name)` is called where a crash must be
-    survived; tests let it raise.
+    not here fails, and a write that finds no room; infinity: never. `older`: the store is known to be an
+    older copy, so farmers are left what a newer one may need. `faulty(contract, shard_id, error)` is told of
+    each shard that a farmer lost or changed. `crash_point(name)` is called where a crash must be survived;
+    tests let it raise.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Segments:
         limit: int,
         outage: float = OUTAGE,
         disk_reserve: int = DISK_RESERVE,
+        older: bool = False,
         faulty: Callable[[int, bytes, StorjfsError], None] = lambda contract, shard_id, error: None,
         crash_point: Callable[[str], None] = lambda name: None,
     ) -> None:
@@ -137,6 +139,7 @@ class Segments:
             rebuilder,
             contained=placement.contained,
             problem=partial(self._problems.say, "repair"),
+            older=older,
         )
         self.amend = Amender(store, catalogue, self._repair)
         """Puts right what a check of the committed state found."""
@@ -158,6 +161,7 @@ class Segments:
             catalogue,
             self._cache,
             self._problems,
+            older=older,
             closed=self._closed,
             emptied=self._deleter.emptied,
         )

@@ -16,21 +16,25 @@ def take_up(
     cache: Cache,
     problems: Problems,
     *,
+    older: bool,
     closed: Callable[[Segment], None],
     emptied: Callable[[Segment], None],
 ) -> None:
     """Load the cache, close what was open, and settle the journal's files.
 
-    `closed` is told of the segments to be sent, `emptied` of those that need not be.
+    `older`: meta.db is known to be an older copy. `closed` is told of the segments to be sent, `emptied` of
+    those that need not be.
     """
     cache.load()
     for segment in list(catalogue.unsent.values()):
+        found = cache.adopt_unsent(segment)
         for shard in list(catalogue.shards(segment)):
             if shard.state is ShardState.UPLOADING:
-                catalogue.remove_shard(segment, shard)
+                # The file stays until the segment is stored. Where it is gone that may have happened, in a
+                # newer meta.db than this one: these shards are then the only copy of its data.
+                catalogue.remove_shard(segment, shard, leave=older or found is None)
         if segment.state is State.OPEN:
             catalogue.close(segment)
-        found = cache.adopt_unsent(segment)
         if found is not None:
             if found < segment.size and segment.live > 0:
                 problems.damaged(

@@ -6,7 +6,7 @@ changed, commits it in groups on one thread and answers reads from another conne
 aside for when the disk is full (decision record 9). `durable` is for the files that are no databases.
 """
 
-from storjfs.store.background import outlasting
+from storjfs.store.background import outlasting, tell_committed
 from storjfs.store.ballast import FULL, Ballast
 from storjfs.store.batch import Values
 from storjfs.store.database import (
@@ -45,4 +45,5 @@ __all__ = [
     "open_database",
     "open_meta",
     "outlasting",
+    "tell_committed",
 ]

@@ -1,4 +1,4 @@
-"""Background work that outlasts a database which cannot be read for a while."""
+"""Work that outlasts a database which cannot be read for a while, and mistakes of who is told of a commit."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -25,3 +25,19 @@ async def outlasting(work: Callable[[], Awaitable[object]]) -> None:
         except StoreError as error:
             _LOG.error("%s; tried again in %.0f s", error, PAUSE)
             await trio.sleep(PAUSE)
+
+
+def tell_committed(call: Callable[..., object], *args: object) -> None:
+    """Call `call(*args)`, which is told that a commit is durable; what it raises is logged.
+
+    The commit stays durable whatever goes wrong there, and the next one depends on nothing that is done then:
+    memory only lets go of what the database knows now. So a mistake costs memory, or work that is done after
+    the next mount, and must not end the mount, nor keep others from being told.
+    """
+    try:
+        call(*args)
+    except Exception:
+        _LOG.exception(
+            "a mistake in storjfs: something did not take in that a commit is durable; nothing is lost, "
+            "what it would have begun then comes after the next mount"
+        )

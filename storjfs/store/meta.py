@@ -11,6 +11,7 @@ from typing import Protocol
 import apsw
 import trio
 
+from storjfs.store.background import tell_committed
 from storjfs.store.batch import Values, run_rows
 from storjfs.store.database import DiskFull, StoreError, found_full
 from storjfs.store.log import Log
@@ -45,7 +46,7 @@ class Participant(Protocol):
         """
 
     def committed(self, group: int) -> None:
-        """Everything frozen for groups up to `group` is durable."""
+        """Everything frozen for groups up to `group` is durable. What it raises is logged; that stays so."""
 
 
 class _Outcome:
@@ -231,7 +232,7 @@ class MetaStore(MetaReader):
         self.failure = error
         if error is None:
             for participant in self._participants:
-                participant.committed(job.group)
+                tell_committed(participant.committed, job.group)
         else:
             _LOG.error("group %d is not committed: %s", job.group, error, exc_info=error.__cause__)
             if error.__cause__ is not None:

@@ -64,6 +64,23 @@ async def test_an_open_segment_that_grew_since_is_kept_whole(paths: VolumePaths)
         assert (paths.journal_kept_dir / unsent.name).stat().st_size == size > 200_000
 
 
+async def test_what_an_older_copy_knows_as_unsent_is_kept_too(paths: VolumePaths) -> None:
+    older = paths.data_dir / "older.db"
+    async with running(paths) as drive:
+        await write(drive, b"first", os.urandom(100_000))
+        await drive.store.sync()
+        await drive.store.shrink_log()
+        shutil.copy(paths.meta_db, older)
+    (unsent,) = paths.journal_dir.iterdir()
+    content = unsent.read_bytes()
+    paths.newest_file.write_text("99")
+    shutil.copy(older, paths.meta_db)
+    async with running(paths) as drive:
+        await drive.segments.flush()
+        await drive.store.sync()
+    assert (paths.journal_kept_dir / unsent.name).read_bytes() == content
+
+
 def test_what_is_set_aside_is_on_disk_before_anything_is_cut(
     paths: VolumePaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:

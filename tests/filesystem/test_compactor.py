@@ -1,5 +1,6 @@
 """Compaction and defragmentation change where bytes lie, and nothing else."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -128,6 +129,40 @@ async def test_what_is_written_while_it_is_moved_wins(
         assert (await v.fs.read(handle, 6999, 7))[1:6] == b"LATER"
         await v.store.sync()
         check_accounts(v.store, v.segments)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_while_somebody_wants_that_nothing_is_moved(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, begun: bool
+) -> None:
+    async with volume(tmp_path, capacity=40_000) as v:
+        await leave_every_third_of_60_files(v)
+        before = list(v.store.read("SELECT * FROM extent ORDER BY ino, off"))
+        still = contextlib.AsyncExitStack()
+        async with trio.open_nursery() as nursery:
+            async with still:
+
+                async def hold() -> None:
+                    await still.enter_async_context(v.fs.still())
+
+                if begun:
+                    read = v.segments.read
+
+                    async def slow_read(*part: int) -> bytes:
+                        v.segments.read = read  # type: ignore[method-assign]
+                        await hold()
+                        return await read(*part)
+
+                    v.segments.read = slow_read  # type: ignore[method-assign, assignment]
+                    v.segments.read_now = lambda *part: None  # type: ignore[method-assign]
+                else:
+                    await hold()
+                nursery.start_soon(v.fs.compact)
+                await trio.sleep(60)
+                await v.store.sync()
+                assert v.fs._is_still()
+                assert v.store.read("SELECT * FROM extent ORDER BY ino, off") == before
+        assert v.fs.compacted > 0
 
 
 async def test_a_segment_that_cannot_be_read_stops_nothing(

@@ -163,7 +163,7 @@ async def test_windows_and_inodes_are_bounded_in_memory(
         for n, ino in enumerate(inos):
             assert await v.read_file(ino) == b"content %d" % n
         for cache in (v.fs._inodes.cache, v.fs._extents._cache):
-            assert len(cache.young) + len(cache.old) < 250
+            assert len(cache.young) + len(cache.old) + len(cache._leaving) < 250
 
 
 async def test_a_new_file_costs_few_rows(tmp_path: Path) -> None:
@@ -232,3 +232,25 @@ async def test_who_waits_for_room_works_on_the_inode_that_all_others_see(tmp_pat
         found = await v.fs.getattr(ino)
         assert (found.size, found.mode & 0o777) == (16, 0o600)
         assert await v.read_file(ino) == b"more than before"
+
+
+@pytest.mark.parametrize("limit", range(10, 200, 10))
+async def test_what_leaves_memory_while_a_file_is_cut_is_cut_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    async with volume(tmp_path, policy=Policy(atime="noatime")) as v:
+        handle, made = await v.fs.create(ROOT_INODE, b"a", 0o644, 0, 0)
+        for index in range(40):
+            await v.fs.write(handle, index * WINDOW, b"content")
+        await v.store.sync()
+        v.evict()
+        cache = v.fs._extents._cache
+        monkeypatch.setattr(cache, "_limit", limit)
+        monkeypatch.setattr(cache, "_rotate_at", limit)
+        for index in range(0, 40, 2):
+            await v.fs.read(handle, index * WINDOW, 7)
+        await v.fs.setattr(made.ino, size=1)
+        await v.fs.release(handle)
+        await v.store.sync()
+        assert v.store.read("SELECT off, len FROM extent") == [(0, 1)]
+        check_accounts(v.store, v.segments)

@@ -5,12 +5,14 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
 from storjfs.errors import FilesystemError
 from storjfs.filesystem import Capacity, Filesystem, Policy
+from storjfs.filesystem.generations import Generations
 from storjfs.integrity import View, check
 from storjfs.store import ROOT_INODE, MetaStore
 from tests.filesystem.memory_segments import MemorySegments
@@ -77,10 +79,15 @@ class Volume:
         return found
 
 
+def forget_unpinned(cache: Generations[Any]) -> None:
+    for held in (cache.young, cache.old, cache._leaving):
+        for key in [key for key, item in held.items() if not item.pins]:
+            del held[key]
+
+
 def evict(fs: Filesystem) -> None:
-    for _ in range(2):
-        fs._inodes.cache._rotate()
-        fs._extents._cache._rotate()
+    forget_unpinned(fs._inodes.cache)
+    forget_unpinned(fs._extents._cache)
     fs._dentries._young.clear()
     fs._dentries._old.clear()
 

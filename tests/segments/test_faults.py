@@ -71,6 +71,7 @@ async def test_any_two_of_five_may_vanish(volume: Volume, vanished: list[int]) -
 
 async def test_with_three_gone_a_read_is_eio_and_names_the_segment(volume: Volume) -> None:
     await stored(volume, 5000)
+    volume.outage = 3.0
     async with volume.running() as segments:
         for idx in range(3):
             volume.farm.farmers[holder(volume, idx)].online = False

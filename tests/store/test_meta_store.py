@@ -296,3 +296,21 @@ async def test_a_page_that_cannot_be_read_is_one_error_of_ours(tmp_path: Path, n
             await store.scan("SELECT sum(length(value)) FROM xattr")
     assert store.failure is None
     assert value(store, "next_ino") == 2
+
+
+async def test_a_mistake_of_who_is_told_of_a_commit_ends_nothing(
+    store: MetaStore, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Mistaken(Counters):
+        def committed(self, group: int) -> None:
+            raise RuntimeError("a mistake")
+
+    mistaken, later = Mistaken(store), Counters(store)
+    await nursery.start(store.run)
+    for number in (1, 2):
+        mistaken.set("a", number)
+        await store.sync()
+        assert value(store, "a") == number
+    assert later.groups == [1, 2]
+    assert store.failure is None
+    assert "RuntimeError: a mistake" in caplog.text
