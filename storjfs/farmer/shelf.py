@@ -24,6 +24,7 @@ from storjfs.coding import merkle
 from storjfs.errors import StorjfsError
 from storjfs.farmer.disk import ALIGNMENT, Disk, disk_error
 from storjfs.farmer.own import on_disk
+from storjfs.farmer.patience import NOT_ANSWERING, Silent
 from storjfs.farmer.settings import KEEP_FREE
 from storjfs.farmer.shardfile import (
     BATCH,
@@ -31,6 +32,7 @@ from storjfs.farmer.shardfile import (
     MAGIC,
     Arrival,
     Held,
+    NotAnswering,
     ShardDamaged,
     ShardUnreadable,
     footprint,
@@ -52,6 +54,7 @@ __all__ = [
     "Arrival",
     "Held",
     "NoRoom",
+    "NotAnswering",
     "ShardDamaged",
     "ShardUnreadable",
     "Shelf",
@@ -136,9 +139,7 @@ class Shelf:
             self.stop(error)
 
     def _measure(self) -> None:
-        with os.scandir(self.folder) as entries:
-            found = {Path(entry.path): on_disk(Path(entry.path)) for entry in entries}
-        self._folders = {**found, self.folder: on_disk(self.folder)}
+        self._folders = self.disk.ask(_sizes_in, self.folder)
 
     @property
     def taken(self) -> int:
@@ -244,17 +245,17 @@ class Shelf:
 
     def _look_at(self, *folders: Path) -> None:
         for one in folders or tuple(self._folders):
-            self._folders[one] = on_disk(one)
+            self._folders[one] = self.disk.ask(on_disk, one)
 
     def recover(self, known: Callable[[ShardId], bool]) -> None:
         """At start: finish the arrivals whose rows were committed, remove the others. Blocking."""
         self.recovered = True
-        for entry in list(os.scandir(self._arriving)):
-            shard_id = _id_of(entry.name)
+        for name in self.disk.ask(os.listdir, self._arriving):
+            shard_id = _id_of(name)
             if shard_id is not None and known(shard_id):
                 self.place(shard_id)
             else:
-                self.disk.remove(Path(entry.path))
+                self.disk.remove(self._arriving / name)
 
     # --- out ---
 
@@ -271,7 +272,7 @@ class Shelf:
             self.disk.remove(path)
         self._unplaced.difference_update(ids)
         for folder in {path.parent for path in paths}:
-            if folder.exists():
+            if self.disk.ask(folder.exists):
                 self.disk.sync_folder(folder)
                 self._look_at(folder)
 
@@ -310,6 +311,8 @@ class Shelf:
 
     def try_again(self) -> bool:
         """Whether the disk works again: then what was left over goes, and shards are taken. Blocking."""
+        if self.disk.given_up and not self._answers_again():
+            return False
         try:
             if not self.present or not self.disk.probe(self.folder / "pulse"):
                 return False
@@ -325,6 +328,17 @@ class Shelf:
             log.warning("the disk of %s works again", self.folder)
         self.read_only = ""
         return True
+
+    def _answers_again(self) -> bool:
+        """As that of the disk. What was given up may have happened, so it is as if it had been taken away."""
+        self.failed(Silent())
+        if self.arrivals:
+            return False  # which end at their next write
+        self.remount(self.folder)
+        if self.disk.answers_again():
+            return True
+        self.read_only = NOT_ANSWERING
+        return False
 
     # --- reading ---
 
@@ -380,6 +394,12 @@ class Shelf:
     @property
     def present(self) -> bool:
         """Whether the shelf is where it was: its disk may have been taken away."""
+        try:
+            return self.disk.ask(self._is_there)
+        except OSError:
+            return False
+
+    def _is_there(self) -> bool:
         return os.path.isdir(self._arriving) and (not self.token or read_token(self.folder) == self.token)
 
     def _open(self, shard_id: ShardId) -> int:
@@ -394,7 +414,7 @@ class Shelf:
         try:
             file = self._open(held.shard_id)
             try:
-                if os.fstat(file).st_size != footprint(held.length):
+                if self.disk.ask(os.fstat, file).st_size != footprint(held.length):
                     raise ShardDamaged(f"shard {short(held.shard_id)} is shorter than it must be")
                 yield file
             finally:
@@ -403,9 +423,18 @@ class Shelf:
             if self.recovered and self.present:
                 raise ShardDamaged(f"the file of shard {short(held.shard_id)} is missing") from error
             raise ShardUnreadable(f"the disk with {self.folder} is not there") from error
+        except Silent as error:
+            raise NotAnswering(f"the disk with {self.folder} does not answer") from error
         except OSError as error:
             reason = error.strerror or error
             raise ShardUnreadable(f"shard {short(held.shard_id)} cannot be read: {reason}") from error
+
+
+def _sizes_in(folder: Path) -> dict[Path, int]:
+    """Bytes of a folder, and of each in it."""
+    with os.scandir(folder) as entries:
+        found = {Path(entry.path): on_disk(Path(entry.path)) for entry in entries}
+    return {**found, folder: on_disk(folder)}
 
 
 def token_file(shelf: Path) -> Path:
