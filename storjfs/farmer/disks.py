@@ -23,7 +23,7 @@ from storjfs.farmer.disk import Disk
 from storjfs.farmer.identity import FILE as IDENTITY
 from storjfs.farmer.keeping import Keeper
 from storjfs.farmer.own import DATABASE, SHELF
-from storjfs.farmer.patience import PatientDisk
+from storjfs.farmer.patience import ON_THE_LOOP, PatientDisk
 from storjfs.farmer.records import Records, Statement
 from storjfs.farmer.settings import DiskShare, FarmerSettings
 from storjfs.farmer.shelf import BATCH, FOOTER, Shelf, read_token, token_file
@@ -183,12 +183,19 @@ class Disks:
             if row.number != FIRST:
                 self._use(row)
         for one in self._new():
-            self._records.write_first([self._row(one, disk_rows(self._records))])
+            self._records.write_first([self._row_soon(one, disk_rows(self._records))])
             self._use_new(one)
         for shelf in self._shelves.others:
             if shelf.present:
                 shelf.stored = stored_on(self._records, shelf)
         self.apply()
+
+    def check(self, settings: FarmerSettings) -> None:
+        """Raise SettingsError where these name a disk that cannot be used, OSError where one does not answer.
+        Changes nothing."""
+        own = self._shelves.first.folder.parent
+        rows = disk_rows(self._records)
+        PatientDisk(self._disk, ON_THE_LOOP).ask(check_new, rows, settings.disks, self._node_id, own)
 
     def apply(self) -> None:
         """What the settings say of disks that are in use holds from now on; the rest is `run`'s."""

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from storjfs.coding.buffers import Buffer
+from storjfs.farmer import disks
 from storjfs.farmer.disk import Disk
 from storjfs.farmer.disks import Disks
 from storjfs.farmer.live import selling_of
@@ -129,3 +130,16 @@ async def try_all(renter: Renter, kept: list[Shard]) -> None:
         gone = kept.pop()
         assert await renter.delete(gone) == 1
         renter.shards.remove(gone)
+
+
+async def test_settings_are_not_waited_for_where_a_disk_hangs(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with at_work(tmp_path, ledger) as (farmer, _):
+        farmer.check(farmer.settings)
+        lets_go = threading.Event()
+        monkeypatch.setattr(disks, "_check_different", lambda folders: lets_go.wait())
+        monkeypatch.setattr(disks, "ON_THE_LOOP", 0.01)
+        with pytest.raises(OSError, match="does not answer"):
+            farmer.check(farmer.settings)
+        lets_go.set()
