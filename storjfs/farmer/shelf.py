@@ -22,7 +22,7 @@ from typing import Final
 
 from storjfs.coding import merkle
 from storjfs.errors import StorjfsError
-from storjfs.farmer.disk import ALIGNMENT, Disk, disk_error
+from storjfs.farmer.disk import ALIGNMENT, Args, Disk, T, disk_error
 from storjfs.farmer.own import on_disk
 from storjfs.farmer.patience import NOT_ANSWERING, Silent
 from storjfs.farmer.settings import KEEP_FREE
@@ -347,6 +347,9 @@ class Shelf:
 
         This and what follows raises ShardUnreadable where the disk fails.
         """
+        return self._patiently(self._read, held, offset, length)
+
+    def _read(self, held: Held, offset: int, length: int) -> bytes:
         with self._opened(held) as file:
             data = self.disk.read(file, length, offset)
         if len(data) != length or offset + length > held.length:
@@ -358,6 +361,9 @@ class Shelf:
 
         Raises ShardDamaged where the result would not convince: a farmer should learn that first.
         """
+        return self._patiently(self._prove, held, indices)
+
+    def _prove(self, held: Held, indices: Sequence[int]) -> list[tuple[bytes, bytes]]:
         with self._opened(held) as file:
             hashes = self.disk.read(file, merkle.leaf_count(held.length) * merkle.HASH, held.length)
             leaves = [
@@ -372,6 +378,9 @@ class Shelf:
 
     def hashes(self, held: Held, offset: int) -> bytes:
         """The leaf hashes of the BATCH bytes from `offset`, as the disk has them now: nothing from memory."""
+        return self._patiently(self._hashes, held, offset)
+
+    def _hashes(self, held: Held, offset: int) -> bytes:
         length = min(BATCH, held.length - offset)
         with self._opened(held) as file:
             self.disk.forget(file, length, offset)
@@ -381,6 +390,9 @@ class Shelf:
 
     def compare(self, held: Held, leaves: bytes) -> None:
         """Raise ShardDamaged unless these leaf hashes are those of the root, and stand behind the shard."""
+        self._patiently(self._compare, held, leaves)
+
+    def _compare(self, held: Held, leaves: bytes) -> None:
         if len(leaves) != merkle.leaf_count(held.length) * merkle.HASH:
             raise ShardDamaged(f"shard {short(held.shard_id)} is shorter than it must be")
         if merkle.tree_root(leaves, held.length) != held.root:
@@ -390,6 +402,12 @@ class Shelf:
             self.disk.forget(file, len(end), held.length)
             if self.disk.read(file, len(end), held.length) != end:
                 raise ShardDamaged(f"the leaf hashes of shard {short(held.shard_id)} have rotted")
+
+    def _patiently(self, work: Callable[[*Args], T], *args: *Args) -> T:
+        try:
+            return self.disk.ask(work, *args)
+        except Silent as error:
+            raise NotAnswering(f"the disk with {self.folder} does not answer") from error
 
     @property
     def present(self) -> bool:
@@ -414,7 +432,7 @@ class Shelf:
         try:
             file = self._open(held.shard_id)
             try:
-                if self.disk.ask(os.fstat, file).st_size != footprint(held.length):
+                if os.fstat(file).st_size != footprint(held.length):
                     raise ShardDamaged(f"shard {short(held.shard_id)} is shorter than it must be")
                 yield file
             finally:
@@ -423,8 +441,6 @@ class Shelf:
             if self.recovered and self.present:
                 raise ShardDamaged(f"the file of shard {short(held.shard_id)} is missing") from error
             raise ShardUnreadable(f"the disk with {self.folder} is not there") from error
-        except Silent as error:
-            raise NotAnswering(f"the disk with {self.folder} does not answer") from error
         except OSError as error:
             reason = error.strerror or error
             raise ShardUnreadable(f"shard {short(held.shard_id)} cannot be read: {reason}") from error
