@@ -56,6 +56,12 @@ def _show_audits(volume: str, passphrase_file: Path | None, passphrase_command: 
     report = report_of(volume, passphrase_file, passphrase_command)
     audits = report["audits"]
     click.echo(f"Every shard is audited once in {wording.duration(audits['period'])}.")
+    if audits["unproven"]:
+        since = wording.ago(audits["unproven_since"], time.time())
+        click.echo(
+            f"Not so with {wording.count(audits['unproven'], 'farmer')}: shards that were due {since} or "
+            "later are not proven, for there was no answer. That is made up for when there is."
+        )
     last = (
         "There was none yet"
         if audits["last"] is None

@@ -41,6 +41,8 @@ class ContractFacts:
     paid: int
     deposit_left: int
     ends_at: float
+    unproven_since: float | None = None
+    """From when on shards that were due for an audit are not proven."""
 
     @property
     def over(self) -> bool:
@@ -203,6 +205,7 @@ def report(facts: Facts, mount: Mapping[str, Any] | None) -> dict[str, Any]:
     """The report as the schema says; `mount` is its member of that name."""
     now = time.time()
     contracts = [_contract(row, now) for row in facts.contracts]
+    unproven = [row.unproven_since for row in facts.contracts if row.unproven_since is not None]
     last = max((row.last_audit for row in facts.contracts), default=0.0)
     spare = {str(count): number for count, number in sorted(facts.segments_by_spare.items()) if number}
     stored = facts.segments_full + facts.segments_degraded + facts.segments_at_risk + facts.segments_lost
@@ -244,7 +247,12 @@ def report(facts: Facts, mount: Mapping[str, Any] | None) -> dict[str, Any]:
             "paid": sum(row.paid for row in facts.contracts),
             "deposit_left": sum(row.deposit_left for row in facts.contracts),
         },
-        "audits": {"period": facts.audit_period, "last": last or None},
+        "audits": {
+            "period": facts.audit_period,
+            "last": last or None,
+            "unproven": len(unproven),
+            "unproven_since": min(unproven, default=None),
+        },
         "lost_files": None if facts.lost_files is None else list(facts.lost_files[:MOST_LOST_FILES]),
     }
 

@@ -60,6 +60,16 @@ def other_disks(report: Report) -> Iterator[Warn]:
                 "disk_grace renters are told that they are gone",
                 "Put the disk back, or look at it: dmesg, smartctl -a. It is tried again twice a minute.",
             )
+        elif one.state == "not answering":
+            yield Warn(
+                "disk_silent",
+                "critical",
+                f"the disk of {one.folder} does not answer and is set aside: its "
+                f"{count(one.shards, 'shard')} are not proved, and audits that ask for one of them wait; the "
+                "other disks go on. After disk_grace renters are told that they are gone",
+                "Look at it, and at its cable or server: dmesg, smartctl -a. It is used again by itself, at "
+                "most half a minute after all that was asked of it has returned.",
+            )
         elif one.state == "lost":
             yield Warn(
                 "disk_lost",

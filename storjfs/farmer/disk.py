@@ -4,13 +4,17 @@ import errno
 import fcntl
 import mmap
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar, TypeVarTuple
 
 import apsw
 
 from storjfs.coding.buffers import Buffer
 from storjfs.store.durable import sync_folder
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
 
 ALIGNMENT: Final = 4096
 LARGEST_BLOCK: Final = 128 << 10
@@ -53,6 +57,19 @@ def disk_error(error: BaseException) -> str:
 
 class Disk:
     """Plain system calls; every one raises OSError, none retries."""
+
+    @property
+    def given_up(self) -> bool:
+        """Whether something is waited for no more: nothing else is done before `answers_again`."""
+        return False
+
+    def answers_again(self) -> bool:
+        """Whether all that was given up has ended; the disk is asked again from now on then."""
+        return True
+
+    def ask(self, work: Callable[[*Args], T], *args: *Args) -> T:
+        """What `work(*args)` returns or raises, which looks at files of this disk and changes nothing."""
+        return work(*args)
 
     def create(self, path: Path) -> int:
         """A new file, open for writing past the page cache where that is possible (see `write`).

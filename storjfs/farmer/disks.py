@@ -23,6 +23,7 @@ from storjfs.farmer.disk import Disk
 from storjfs.farmer.identity import FILE as IDENTITY
 from storjfs.farmer.keeping import Keeper
 from storjfs.farmer.own import DATABASE, SHELF
+from storjfs.farmer.patience import ON_THE_LOOP, PatientDisk
 from storjfs.farmer.records import Records, Statement
 from storjfs.farmer.settings import DiskShare, FarmerSettings
 from storjfs.farmer.shelf import BATCH, FOOTER, Shelf, read_token, token_file
@@ -166,6 +167,7 @@ class Disks:
         self._damage = damage
         self._node_id = node_id
         self._disk = disk
+        self._newcomers = PatientDisk(disk)
         self._settings = settings
         self._clock = clock
         self._changed = trio.Event()
@@ -181,12 +183,19 @@ class Disks:
             if row.number != FIRST:
                 self._use(row)
         for one in self._new():
-            self._records.write_first([self._row(one, disk_rows(self._records))])
+            self._records.write_first([self._row_soon(one, disk_rows(self._records))])
             self._use_new(one)
         for shelf in self._shelves.others:
             if shelf.present:
                 shelf.stored = stored_on(self._records, shelf)
         self.apply()
+
+    def check(self, settings: FarmerSettings) -> None:
+        """Raise SettingsError where these name a disk that cannot be used, OSError where one does not answer.
+        Changes nothing."""
+        own = self._shelves.first.folder.parent
+        rows = disk_rows(self._records)
+        PatientDisk(self._disk, ON_THE_LOOP).ask(check_new, rows, settings.disks, self._node_id, own)
 
     def apply(self) -> None:
         """What the settings say of disks that are in use holds from now on; the rest is `run`'s."""
@@ -223,7 +232,7 @@ class Disks:
                 await self._give_up(shelf)
         for one in self._new():
             rows = disk_rows(self._records)  # which belong to this thread
-            row = await trio.to_thread.run_sync(self._row, one, rows, limiter=self._thread)
+            row = await trio.to_thread.run_sync(self._row_soon, one, rows, limiter=self._thread)
             await self._records.commit([row])
             self._use_new(one)
             self.apply()
@@ -257,6 +266,11 @@ class Disks:
     def _new(self) -> list[DiskShare]:
         known = {shelf.folder.parent for shelf in self._shelves.others}
         return [one for one in self._settings().disks if one.folder not in known]
+
+    def _row_soon(self, one: DiskShare, rows: Sequence[DiskRow]) -> Statement:
+        """As `_row`, unless the disk does not answer."""
+        self._newcomers.answers_again()
+        return self._newcomers.ask(self._row, one, rows)
 
     def _row(self, one: DiskShare, rows: Sequence[DiskRow]) -> Statement:
         """Make its folder this farmer's; the row for it. Blocking. Raises SettingsError, OSError."""
@@ -292,16 +306,18 @@ class Disks:
             self._recover(shelf)
 
     def _use(self, row: DiskRow) -> None:
+        disk = PatientDisk(self._disk)
         shelf = Shelf(
             Path(row.folder) / SHELF,
             0,
             row.stored,
-            self._disk,
+            disk,
             own=lambda: OWN_BLOCKS * shelf.block,
             number=row.number,
             token=row.token,
             block=row.block,
         )
+        disk.gave_up = shelf.failed
         shelf.leaving = True  # until the settings say otherwise
         self._shelves.add(shelf)
         if not shelf.read_only:

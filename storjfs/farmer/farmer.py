@@ -19,7 +19,7 @@ from storjfs.farmer.book import Book, Clock
 from storjfs.farmer.contracting import Contracting
 from storjfs.farmer.damage import Damage
 from storjfs.farmer.disk import Disk
-from storjfs.farmer.disks import Disks, check_new, check_own, disk_rows, stored_on
+from storjfs.farmer.disks import Disks, check_own, stored_on
 from storjfs.farmer.identity import load_identity
 from storjfs.farmer.keeping import Keeper
 from storjfs.farmer.listening import EVERYWHERE
@@ -279,8 +279,8 @@ class Farmer:
             self.close()
 
     def check(self, settings: FarmerSettings) -> None:
-        """Raise SettingsError where `apply` could not go on with these. Changes nothing."""
-        check_new(disk_rows(self.records), settings.disks, self.node_id, self.folder)
+        """Raise SettingsError or OSError where `apply` could not go on with these. Changes nothing."""
+        self.disks.check(settings)
 
     def apply(self, settings: FarmerSettings) -> tuple[list[str], list[str]]:
         """Go on with `settings`; nothing that is connected notices.

@@ -74,7 +74,7 @@ class DiskFigures(msgspec.Struct, frozen=True):
     """Bytes of the disk; 0 where it is not there."""
     size: int
     state: str
-    """`working`, `leaving` (being emptied), `failing` (or not there), `lost` (renters are told so)."""
+    """`working`, `leaving` (being emptied), `failing` (or not there), `not answering`, `lost` (told)."""
     failing_since: int | None = None
 
 

@@ -139,6 +139,7 @@ class Keeper:
                     return await self._workers.run(Priority.UPLOAD, arrival.finish, batch)
                 await self._workers.run(Priority.UPLOAD, arrival.write, batch)
         except OSError as error:
+            buffer = aligned_buffer(BATCH)  # a disk that does not answer may read the other at any time
             arrival.shelf.failed(error)
             await self.discard(arrival)
             raise RequestFailed(ErrorCode.NO_SPACE, "the farmer's disk does not take it") from error

@@ -58,6 +58,8 @@ class Selling(msgspec.Struct, frozen=True):
     keep_free: int
     disks: tuple[tuple[str, int], ...] = ()
     """Folder and share of the others."""
+    silent: tuple[int, ...] = ()
+    """Numbers of the disks that do not answer now."""
 
     @property
     def in_all(self) -> int:
@@ -182,7 +184,7 @@ def facts(
         slept=clock.slept,
         settlement_trouble=payments.trouble,
         settlement_trouble_since=payments.trouble_since,
-        selling=selling_of(farmer.settings),
+        selling=msgspec.structs.replace(selling_of(farmer.settings), silent=farmer.shelves.silent),
         refused_settings=refused_settings,
         at_next_start=at_next_start,
         dht=dht,

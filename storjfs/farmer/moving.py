@@ -23,6 +23,7 @@ from storjfs.farmer.shelf import (
     BATCH,
     Arrival,
     Held,
+    NotAnswering,
     ShardDamaged,
     ShardUnreadable,
     Shelf,
@@ -104,6 +105,8 @@ class Mover:
                 try:
                     await self._move(contract, held)
                 except (ShardDamaged, ShardUnreadable) as error:
+                    if isinstance(error, NotAnswering):
+                        raise
                     if isinstance(error, ShardUnreadable) and not await self._works(shelf):
                         raise
                     if self._now(held) == held:

@@ -17,7 +17,7 @@ from storjfs.network.meeting import Meeting
 from storjfs.network.sources import Found, Given, Source
 from storjfs.protocol.directory import Directory, hint_of, peer_source
 from storjfs.protocol.failures import ProtocolViolation
-from storjfs.protocol.hosts import is_private
+from storjfs.protocol.hosts import is_here, is_private
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.messages import FarmerList, GetFarmers, Role
 from storjfs.protocol.signing import Signed
@@ -95,7 +95,12 @@ class Neighbours:
             offer = open_offer(own)
         except ProtocolViolation:
             return
-        usable = [one for one in offer.addresses if inside or not is_private(one.host)]
+        here = bool(where) and is_here(where.partition("/")[0])
+        usable = [
+            one
+            for one in offer.addresses
+            if not is_private(one.host) or (inside and (here or not is_here(one.host)))
+        ]
         if usable and (inside or self._introductions.try_spend(where)):
             # By where it claims to be: nobody fills the share of a network that he does not answer in.
             source = peer_source(usable[0].host)

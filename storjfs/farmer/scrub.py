@@ -14,7 +14,7 @@ import trio
 
 from storjfs.farmer.damage import Damage
 from storjfs.farmer.records import Records
-from storjfs.farmer.shelf import BATCH, Held, ShardDamaged, ShardUnreadable, Shelf
+from storjfs.farmer.shelf import BATCH, Held, NotAnswering, ShardDamaged, ShardUnreadable, Shelf
 from storjfs.farmer.shelves import FIRST, Shelves, held_of
 from storjfs.store import FULL
 
@@ -157,6 +157,8 @@ class Scrub:
             try:
                 await self._read(held, hurry=hurry)
                 return None
+            except NotAnswering:
+                raise
             except (ShardDamaged, ShardUnreadable) as error:
                 if (now := self._moved(held)) is not None:
                     held, looks = now, 0

@@ -27,6 +27,10 @@ class ShardUnreadable(StorjfsError):
     """The disk does not give the shard now: it may be whole."""
 
 
+class NotAnswering(ShardUnreadable):
+    """Nor anything else, for its disk does not answer: nothing can be said of the shard."""
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """What the index knows about a shard on the shelf; `length` in bytes without leaf hashes and footer."""

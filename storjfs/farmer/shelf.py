@@ -22,8 +22,9 @@ from typing import Final
 
 from storjfs.coding import merkle
 from storjfs.errors import StorjfsError
-from storjfs.farmer.disk import ALIGNMENT, Disk, disk_error
+from storjfs.farmer.disk import ALIGNMENT, Args, Disk, T, disk_error
 from storjfs.farmer.own import on_disk
+from storjfs.farmer.patience import NOT_ANSWERING, Silent
 from storjfs.farmer.settings import KEEP_FREE
 from storjfs.farmer.shardfile import (
     BATCH,
@@ -31,6 +32,7 @@ from storjfs.farmer.shardfile import (
     MAGIC,
     Arrival,
     Held,
+    NotAnswering,
     ShardDamaged,
     ShardUnreadable,
     footprint,
@@ -52,6 +54,7 @@ __all__ = [
     "Arrival",
     "Held",
     "NoRoom",
+    "NotAnswering",
     "ShardDamaged",
     "ShardUnreadable",
     "Shelf",
@@ -136,9 +139,7 @@ class Shelf:
             self.stop(error)
 
     def _measure(self) -> None:
-        with os.scandir(self.folder) as entries:
-            found = {Path(entry.path): on_disk(Path(entry.path)) for entry in entries}
-        self._folders = {**found, self.folder: on_disk(self.folder)}
+        self._folders = self.disk.ask(_sizes_in, self.folder)
 
     @property
     def taken(self) -> int:
@@ -244,17 +245,17 @@ class Shelf:
 
     def _look_at(self, *folders: Path) -> None:
         for one in folders or tuple(self._folders):
-            self._folders[one] = on_disk(one)
+            self._folders[one] = self.disk.ask(on_disk, one)
 
     def recover(self, known: Callable[[ShardId], bool]) -> None:
         """At start: finish the arrivals whose rows were committed, remove the others. Blocking."""
         self.recovered = True
-        for entry in list(os.scandir(self._arriving)):
-            shard_id = _id_of(entry.name)
+        for name in self.disk.ask(os.listdir, self._arriving):
+            shard_id = _id_of(name)
             if shard_id is not None and known(shard_id):
                 self.place(shard_id)
             else:
-                self.disk.remove(Path(entry.path))
+                self.disk.remove(self._arriving / name)
 
     # --- out ---
 
@@ -271,7 +272,7 @@ class Shelf:
             self.disk.remove(path)
         self._unplaced.difference_update(ids)
         for folder in {path.parent for path in paths}:
-            if folder.exists():
+            if self.disk.ask(folder.exists):
                 self.disk.sync_folder(folder)
                 self._look_at(folder)
 
@@ -310,6 +311,8 @@ class Shelf:
 
     def try_again(self) -> bool:
         """Whether the disk works again: then what was left over goes, and shards are taken. Blocking."""
+        if self.disk.given_up and not self._answers_again():
+            return False
         try:
             if not self.present or not self.disk.probe(self.folder / "pulse"):
                 return False
@@ -326,6 +329,17 @@ class Shelf:
         self.read_only = ""
         return True
 
+    def _answers_again(self) -> bool:
+        """As that of the disk. What was given up may have happened, so it is as if it had been taken away."""
+        self.failed(Silent())
+        if self.arrivals:
+            return False  # which end at their next write
+        self.remount(self.folder)
+        if self.disk.answers_again():
+            return True
+        self.read_only = NOT_ANSWERING
+        return False
+
     # --- reading ---
 
     def read(self, held: Held, offset: int, length: int) -> bytes:
@@ -333,6 +347,9 @@ class Shelf:
 
         This and what follows raises ShardUnreadable where the disk fails.
         """
+        return self._patiently(self._read, held, offset, length)
+
+    def _read(self, held: Held, offset: int, length: int) -> bytes:
         with self._opened(held) as file:
             data = self.disk.read(file, length, offset)
         if len(data) != length or offset + length > held.length:
@@ -344,6 +361,9 @@ class Shelf:
 
         Raises ShardDamaged where the result would not convince: a farmer should learn that first.
         """
+        return self._patiently(self._prove, held, indices)
+
+    def _prove(self, held: Held, indices: Sequence[int]) -> list[tuple[bytes, bytes]]:
         with self._opened(held) as file:
             hashes = self.disk.read(file, merkle.leaf_count(held.length) * merkle.HASH, held.length)
             leaves = [
@@ -358,6 +378,9 @@ class Shelf:
 
     def hashes(self, held: Held, offset: int) -> bytes:
         """The leaf hashes of the BATCH bytes from `offset`, as the disk has them now: nothing from memory."""
+        return self._patiently(self._hashes, held, offset)
+
+    def _hashes(self, held: Held, offset: int) -> bytes:
         length = min(BATCH, held.length - offset)
         with self._opened(held) as file:
             self.disk.forget(file, length, offset)
@@ -367,6 +390,9 @@ class Shelf:
 
     def compare(self, held: Held, leaves: bytes) -> None:
         """Raise ShardDamaged unless these leaf hashes are those of the root, and stand behind the shard."""
+        self._patiently(self._compare, held, leaves)
+
+    def _compare(self, held: Held, leaves: bytes) -> None:
         if len(leaves) != merkle.leaf_count(held.length) * merkle.HASH:
             raise ShardDamaged(f"shard {short(held.shard_id)} is shorter than it must be")
         if merkle.tree_root(leaves, held.length) != held.root:
@@ -377,9 +403,21 @@ class Shelf:
             if self.disk.read(file, len(end), held.length) != end:
                 raise ShardDamaged(f"the leaf hashes of shard {short(held.shard_id)} have rotted")
 
+    def _patiently(self, work: Callable[[*Args], T], *args: *Args) -> T:
+        try:
+            return self.disk.ask(work, *args)
+        except Silent as error:
+            raise NotAnswering(f"the disk with {self.folder} does not answer") from error
+
     @property
     def present(self) -> bool:
         """Whether the shelf is where it was: its disk may have been taken away."""
+        try:
+            return self.disk.ask(self._is_there)
+        except OSError:
+            return False
+
+    def _is_there(self) -> bool:
         return os.path.isdir(self._arriving) and (not self.token or read_token(self.folder) == self.token)
 
     def _open(self, shard_id: ShardId) -> int:
@@ -406,6 +444,13 @@ class Shelf:
         except OSError as error:
             reason = error.strerror or error
             raise ShardUnreadable(f"shard {short(held.shard_id)} cannot be read: {reason}") from error
+
+
+def _sizes_in(folder: Path) -> dict[Path, int]:
+    """Bytes of a folder, and of each in it."""
+    with os.scandir(folder) as entries:
+        found = {Path(entry.path): on_disk(Path(entry.path)) for entry in entries}
+    return {**found, folder: on_disk(folder)}
 
 
 def token_file(shelf: Path) -> Path:

@@ -68,6 +68,11 @@ class Shelves:
         return next((one for one in found if one is not None), None)
 
     @property
+    def silent(self) -> tuple[int, ...]:
+        """Numbers of the disks that do not answer."""
+        return tuple(shelf.number for shelf in self if shelf.disk.given_up)
+
+    @property
     def can_grow(self) -> bool:
         """Whether any disk takes shards now."""
         return any(not (shelf.read_only or shelf.leaving) for shelf in self)

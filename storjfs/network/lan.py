@@ -70,6 +70,28 @@ def own_networks() -> tuple[IPv4Network | IPv6Network, ...]:
     )
 
 
+def is_near(host: str) -> bool:
+    """Whether a numeric address is one of the networks that this machine is in."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return any(address in one for one in own_networks())
+
+
+def _on_the_link(
+    hosts: Sequence[str] | None, networks: Sequence[IPv4Network | IPv6Network], host: str
+) -> bool:
+    """Whether somebody there can be whom is heard, listening at our addresses `hosts` (None: at all of them).
+
+    What is heard may have come from anywhere. Of this machine itself only where nobody else is heard.
+    """
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if address.is_loopback and not all(map(is_loopback, own_addresses() if hosts is None else hosts)):
+        return False
+    return any(address in one for one in networks)
+
+
 def _check_ours(hosts: Sequence[str]) -> None:
     """Raise NoLan for an address that this machine does not have: the library would leave sockets behind."""
     there = _all_addresses()
@@ -155,9 +177,15 @@ class Lan(Source):
         send, receive = trio.open_memory_channel[Found](WAITING)
         token = trio.lowlevel.current_trio_token()
 
+        networks = own_networks()
+
         def hand_over(found: Found) -> None:
+            there = tuple(one for one in found.addresses if _on_the_link(self._hosts, networks, one.host))
+            if not there:
+                log.debug("a farmer announces itself that is not in the local network: %s", found.addresses)
+                return
             try:
-                send.send_nowait(found)
+                send.send_nowait(Found(there, found.node_id))
             except (trio.WouldBlock, trio.ClosedResourceError, trio.BrokenResourceError):
                 log.debug("more farmers announce themselves than can be taken in")
 

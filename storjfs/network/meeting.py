@@ -13,23 +13,27 @@ import trio
 from storjfs.errors import StorjfsError
 from storjfs.network.guests import Allowances
 from storjfs.network.identity import Identity
+from storjfs.network.lan import is_near
+from storjfs.network.origin import origin
 from storjfs.network.peer import Connector
-from storjfs.network.sources import Found, Source
+from storjfs.network.sources import Found, Given, Source
 from storjfs.network.streams import open_stream
 from storjfs.network.visits import VISIT_ERRORS, visit
 from storjfs.protocol.directory import (
     ASKED_EVERY,
+    PEERS,
     Directory,
     Hint,
     Known,
     hint_of,
+    is_of_this_machine,
     peer_source,
 )
-from storjfs.protocol.hosts import is_private
+from storjfs.protocol.hosts import is_here, is_private, network_of
 from storjfs.protocol.ids import NodeId, short
 from storjfs.protocol.messages import Role
 from storjfs.protocol.signing import Signed
-from storjfs.protocol.terms import Address
+from storjfs.protocol.terms import RELAYED, Address
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +52,10 @@ RELAY_RATE: Final = 0.5
 """Farmers behind one relay that are visited per second in the long run, for it has one address for all ..."""
 RELAY_BURST: Final = 16.0
 """... and after a pause at once."""
+HOST_RATE: Final = 0.5
+"""Addresses of one host that are dialled per second in the long run, where nobody has answered yet ..."""
+HOST_BURST: Final = 16.0
+"""... and after a pause at once. Those that a person has named, and this machine, are not counted."""
 REMEMBERED: Final = 1024
 """Addresses of which it is known when they were visited last."""
 FIRST_RETRY: Final = 60.0
@@ -83,6 +91,7 @@ class Meeting:
         connector: Connector = open_stream,
         news: Callable[[], None] = lambda: None,
         every: Callable[[], float | None] = lambda: None,
+        near: Callable[[str], bool] = is_near,
     ) -> None:
         self.directory = directory
         self.problems: dict[str, str] = {}
@@ -101,6 +110,9 @@ class Meeting:
         self._late: deque[Hint] = deque(maxlen=LATE)
         self._seen: dict[tuple[Address, NodeId | None], float] = {}
         """When an address was dialled last; one of a relay, for whom."""
+        self._hosts = Allowances(HOST_RATE, HOST_BURST, REMEMBERED)
+        self._by_hand = {name for name, one in sources.items() if isinstance(one, Given)}
+        self._near = near
         self._relays = Allowances(RELAY_RATE, RELAY_BURST, REMEMBERED)
         self._to_tell = 0
         self._told = -SAME_ADDRESS
@@ -205,7 +217,7 @@ class Meeting:
         every = self._every() or ASKED_EVERY
         due = self.directory.due(self._now(), LOOKED_AT, self._visiting, every)
         for known in due:
-            hint = self._fresh(Hint(min(known.sources), known.addresses, known.node_id, known.private))
+            hint = self._fresh(_revisit(known, known.addresses), known.answered_at)
             if hint.addresses or not known.addresses:
                 return hint, known
         return None
@@ -224,7 +236,7 @@ class Meeting:
             known = self.directory.get(self._again.popleft())
             if known is None or known.answered_at is None or known.node_id in self._visiting:
                 continue
-            return Hint(min(known.sources), (known.answered_at,), known.node_id, known.private), known
+            return _revisit(known, (known.answered_at,)), known
         return None
 
     def _worth_it(self, hint: Hint) -> Hint | None:
@@ -251,20 +263,26 @@ class Meeting:
         fits = known is not None and known.answers and set(hint.addresses) <= set(known.addresses)
         return known if fits else None
 
-    def _fresh(self, hint: Hint) -> Hint:
-        """The same without addresses dialled just now. It is to be visited then: relays count it."""
+    def _fresh(self, hint: Hint, answered_at: Address | None = None) -> Hint:
+        """The same without addresses dialled just now. It is to be visited then: relays and hosts count it,
+        but for where it has answered."""
         since = trio.current_time() - SAME_ADDRESS
 
         def fresh(address: Address) -> bool:
             if self._seen.get(_place(address, hint.node_id), -math.inf) > since:
                 return False
-            return address.relay is None or self._relays.try_spend(address)
+            if address.relay is not None:
+                return self._relays.try_spend(address)
+            if address == answered_at or hint.source in self._by_hand or is_here(address.host):
+                return True
+            return self._hosts.try_spend(host_of(address))
 
         return replace(hint, addresses=tuple(filter(fresh, hint.addresses)))
 
     async def _visit(self, hint: Hint, known: Known | None) -> None:
         try:
-            await self._meet(hint)
+            here = known.here if known is not None else _may_be_here(hint.source)
+            await self._meet(hint, here=here)
         except VISIT_ERRORS as error:
             self._in_vain(hint, known, error)
         except Exception as error:
@@ -287,7 +305,7 @@ class Meeting:
             self.unanswered[hint.addresses[0]] = str(error)
             _shorten(self.unanswered)
 
-    async def _meet(self, hint: Hint) -> None:
+    async def _meet(self, hint: Hint, *, here: bool) -> None:
         paid = 1
 
         async def dial(
@@ -307,10 +325,13 @@ class Meeting:
             own=self._own(),
             role=self._role,
             public=not hint.private,
+            here=here,
         )
         self.unanswered.pop(hint.addresses[0], None)
         now = self._now()
-        private = is_private(found.address.host)
+        # Who is elsewhere, though under a private address, may name no private ones: it is not our network.
+        host = found.address.host.removeprefix(RELAYED)
+        private = is_private(host) and (hint.source in self._by_hand or self._near(host))
         entered = self.directory.answered(
             hint.source, found.address, found.offer, now, found.latency, private=hint.private
         )
@@ -319,6 +340,25 @@ class Meeting:
         for signed in found.others:
             self.directory.learn(peer_source(found.address.host), signed, now, private=private)
         self._news()
+
+
+def _revisit(known: Known, addresses: tuple[Address, ...]) -> Hint:
+    """One that is known already. Of what names it the word of a person counts most."""
+    source = "settings" if "settings" in known.sources else min(known.sources)
+    return Hint(source, addresses, known.node_id, known.private)
+
+
+def _may_be_here(source: str) -> bool:
+    """Whether what a source names may be on this machine: peers elsewhere know nothing of that."""
+    return not source.startswith(PEERS) or is_of_this_machine(source)
+
+
+def host_of(address: Address) -> str:
+    """What counts as one host: an IPv4 address, the first 64 bits of an IPv6 one, a domain."""
+    try:
+        return origin(address.host)
+    except ValueError:
+        return network_of(address.host)
 
 
 def _place(address: Address, node_id: NodeId | None) -> tuple[Address, NodeId | None]:

@@ -13,7 +13,7 @@ from storjfs.network.failures import PeerUnreachable, RequestTimeout, WrongPeer
 from storjfs.network.identity import Identity
 from storjfs.network.peer import Connector, Peer
 from storjfs.protocol.failures import ProtocolViolation, RequestFailed
-from storjfs.protocol.hosts import is_private
+from storjfs.protocol.hosts import is_here, is_private
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.messages import FarmerList, GetFarmers, GetOffer, Role
 from storjfs.protocol.signing import Signed
@@ -49,17 +49,19 @@ async def visit(
     own: Signed | None = None,
     role: Role = Role.RENTER,
     public: bool = False,
+    here: bool = True,
 ) -> Visited:
     """Visit the farmer `node_id` (None: whoever is there) at the first address that works.
 
     `ask`: also for others, and say of ourselves by `own`. `public`: dial nothing in a private network, also
-    where a name leads there. Raises PeerUnreachable, RequestTimeout, RequestFailed, ProtocolViolation.
+    where a name leads there. `here`: else nothing on this machine, or that holds for one link only. Raises
+    PeerUnreachable, RequestTimeout, RequestFailed, ProtocolViolation.
     """
     reason: StorjfsError = PeerUnreachable("no address that may be dialled is known")
     with trio.move_on_after(VISIT_TIMEOUT):
         for address in addresses:
             try:
-                places = await _public(address) if public else (address,)
+                places = (address,) if here and not public else await _allowed(address, public=public)
                 stream = await connector(identity, node_id, places, DIAL)
             except PeerUnreachable as error:
                 reason = error
@@ -72,19 +74,23 @@ async def visit(
     raise RequestTimeout(f"{addresses[0]} did not answer within {VISIT_TIMEOUT:g} s")
 
 
-async def _public(address: Address) -> tuple[Address, ...]:
-    """Where the address leads outside of private networks, or its relay does. Raises PeerUnreachable where
-    nowhere."""
+async def _allowed(address: Address, *, public: bool) -> tuple[Address, ...]:
+    """Where the address leads, or its relay does, outside of private networks or at least of this machine.
+
+    Raises PeerUnreachable where nowhere.
+    """
     if address.relay is not None:
-        return tuple(one.through() for one in await _public(address.relay))
+        return tuple(one.through() for one in await _allowed(address.relay, public=public))
     try:
         found = await trio.socket.getaddrinfo(address.host, address.port, type=trio.socket.SOCK_STREAM)
     except (OSError, ValueError) as error:  # ValueError: nobody can have a name like this
         raise PeerUnreachable(f"{address}: {error}") from error
     hosts = dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found)
-    places = tuple(Address(host, address.port) for host in hosts if not is_private(host))[:PLACES]
+    refused = is_private if public else is_here
+    places = tuple(Address(host, address.port) for host in hosts if not refused(host))[:PLACES]
     if not places:
-        raise PeerUnreachable(f"{address} leads into a private network")
+        where = "into a private network" if public else "to this machine"
+        raise PeerUnreachable(f"{address} leads {where}")
     return places
 
 

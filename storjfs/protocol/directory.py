@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 
 from storjfs.protocol.encoding import decode, encode
 from storjfs.protocol.failures import ProtocolViolation
-from storjfs.protocol.hosts import is_private, network_of
+from storjfs.protocol.hosts import is_here, is_private, network_of
 from storjfs.protocol.ids import NodeId, NodeIdField, ShortText, Unsigned
 from storjfs.protocol.signing import Signed
 from storjfs.protocol.terms import Address, Offer, open_offer
@@ -44,7 +44,13 @@ OTHER_SOURCES: Final = 16
 """Ways to find farmers besides, at most."""
 
 _QUOTAS: Final = {"settings": 256, "contracts": 256, "lan": 128, PEERS: 32}
+_BY_HAND: Final = ("settings", "contracts")
 _OTHER_QUOTA: Final = 512
+
+
+def is_of_this_machine(source: str) -> bool:
+    """Whether `source` is a farmer on this machine, who may name others on it."""
+    return source.startswith(PEERS) and is_here(source.removeprefix(PEERS).partition("/")[0])
 
 
 def peer_source(host: str) -> str:
@@ -75,9 +81,21 @@ class Known:
         return self.confirmed > 0 and self.failures < GIVEN_UP_AFTER
 
     @property
+    def here(self) -> bool:
+        """Whether it may be on this machine: a person says so, somebody who is, or it has answered here."""
+        if self.answered_at is not None and is_here(self.answered_at.host):
+            return True
+        return any(one in _BY_HAND or is_of_this_machine(one) for one in self.sources)
+
+    @property
     def addresses(self) -> tuple[Address, ...]:
         """Where to dial it: first where it has answered."""
-        said = [one for one in self.offer.addresses if self.private or not is_private(one.host)]
+        here = self.here
+        said = [
+            one
+            for one in self.offer.addresses
+            if not is_private(one.host) or (self.private and (here or not is_here(one.host)))
+        ]
         first = [self.answered_at] if self.answered_at is not None else []
         return tuple(dict.fromkeys(first + said))
 

@@ -31,6 +31,20 @@ def is_private(host: str) -> bool:
 
 
 @lru_cache(maxsize=8192)
+def is_here(host: str) -> bool:
+    """Whether an address leads to this machine itself, or holds for one link only: it says nothing to others.
+
+    Of an address behind a relay, the relay is what is dialled.
+    """
+    host = host.removeprefix(RELAYED)
+    address = _within(_address(host))
+    if address is None:
+        name = host.lower().rstrip(".")
+        return name == "localhost" or name.endswith(".localhost") or _NUMBER.fullmatch(host) is not None
+    return address.is_loopback or address.is_link_local or address.is_unspecified
+
+
+@lru_cache(maxsize=8192)
 def on_the_internet(host: str) -> bool:
     """Whether this is a numeric address of the internet, in the form in which nodes there have it."""
     address = _address(host)

@@ -16,6 +16,7 @@ from storjfs.errors import StorjfsError
 from storjfs.protocol.contracts import Event
 from storjfs.protocol.ids import NodeId, short
 from storjfs.renter.audits import HELD_STATES, Answer, Audits, BatchResult, MarkLost
+from storjfs.renter.behind import Behind
 from storjfs.renter.book import ContractBook, Entry
 from storjfs.renter.clock import sleep_until
 from storjfs.renter.local_records import Challenge, LocalRecords
@@ -50,7 +51,19 @@ class AuditSummary:
 class _Work:
     """What is to be audited under one contract. `sweep`: go through all its shards behind this id."""
 
-    __slots__ = ("done", "due", "failed", "heard", "passed", "retries", "sweep", "swept_at", "tried", "wake")
+    __slots__ = (
+        "done",
+        "due",
+        "failed",
+        "heard",
+        "passed",
+        "retries",
+        "sweep",
+        "swept_at",
+        "tried",
+        "up",
+        "wake",
+    )
 
     def __init__(self) -> None:
         self.due: deque[bytes] = deque()
@@ -60,6 +73,8 @@ class _Work:
         self.done = trio.Event()
         self.retries = 0
         self.tried = 0.0
+        self.up = False
+        """What was left out is being made up for."""
         self.heard = False
         """Another farmer has answered since the last attempt here."""
         self.passed = 0
@@ -89,6 +104,7 @@ class Auditor:
         self._mark_lost = mark_lost
         self._now = now
         self._connected = connected
+        self._behind = Behind(records, store, float(settings.audit_period), now)
         self._work: dict[int, _Work] = {}
         self._nursery: trio.Nursery | None = None
         self._secret = b""
@@ -103,6 +119,9 @@ class Auditor:
                     self._start(number, work)
                 for number in list(self._records.challenges):
                     self._of(number).wake.set()
+                for entry in self._book:
+                    if entry.serves and entry.number not in self._records.challenges:
+                        self._make_up(entry.number)
                 task_status.started()
                 await self._follow_schedule()
             finally:
@@ -142,6 +161,13 @@ class Auditor:
         work = self._work.get(contract)
         return bool(work and work.retries) or bool(self._records.standing(contract).silent_since)
 
+    def unproven_since(self, contract: int) -> float | None:
+        """Since when shards that were due are not proven, seconds since 1970; None if all are."""
+        challenge, work = self._records.challenges.get(contract), self._work.get(contract)
+        owed = [challenge.made] if challenge is not None and work is not None and work.retries else []
+        since = self._behind.since(contract)
+        return min([*owed, *([since] if since is not None else [])], default=None)
+
     async def gone(self, entry: Entry, reason: str) -> None:
         """The farmer is gone for good: the contract is breached and all its shards are lost."""
         log.warning("farmer %s is given up: %s", short(entry.node_id), reason)
@@ -180,6 +206,7 @@ class Auditor:
 
     async def _advance(self, before: float, until: float) -> None:
         """Keep how far we have come, once nothing before it waits only in memory."""
+        await self._behind.keep()
         if not any(work.due for work in self._work.values()):
             await self._records.set_cursor(CURSOR, until)
         elif self._records.cursor(CURSOR) is None:
@@ -193,7 +220,9 @@ class Auditor:
                 continue
             work = self._of(one.contract)
             # A farmer that is silent is asked the same again and again; what else is due then comes later.
-            if not work.retries:
+            if work.retries:
+                self._behind.left_out(one.contract, one.at)
+            else:
                 work.due.append(one.shard_id)
                 work.wake.set()
 
@@ -222,6 +251,26 @@ class Auditor:
         if self._nursery is not None:
             self._nursery.start_soon(self._work_on, number, work, name=f"audit of contract {number}")
 
+    def _make_up(self, number: int) -> None:
+        """Begin to make up for what was left out while its farmer was silent, if anything was."""
+        work = self._of(number)
+        if not work.up and self._nursery is not None and self._behind.since(number) is not None:
+            work.up = True
+            self._nursery.start_soon(self._make_up_for, number, work)
+
+    async def _make_up_for(self, number: int, work: _Work) -> None:
+        def hand_out(shard_id: bytes) -> None:
+            work.due.append(shard_id)
+            work.wake.set()
+
+        try:
+            await self._behind.make_up(number, self._secret, lambda: not work.retries, hand_out)
+        except (StorjfsError, OSError) as error:
+            log.warning("audits of contract %d that were left out wait: %s", number, error)
+        finally:
+            work.up = False
+            work.wake.set()
+
     def _start_sweep(self, number: int) -> _Work:
         work = self._of(number)
         work.sweep = b""
@@ -249,6 +298,7 @@ class Auditor:
         while (entry := self._book.get(number)) is not None and entry.serves:
             challenge = self._records.challenges.get(number) or await self._next_batch(entry, work)
             if challenge is None:
+                await self._behind.settle(number)
                 break
             result = await self._audits.attempt(entry, challenge)
             if not await self._after(entry, work, result):
@@ -285,6 +335,7 @@ class Auditor:
         if result.answer is Answer.ANSWERED:
             work.retries = 0
             work.tried = now
+            self._make_up(entry.number)
             work.passed += result.passed
             work.failed += result.failed
             for number, other in self._work.items():
@@ -336,6 +387,7 @@ class Auditor:
         work = self._work[number]
         work.due.clear()
         work.sweep = None
+        await self._behind.forget(number)
         challenge = self._records.challenges.get(number)
         if challenge is not None:
             await self._audits.forget(challenge)

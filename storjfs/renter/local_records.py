@@ -23,7 +23,8 @@ KEPT_OUTCOMES = 10_000
 
 LOCAL_SCHEMA = """
 CREATE TABLE record (
-    name   TEXT NOT NULL PRIMARY KEY,     -- 'secret', 'audit cursor', 'read-back cursor', 'scrub'
+    name   TEXT NOT NULL PRIMARY KEY,     -- 'secret', 'audit cursor', 'read-back cursor', 'scrub',
+                                          -- 'audits behind N'
     value  BLOB NOT NULL
 ) WITHOUT ROWID;
 
@@ -249,6 +250,10 @@ class LocalRecords:
     async def set_cursor(self, name: str, value: float) -> None:
         """Keep how far a task has come."""
         await self._db.write(("INSERT OR REPLACE INTO record VALUES (?, ?)", (name, value)))
+
+    async def forget_cursor(self, name: str) -> None:
+        """There is no such task any more."""
+        await self._db.write(("DELETE FROM record WHERE name = ?", (name,)))
 
     def kept(self, name: str) -> bytes | None:
         """What a task kept under a name to go on later."""

@@ -359,6 +359,7 @@ class Renter:
             used=used,
             online=self.farmers.connected(entry.node_id),
             contained=self.auditor.contained(entry.number),
+            unproven_since=self.auditor.unproven_since(entry.number) if entry.serves else None,
             now=self._now(),
         )
 

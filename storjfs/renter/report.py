@@ -24,6 +24,8 @@ class ContractReport:
     online: bool
     contained: bool
     """It owes an answer to an audit."""
+    unproven_since: float | None
+    """From when on shards that were due for an audit are not proven."""
     shards: int
     used: int
     capacity: int
@@ -67,6 +69,7 @@ def contract_report(
     used: int,
     online: bool,
     contained: bool,
+    unproven_since: float | None,
     now: float,
 ) -> ContractReport:
     """The row of one contract."""
@@ -79,6 +82,7 @@ def contract_report(
         state=entry.state,
         online=online,
         contained=contained,
+        unproven_since=unproven_since,
         shards=shards,
         used=used,
         capacity=entry.terms.capacity,

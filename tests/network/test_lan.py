@@ -1,8 +1,9 @@
 """Announcing a farmer by multicast DNS and hearing of it: on the loopback only."""
 
 import contextlib
+import ipaddress
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,6 +18,7 @@ from storjfs.network.lan import (
     Lan,
     NoLan,
     _found,
+    _on_the_link,
     announced,
     is_at_home,
     is_loopback,
@@ -92,11 +94,10 @@ async def test_who_comes_later_is_heard_of_too() -> None:
 
 
 @contextlib.contextmanager
-def saying(properties: dict[str, Any], name: str) -> Iterator[None]:
+def saying(properties: dict[str, Any], name: str, hosts: Sequence[str] = (HERE,)) -> Iterator[None]:
     """Somebody who announces whatever it likes under our service."""
-    info = ServiceInfo(
-        SERVICE, f"{name}.{SERVICE}", port=9, addresses=[socket.inet_aton(HERE)], properties=properties
-    )
+    addresses = [socket.inet_aton(one) for one in hosts]
+    info = ServiceInfo(SERVICE, f"{name}.{SERVICE}", port=9, addresses=addresses, properties=properties)
     carrier = Zeroconf(interfaces=[HERE])
     try:
         carrier.register_service(info)
@@ -118,6 +119,36 @@ async def test_nonsense_in_the_network_hides_nobody() -> None:
                 assert (await heard({node(5)}))[node(5)].addresses == (Address(HERE, 7425),)
         finally:
             await trio.to_thread.run_sync(stack.close)
+
+
+async def test_what_is_heard_leads_nowhere_but_into_the_local_network() -> None:
+    with contextlib.ExitStack() as stack:
+        for number, hosts in ((7, ["198.51.100.7"]), (8, ["198.51.100.8", HERE])):
+            said = saying({"id": node(number).hex()}, f"far-{number}", hosts)
+            await trio.to_thread.run_sync(stack.enter_context, said)
+        try:
+            async with announced(node(9), HERE, 7429):
+                found = await heard({node(8), node(9)})
+            assert found[node(8)].addresses == (Address(HERE, 9),)
+            assert node(7) not in found
+        finally:
+            await trio.to_thread.run_sync(stack.close)
+
+
+@pytest.mark.parametrize(
+    ("host", "listening", "there"),
+    [
+        ("192.168.1.9", ["192.168.1.2"], True),
+        ("192.168.2.9", ["192.168.1.2"], False),
+        ("8.8.8.8", ["192.168.1.2"], False),
+        ("127.0.0.1", ["192.168.1.2"], False),
+        ("127.0.0.1", ["127.0.0.1"], True),
+        ("fe80::7%eth0", ["192.168.1.2"], True),
+    ],
+)
+def test_who_can_be_heard_is_in_a_network_of_ours(host: str, listening: list[str], there: bool) -> None:
+    networks = [ipaddress.ip_network(one) for one in ("127.0.0.0/8", "192.168.1.0/24", "fe80::/64")]
+    assert _on_the_link(listening, networks, host) is there
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,16 @@ from trio.testing import MockClock
 
 from storjfs.network.failures import PeerUnreachable, RequestTimeout, WrongPeer
 from storjfs.network.identity import Identity
-from storjfs.network.meeting import AT_ONCE, PER_SECOND, RELAY_BURST, RELAY_RATE, SAME_ADDRESS, Meeting
+from storjfs.network.meeting import (
+    AT_ONCE,
+    HOST_BURST,
+    HOST_RATE,
+    PER_SECOND,
+    RELAY_BURST,
+    RELAY_RATE,
+    SAME_ADDRESS,
+    Meeting,
+)
 from storjfs.network.service import serve_peer
 from storjfs.network.sources import Found, Given, Source
 from storjfs.network.visits import PLACES, VISIT_TIMEOUT, visit
@@ -309,6 +318,43 @@ async def test_nobody_outside_makes_us_dial_into_our_own_network(
     assert inside.node_id in await look(village.meeting(given_at([neighbour])), 60)
 
 
+async def test_a_neighbour_may_name_others_in_our_network_and_nothing_on_this_machine(
+    autojump_clock: MockClock, village: Village, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def look_up(host: str, port: int, **more: Any) -> list[tuple[Any, ...]]:
+        await trio.lowlevel.checkpoint()
+        return [(2, 1, 6, "", ({"trap.local": "127.0.0.1"}.get(host, host), port))]
+
+    monkeypatch.setattr(trio.socket, "getaddrinfo", look_up)
+    neighbour, inside, far = village.add(1, "192.168.1.7"), village.add(2, "192.168.1.8"), village.add(3)
+    traps = [Address(host, 22) for host in ("127.0.0.1", "localhost", "169.254.1.1", "0.0.0.0", "::1")]
+    names = Address("trap.local", 22)
+    liar = Node(Address("192.168.1.9", 7420), Identity(b"l" * 32))
+    neighbour.knows = [inside.offer(*traps, inside.address), liar.offer(names)]
+    heard: dict[str, Source] = {"lan": Heard(neighbour)}
+    found = await look(village.meeting(heard, near=lambda host: host.startswith("192.168.")), 600)
+    assert found == {neighbour.node_id, inside.node_id}
+    assert not {*traps, names, Address("127.0.0.1", 22)} & set(village.dials)
+    # One that is reached under a private address elsewhere, as over a tunnel, is not in our network.
+    village.dials.clear()
+    neighbour.knows = [inside.offer(), far.offer()]
+    found = await look(village.meeting(heard, near=lambda _: False), 600)
+    assert found == {neighbour.node_id, far.node_id}
+    assert set(village.dials) == {neighbour.address, far.address}
+
+
+async def test_one_host_is_dialled_now_and_then_however_many_ports_are_named(
+    autojump_clock: MockClock, village: Village
+) -> None:
+    good = [village.add(number) for number in range(5)]
+    seconds = 600
+    ports: dict[str, Source] = {"dht": Ports()}
+    found = await look(village.meeting({**ports, **given_at(good)}), seconds)
+    assert found == {one.node_id for one in good}
+    dials = sum(count for address, count in village.dials.items() if address.host == "9.9.9.9")
+    assert HOST_BURST <= dials <= HOST_BURST + HOST_RATE * seconds + 1
+
+
 async def test_a_name_that_leads_into_a_private_network_is_not_dialled_as_a_relay_either(
     autojump_clock: MockClock, village: Village, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -365,6 +411,28 @@ async def test_a_visit_has_an_end(autojump_clock: MockClock, village: Village) -
     with pytest.raises((RequestTimeout, PeerUnreachable)):
         await visit(Identity(b"v" * 32), None, [node.address], village.connect, ask=True)
     assert trio.current_time() <= VISIT_TIMEOUT + 1
+
+
+class Heard(Source):
+    """A farmer of the local network."""
+
+    private = True
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    async def find(self) -> AsyncIterator[Found]:
+        yield Found((self.node.address,), self.node.node_id)
+
+
+class Ports(Source):
+    """Names ever more ports of one host."""
+
+    async def find(self) -> AsyncIterator[Found]:
+        for port in itertools.count(1):
+            yield Found((Address("9.9.9.9", port),))
+            if port % 10 == 0:
+                await trio.sleep(1)
 
 
 class Flood(Source):

@@ -3,19 +3,32 @@
 import ctypes
 import socket
 import struct
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import trio
 
 from storjfs.network import dialling
-from storjfs.network.control import ControlLimits
+from storjfs.network.control import ControlConnection, ControlLimits
+from storjfs.network.failures import PeerUnreachable
 from storjfs.network.origin import below
+from storjfs.network.relay import RELAY_LIMITS, Relay
 from storjfs.network.splice import splice
-from storjfs.protocol.ids import ContractId, ShardId
-from storjfs.protocol.messages import Ping
+from storjfs.protocol.ids import ContractId, NodeId, ShardId
+from storjfs.protocol.messages import Hello, HelloAnswer, Ping
 from tests.network.farm import Farmer, idle_connection, listening
-from tests.network.relaying import PATIENCE, RelayService, behind, eventually, relaying, renting
+from tests.network.relaying import (
+    PATIENCE,
+    SECOND,
+    CountedLine,
+    RelayService,
+    behind,
+    eventually,
+    relaying,
+    renting,
+)
 
 SO_ATTACH_FILTER = 26
 CONTRACT = ContractId(bytes(32))
@@ -134,3 +147,78 @@ async def test_a_transfer_goes_on_elsewhere_once_requests_find_the_way_gone(
                 await got.wait()
             assert buffer == b"some bytes"
             assert peer._data._open == 1
+
+
+class Passing(CountedLine):
+    """A line that nothing passes any more while it is `held`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.goes_on = trio.Event()
+        self.goes_on.set()
+
+    async def pass_on(self, farmer: NodeId, count: int, *, to_farmer: bool) -> None:
+        await self.goes_on.wait()
+        await super().pass_on(farmer, count, to_farmer=to_farmer)
+
+
+class FallingSilent(RelayService):
+    """A relay whose kernel takes connections and data, while it does nothing any more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line: Passing = Passing()
+        self.relay = Relay(self.line, RELAY_LIMITS)
+
+    async def hello(self, peer: NodeId, hello: Hello) -> HelloAnswer:
+        await self.line.goes_on.wait()
+        return await super().hello(peer, hello)
+
+    def fall_silent(self) -> None:
+        async def take(*_: object) -> None:
+            await trio.sleep_forever()
+
+        self.line.goes_on = trio.Event()
+        for one in self.control:
+            one._take = take  # type: ignore[method-assign, assignment]
+
+
+async def test_a_relay_that_falls_silent_is_left_for_the_other_and_used_again_when_it_speaks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All connections stay up, and nothing passes: pings find out."""
+    soon = ControlLimits(quiet=1.0)
+    monkeypatch.setattr("storjfs.network.behind.WATCHFUL", soon)
+    monkeypatch.setattr("storjfs.network.peer.ControlConnection", partial(ControlConnection, limits=soon))
+    monkeypatch.setattr("storjfs.network.peer.DIAL_TIMEOUT", 2.0)
+    first, second, farmer = FallingSilent(), RelayService(), Farmer()
+    async with (
+        relaying(first) as (where, _),
+        relaying(second, SECOND) as (other, _),
+        behind(farmer, where, other) as (one, two),
+        renting(where.through(), other.through()) as peer,
+    ):
+        await answered(peer.request, Ping())
+        await answered(peer.put_shard, CONTRACT, SHARD, b"some bytes")
+        first.fall_silent()
+        buffer = bytearray(10)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answered, peer.get_range, CONTRACT, SHARD, 0, buffer)
+            await answered(peer.request, Ping())
+        assert buffer == b"some bytes"
+        assert second.line.joins
+        await eventually(lambda: not one.attached)
+        await eventually(lambda: two.attached)
+        first.line.goes_on.set()
+        await eventually(lambda: one.attached)
+
+
+async def answered(ask: Callable[..., Awaitable[object]], *words: Any) -> None:
+    """Ask until there is an answer: a busy machine may take a way for one that is gone."""
+    with trio.fail_after(3 * PATIENCE):
+        while True:
+            try:
+                await ask(*words)
+                return
+            except PeerUnreachable as error:
+                await trio.sleep(error.retry_after or 0.01)

@@ -1,6 +1,7 @@
 """Farmers that lose, spoil or keep silent: what is found, told, believed, and given up."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from storjfs.protocol.audits import AuditRequest
 from storjfs.protocol.contracts import State
 from storjfs.protocol.ids import NodeId, ShardId
 from storjfs.protocol.messages import Audit, Pay, Request
-from storjfs.renter import FarmerUnavailable
-from storjfs.renter.local_records import Result
+from storjfs.renter import FarmerUnavailable, Renter
+from storjfs.renter.audits import Audits
+from storjfs.renter.book import Entry
+from storjfs.renter.local_records import Challenge, Result
 from storjfs.renter.renter import GREET_EVERY
-from storjfs.renter.schedule import Due
+from storjfs.renter.schedule import Due, first_due_after
 from storjfs.renter.speed import Way
 from storjfs.store.batch import Values
 from tests.renter.world import SELDOM, Site, a_world, quick_settings, site_of, until
@@ -240,6 +243,57 @@ async def test_a_challenge_is_repeated_byte_for_byte_over_restarts(
             assert renter.records.challenges[contract] == first
             world.heal(site)
             await until(lambda: renter.records.standing(contract).passed > 0)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_what_fell_due_while_a_farmer_was_silent_is_made_up_for_when_it_is_back(
+    tmp_path: Path, still_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, restart: bool
+) -> None:
+    begun: list[tuple[float, int, bytes]] = []
+    begin = Audits.begin
+
+    async def noted(audits: Audits, entry: Entry, shard_ids: Sequence[bytes]) -> Challenge | None:
+        begun.extend((world.now(), entry.number, one) for one in shard_ids)
+        return await begin(audits, entry, shard_ids)
+
+    monkeypatch.setattr(Audits, "begin", noted)
+    period = 100.0
+    settings = quick_settings(audit_period=int(period), offline_grace=10 * period)
+    async with a_world(tmp_path, still_clock, 5) as world:
+        async with world.life(settings) as (renter, catalogue):
+            placed = [one for _ in range(8) for one in await catalogue.store_segment(renter)]
+            secret = await renter.records.secret()
+            contract = placed[0][0]
+            ours = [shard_id for number, shard_id in placed if number == contract]
+            site = site_of(world, renter, contract)
+            world.cut(site)
+            await until(lambda: renter.contained(contract), 3 * period)
+            silent = world.now()
+            assert unproven(renter) == [contract]
+            await trio.sleep(0.7 * period)
+            if not restart:
+                world.heal(site)
+                await until(lambda: not unproven(renter), period)
+        if restart:
+            async with world.life(settings) as (renter, _):
+                await until(lambda: renter.contained(contract), period)
+                assert unproven(renter) == [contract]
+                world.heal(site)
+                await until(lambda: not unproven(renter), period)
+        back = world.now()
+        missed = {
+            one for one in ours if first_due_after(secret, one, period, silent) < silent + 0.65 * period
+        }
+        proven = {one for at, number, one in begun if number == contract and at > silent}
+        assert missed <= proven
+        # They were not all asked for at once, nor only when they were due the next time.
+        assert back < silent + 1.3 * period
+        assert catalogue.lost == []
+
+
+def unproven(renter: Renter) -> list[int]:
+    rows = renter.report().contracts
+    return [row.contract for row in rows if row.unproven_since is not None]
 
 
 async def test_a_farmer_silent_for_too_long_is_given_up_but_not_while_all_are_silent(
