@@ -20,7 +20,7 @@ from storjfs.farmer.space import space_of_all
 from storjfs.protocol.failures import RequestFailed
 from storjfs.settlement import Ledger
 from tests.farmer.renter import MIB, Renter, Shard
-from tests.farmer.test_disks import at_work, wait, where, whole
+from tests.farmer.several_disks import at_work, wait, where, whole
 
 
 class Hanging(Disk):

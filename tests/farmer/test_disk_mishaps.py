@@ -22,7 +22,7 @@ from storjfs.settlement import Ledger
 from storjfs.volume.errors import SettingsError
 from tests.farmer.process import Running
 from tests.farmer.renter import MIB, refused
-from tests.farmer.test_disks import at_work, gone, on, put_some, wait, where, whole
+from tests.farmer.several_disks import at_work, gone, on, put_some, wait, where, whole
 
 
 def named(*folders: Path) -> tuple[DiskShare, ...]:
