@@ -30,6 +30,7 @@ class Volume:
         self.farm = Farm()
         self.limit = 256 << 20
         self.outage = 30.0
+        self.older = False
         self.faults: list[tuple[int, bytes]] = []
         self.random = random.Random(7)
         self.written: dict[Run, bytes] = {}
@@ -68,6 +69,7 @@ class Volume:
                 limit=self.limit,
                 outage=self.outage,
                 disk_reserve=0,
+                older=self.older,
                 faulty=lambda contract, shard_id, error: self.faults.append((contract, shard_id)),
                 crash_point=self._crash_point,
             )

@@ -2,9 +2,11 @@
 
 import shutil
 
+import pytest
 import trio
 
 from tests.segments.conftest import Volume, until
+from tests.segments.test_left_behind import change
 
 
 async def copied_during_an_upload(volume: Volume) -> None:
@@ -37,3 +39,18 @@ async def test_an_older_copy_deletes_no_shards_that_newer_metadata_need(volume: 
     async with volume.running():
         await volume.check_all()
     assert volume.farm.deleted == []
+
+
+@pytest.mark.parametrize("older", [False, True])
+async def test_nor_does_its_repair_those_that_trailed(volume: Volume, older: bool) -> None:
+    async with volume.running() as segments:
+        volume.append_random(200_000)
+        await segments.flush()
+        await until(lambda: volume.farm.shard_count() == 5, volume.store)
+        await volume.store.sync()
+    change(volume, "UPDATE shard SET state = 0, root = x'', checksum = x'' WHERE idx = 4")
+    volume.older = older
+    async with volume.running() as segments:
+        await segments.repair_all()
+        await segments.delete_now()
+        assert len(volume.farm.deleted) == (0 if older else 1)
