@@ -152,19 +152,24 @@ class ShardClient:
             log.warning("%s", warning)
         self._warned = warning
 
+    def filled(self, entry: Entry) -> tuple[int, int, int]:
+        """Bytes of the contract's capacity, of what is held under it, and of what is on its way."""
+        return entry.terms.capacity, self.held(entry.number)[1], self._waiting.get(entry.number, 0)
+
     def candidate(self, entry: Entry) -> Candidate:
         """The contract as placement sees it."""
         standing = self._records.standing(entry.number)
         now = self._now()
         node_id, speeds = entry.node_id, self._farmers.speeds
         place = self._farmers.place(node_id)
+        capacity, used, waiting = self.filled(entry)
         return Candidate(
             contract=entry.number,
             node_id=entry.node_id,
             operator=standing.operator,
-            capacity=entry.terms.capacity,
-            used=self.held(entry.number)[1],
-            waiting=self._waiting.get(entry.number, 0),
+            capacity=capacity,
+            used=used,
+            waiting=waiting,
             score=standing.score,
             passed=standing.passed,
             resting=standing.resting(now, self._settings.audit_period),

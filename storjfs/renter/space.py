@@ -20,13 +20,14 @@ def space(book: ContractBook, client: ShardClient, rooms: Mapping[NodeId, int]) 
     free: dict[NodeId, int] = {}
     moving = 0
     for entry in book:
-        candidate = client.candidate(entry)
+        capacity, used, waiting = client.filled(entry)
         if book.takes(entry):
-            room = min(max(candidate.free, 0), rooms.get(entry.node_id, candidate.capacity))
-            taken = candidate.capacity - max(candidate.free, 0)
+            unused = max(capacity - used - waiting, 0)
+            room = min(unused, rooms.get(entry.node_id, capacity))
+            taken = capacity - unused
             total[entry.node_id] = total.get(entry.node_id, 0) + taken + room
             free[entry.node_id] = free.get(entry.node_id, 0) + room
         elif entry.serves:
-            moving += candidate.used
+            moving += used
     left = k * stripes(free.values(), n) - moving * k // n
     return k * stripes(total.values(), n), max(left, 0)

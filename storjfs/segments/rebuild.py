@@ -1,7 +1,8 @@
 """Rebuilding lost shards: read k others by ranges, decode, check, seal under a new id, put on another farmer.
 
-Memory is one range of k shards and the shards being made. The new row replaces the lost one in one group,
-after its receipt; a crash before leaves the lost row and an id to be deleted.
+Memory is one range of k shards and `MOST_MADE` bytes of shards being made, and one shard more; a segment that
+lost more than that is rebuilt in several goes, each of which reads k shards. The new row replaces the lost
+one in one group, after its receipt; a crash before leaves the lost row and an id to be deleted.
 """
 
 import hashlib
@@ -26,7 +27,7 @@ from storjfs.segments.encoder import Buffers, Encoder, Sealed, seal_shard
 from storjfs.segments.fetch import Fetcher
 from storjfs.segments.placing import holders
 from storjfs.segments.records import Segment, Shard
-from storjfs.segments.together import all_of
+from storjfs.segments.together import Together, all_of
 from storjfs.segments.values import NOBODY, Placement, ShardState, State
 from storjfs.store import MetaStore
 
@@ -37,7 +38,10 @@ RANGE: Final = 16
 SOURCE_PATIENCE: Final = 5.0
 """Seconds after which a range comes from another source, where there is one."""
 PUT_PATIENCE: Final = 20.0
-"""Seconds for a put that others wait for; after that its farmer lags."""
+"""Seconds for a put that others wait for, times the puts that share the line with it; after that its farmer
+lags."""
+MOST_MADE: Final = 48 << 20
+"""Bytes of rebuilt shards in memory at once; one shard may always be."""
 
 
 class RebuildFailed(StorjfsError):
@@ -56,7 +60,10 @@ class OnlySlow(RebuildFailed):
 
 
 class Rebuilder:
-    """Brings segments back to n shards. Methods belong to the loop's thread."""
+    """Brings segments back to n shards. Methods belong to the loop's thread.
+
+    `at_once()` tells how many puts of a segment may be under way now; one always may.
+    """
 
     def __init__(
         self,
@@ -69,6 +76,7 @@ class Rebuilder:
         buffers: Buffers,
         threads: trio.CapacityLimiter,
         *,
+        at_once: Callable[[], int] = lambda: 1,
         faulty: Callable[[Shard, StorjfsError], None] = lambda shard, error: None,
         crash_point: Callable[[str], None] = lambda name: None,
     ) -> None:
@@ -80,6 +88,7 @@ class Rebuilder:
         self._fetcher = fetcher
         self.buffers = buffers
         self._threads = threads
+        self._at_once = at_once
         self._faulty = faulty
         self._crash_point = crash_point
 
@@ -102,12 +111,7 @@ class Rebuilder:
             segment.busy = True
             try:
                 await self._store.sync()
-                made = await self._make(segment, rows)
-                self._crash_point("rebuild ids committed")
-                put = 0
-                for row in rows:
-                    if row.idx in made:
-                        put += await self._put(segment, row, made[row.idx], patient)
+                put = await self._in_goes(segment, rows, patient)
             finally:
                 segment.busy = False
                 for row in rows:
@@ -117,6 +121,26 @@ class Rebuilder:
             if not put:
                 raise RebuildFailed(segment.seg, "no farmer took the shard")
             return put
+
+    async def _in_goes(self, segment: Segment, rows: Sequence[Shard], patient: bool) -> int:
+        """Make and put the shards of `rows`, as many at a time as memory is for; returns how many were put.
+
+        What fails after the first go is left to the next attempt.
+        """
+        put, many = 0, max(1, MOST_MADE // rows[0].length)
+        for first in range(0, len(rows), many):
+            batch = rows[first : first + many]
+            try:
+                made = await self._make(segment, batch)
+            except RebuildFailed as error:
+                if not put:
+                    raise
+                _LOG.info("%d of %d shards were rebuilt; %s", put, len(rows), error)
+                break
+            self._crash_point("rebuild ids committed")
+            batch = [row for row in batch if row.idx in made]
+            put += await self._put_all(segment, batch, made, patient)
+        return put
 
     def _new_rows(self, segment: Segment, lost: Sequence[int], patient: bool) -> list[Shard]:
         catalogue = self._catalogue
@@ -198,7 +222,8 @@ class Rebuilder:
             sources = self._sources(segment)
             if len(sources) < segment.k:
                 raise RebuildFailed(segment.seg, f"fewer than {segment.k} shards are left")
-            plain = {row.idx: await self.buffers.take(length) for row in rows}
+            # Large enough for a sealed shard: once one is sealed, its buffer takes the seal of the next.
+            plain = {row.idx: await self.buffers.take(sealed_length(length)) for row in rows}
             try:
                 wrong = await self._decode_into(segment, sources, plain, length)
                 if wrong:
@@ -209,6 +234,7 @@ class Rebuilder:
                 made = {}
                 for row in rows:
                     made[row.idx] = await self._seal(row, memoryview(plain[row.idx])[:length])
+                    self.buffers.give_back(plain.pop(row.idx))
             finally:
                 for buffer in plain.values():
                     self.buffers.give_back(buffer)
@@ -289,13 +315,41 @@ class Rebuilder:
 
     # --- putting them ---
 
-    async def _put(self, segment: Segment, row: Shard, sealed: Sealed, patient: bool) -> int:
-        """1 if a farmer signed for the shard, else 0."""
-        if segment.state is not State.STORED:
-            return 0
+    async def _put_all(
+        self, segment: Segment, rows: Sequence[Shard], made: dict[int, Sealed], patient: bool
+    ) -> int:
+        """Put these, several at once; returns how many farmers signed. `made` is empty then."""
+        put = 0
+        scopes: set[trio.CancelScope] = set()
+        landed = trio.Event()
+
+        async def one(row: Shard, scope: trio.CancelScope) -> None:
+            nonlocal put, landed
+            put += await self._put(segment, row, made.pop(row.idx), scope)
+            scopes.discard(scope)
+            for other in scopes:
+                other.deadline = min(other.deadline, _deadline(len(scopes), patient))
+            landed.set()
+            landed = trio.Event()
+
+        async with Together() as together:
+            for row in rows:
+                while len(scopes) >= max(1, self._at_once()):
+                    await landed.wait()
+                scope = trio.CancelScope()
+                scopes.add(scope)
+                scope.deadline = _deadline(len(scopes), patient)
+                together.start(partial(one, row, scope))
+        return put
+
+    async def _put(self, segment: Segment, row: Shard, sealed: Sealed, scope: trio.CancelScope) -> int:
+        """1 if a farmer signed for the shard before the end of `scope`, else 0."""
+        began = trio.current_time()
         receipt = None
         try:
-            with trio.move_on_after(math.inf if patient else PUT_PATIENCE):
+            if segment.state is not State.STORED:
+                return 0
+            with scope:
                 receipt = await self._placement.put(row.contract, row.shard_id, sealed.view, sealed.root)
         except (StorjfsError, OSError) as error:
             _LOG.warning("repair of segment %d, contract %d: %s", segment.seg, row.contract, error)
@@ -303,10 +357,14 @@ class Rebuilder:
         finally:
             self.buffers.give_back(sealed.buffer)
         if receipt is None:
-            self._placement.late(row.contract, Way.PUT, row.length, PUT_PATIENCE)
+            self._placement.late(row.contract, Way.PUT, row.length, trio.current_time() - began)
             return 0
         if receipt.root != sealed.root:
             return 0
         self._crash_point("rebuilt shard put")
         self._catalogue.shard_held(segment, row, sealed.root, sealed.checksum)
         return 1
+
+
+def _deadline(puts: int, patient: bool) -> float:
+    return math.inf if patient else trio.current_time() + PUT_PATIENCE * puts

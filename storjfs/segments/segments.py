@@ -130,6 +130,7 @@ class Segments:
             self._fetcher,
             self._uploader.buffers,
             upload_threads,
+            at_once=self._uploader.puts_of_a_repair,
             faulty=self._faulty,
             crash_point=crash_point,
         )

@@ -383,6 +383,10 @@ class Uploader:
         self._flying += 1
         self._flying_bytes += size
 
+    def puts_of_a_repair(self) -> int:
+        """How many puts of a repair may be under way now: one beside uploads, else as many as they have."""
+        return GENTLE_PUTS if self._flying else PUTS_AT_ONCE
+
     def returned(self, size: int) -> None:
         """The put that was counted is over, or trails."""
         self._flying -= 1

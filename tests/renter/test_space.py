@@ -10,6 +10,7 @@ from storjfs.coding.merkle import shard_root
 from storjfs.protocol.contracts import Event, State
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.terms import Offer
+from storjfs.renter.places import Place
 from tests.renter.world import SELDOM, a_world, quick_settings, until
 
 
@@ -103,3 +104,21 @@ async def test_what_a_contract_that_ends_still_holds_is_counted_with_the_others(
         used = [renter.client.candidate(entry).used for entry in (ending, *others)]
         assert sum(used) == 24 * mib
         assert renter.space() == (64 * mib, 64 * mib - max(used[1:]) - used[0] // 2)
+
+
+async def test_how_much_room_there_is_asks_nothing_about_where_farmers_stand(
+    tmp_path: Path, fast_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mount asks for it again and again, of all contracts at once."""
+    async with a_world(tmp_path, fast_clock, 3) as world, world.life(SELDOM) as (renter, _):
+        looked: list[NodeId] = []
+        place = renter.farmers.place
+
+        def looking(farmer: NodeId) -> Place:
+            looked.append(farmer)
+            return place(farmer)
+
+        monkeypatch.setattr(renter.farmers, "place", looking)
+        total, free = renter.space()
+        assert 0 < free <= total
+        assert not looked
