@@ -146,13 +146,16 @@ class _Visitor:
 class _Handshake:
     """With somebody of whom it is not known yet who it is."""
 
-    __slots__ = ("scope", "spoke", "visitor")
+    __slots__ = ("_stream", "scope", "visitor")
 
-    def __init__(self, visitor: _Visitor, timeout: float) -> None:
-        self.visitor = visitor
+    def __init__(self, visitor: _Visitor, stream: TlsStream, timeout: float) -> None:
+        self.visitor, self._stream = visitor, stream
         self.scope = trio.move_on_after(timeout)
-        self.spoke = False
+
+    @property
+    def spoke(self) -> bool:
         """Whether anything came."""
+        return self._stream.heard
 
 
 class Gate:
@@ -192,9 +195,9 @@ class Gate:
         visitor.connections += 1
         keep_alive(transport)
         stream = TlsStream(transport, self.identity.server, server_side=True, head=head)
-        stream.through_relay = relayed
+        stream.through_relay, stream.heard = relayed, bool(head)
         try:
-            if await self._authenticated(stream, visitor, spoke=bool(head)):
+            if await self._authenticated(stream, visitor):
                 await self._handle(stream)
         finally:
             self.total -= 1
@@ -244,15 +247,12 @@ class Gate:
             del self._handshakes[handshake]
             handshake.visitor.handshakes -= 1
 
-    async def _authenticated(self, stream: TlsStream, visitor: _Visitor, *, spoke: bool) -> bool:
-        handshake = _Handshake(visitor, self.limits.handshake_timeout)
+    async def _authenticated(self, stream: TlsStream, visitor: _Visitor) -> bool:
+        handshake = _Handshake(visitor, stream, self.limits.handshake_timeout)
         self._handshakes[handshake] = None
         visitor.handshakes += 1
         try:
             with handshake.scope:
-                if not spoke and isinstance(stream.transport, trio.SocketStream):
-                    await trio.lowlevel.wait_readable(stream.transport.socket)
-                handshake.spoke = True
                 await stream.do_handshake()
                 stream.peer = peer_of(stream.tls)
                 return True
