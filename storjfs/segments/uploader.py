@@ -240,6 +240,7 @@ class Uploader:
     async def _upload(self, segment: Segment, enough: trio.Event) -> None:
         if segment.state is State.CLOSED:
             before = len(self.catalogue.held(segment))
+            changed = self._retry_now
             with self.catalogue.pinned(segment):
                 segment.busy = True
                 try:
@@ -254,7 +255,8 @@ class Uploader:
                 if not progressed and self._failing_since is None:
                     self._failing_since = trio.current_time()
                 assert self._nursery is not None
-                self._nursery.start_soon(self._later, segment, progressed)
+                # What changed meanwhile came too late for this attempt, and nobody waited for it.
+                self._nursery.start_soon(self._later, segment, progressed or changed.is_set())
                 return
         self._delays.pop(segment.seg, None)
         if not self._delays:
@@ -262,9 +264,9 @@ class Uploader:
         if segment.state is State.STORED:
             self._sent(segment)
 
-    async def _later(self, segment: Segment, progressed: bool) -> None:
+    async def _later(self, segment: Segment, soon: bool) -> None:
         """Offer the segment again after a while, longer each time, or as soon as `hurry` is called."""
-        delay = FIRST_RETRY if progressed else self._delays.get(segment.seg, FIRST_RETRY)
+        delay = FIRST_RETRY if soon else self._delays.get(segment.seg, FIRST_RETRY)
         self._delays[segment.seg] = min(2 * delay, LAST_RETRY)
         changed = self._retry_now
         with trio.move_on_after(self._pace.retry(delay)):

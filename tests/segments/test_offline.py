@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from storjfs.segments import NoRoom, Run, SegmentUnreadable
+from storjfs.segments.uploader import LAST_RETRY
 from tests.idle_clock import idle_clock
 from tests.segments.conftest import Volume, until
 
@@ -323,3 +324,24 @@ async def test_offline_for_hours_costs_few_attempts(volume: Volume, clock: Clock
             farmer.full = False
         segments.farmers_changed()
         await segments.flush()
+
+
+async def test_a_farmer_that_returns_during_an_attempt_is_not_waited_for_afterwards(volume: Volume) -> None:
+    """Nobody listens then for what changes; the next attempt has to be soon all the same."""
+    farmers, arrived = volume.farm.farmers.values(), trio.Event()
+    for farmer in farmers:
+        farmer.stuck_puts = arrived
+    async with volume.running() as segments, trio.open_nursery() as nursery:
+        (run,) = volume.append_random(4096)
+        nursery.start_soon(segments.flush)
+        await until(lambda: volume.farm._at_once > 0)
+        delays = segments._uploader._delays
+        delays[run.seg] = LAST_RETRY
+        segments.farmers_changed()
+        for farmer in farmers:
+            farmer.full = True
+        arrived.set()
+        await until(lambda: delays[run.seg] < LAST_RETRY)
+        for farmer in farmers:
+            farmer.full = False
+        segments.farmers_changed()
