@@ -67,3 +67,12 @@ def test_many_missing_farmers_are_not_all_named(capfd: pytest.CaptureFixture[str
         bar.update({"waiting": 1, "of": 1, "away": away})
     assert "20 farmers do not answer" in (said := capfd.readouterr().err)
     assert "and 14 more" in said
+
+
+def test_a_flush_says_once_who_has_no_room(capfd: pytest.CaptureFixture[str]) -> None:
+    with FlushBar(Clock()) as bar:
+        for _ in range(3):
+            bar.update({"waiting": 5 << 20, "of": 5 << 20, "away": [], "full": ["ab" * 32]})
+    assert capfd.readouterr().err.splitlines()[-1:] == [
+        "5.00 MiB wait for room; 1 farmer has no room for more: abababab"
+    ]
