@@ -49,8 +49,10 @@ class FlushBar(_Bar):
     that do not answer, or have no room) in the first kind are said once, whoever watches.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, hint: str = "") -> None:
+        """`hint`: what can be done where nothing moves, said once."""
         super().__init__(clock)
+        self._hint = hint
         self._terminal = sys.stderr.isatty()
         self._said = False
         self._away: list[str] = []
@@ -80,6 +82,9 @@ class FlushBar(_Bar):
         if full and full != self._full:
             self._line(f"{wording.size(waiting)} wait for room; {wording.without_room(full)}")
         self._full = full or self._full
+        if self._hint and (away or full):
+            self._line(self._hint)
+            self._hint = ""
 
     def _line(self, text: str) -> None:
         if self._progress is not None:

@@ -76,3 +76,12 @@ def test_a_flush_says_once_who_has_no_room(capfd: pytest.CaptureFixture[str]) ->
     assert capfd.readouterr().err.splitlines()[-1:] == [
         "5.00 MiB wait for room; 1 farmer has no room for more: abababab"
     ]
+
+
+def test_what_can_be_done_is_said_once_where_nothing_moves(capfd: pytest.CaptureFixture[str]) -> None:
+    with FlushBar(Clock(), hint="do not wait") as bar:
+        bar.update({"waiting": 5 << 20, "of": 5 << 20})
+        assert "do not wait" not in capfd.readouterr().err
+        for _ in range(3):
+            bar.update({"waiting": 5 << 20, "of": 5 << 20, "away": ["ab" * 32]})
+    assert capfd.readouterr().err.splitlines()[-1] == "do not wait"
