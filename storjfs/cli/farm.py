@@ -31,7 +31,7 @@ from storjfs.volume.errors import SettingsError
 from storjfs.volume.files import make_private
 from storjfs.volume.units import parse_credits, parse_region, parse_size
 
-from .options import LedgerPlace, folder_option
+from .options import LedgerPlace, folder_option, require_parent
 
 NO_LIMIT: Final = "none"
 ALL: Final = "all"
@@ -383,6 +383,7 @@ def _settings(folder: Path, where: str | None, *, unlimited: bool, **given: obje
             hint="If there should be one: is its disk mounted? For a new one say how much to share: "
             "--share 100GB",
         )
+    require_parent(folder, "farmer")
     given["ledger"] = given["ledger"] or folder / "ledger.db"
     if given["listen"] is None and where != LOCAL:
         given["listen"] = Address(EVERYWHERE, free_port())

@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -140,6 +140,11 @@ def _first_time(volume: str, file: Path | None, command: str | None, without: bo
     return passphrase
 
 
+NOT_WAITING: Final = (
+    "--no-flush does not wait: what is not sent stays safe here, and goes out at the next mount"
+)
+
+
 @click.command()
 @click.argument("directory", type=Place(), required=False)
 @click.option("--volume", "-v", metavar="NAME", help="The volume, instead of the directory.")
@@ -166,7 +171,7 @@ def umount(directory: Path | None, volume: str | None, lazy: bool, no_flush: boo
     name = volume or _volume_on(directory)
     try:
         pid = ask_mount(name, "ping")["pid"]
-        with FlushBar() as bar:
+        with FlushBar(hint=NOT_WAITING) as bar:
             left = ask_mount(name, "umount", progress=bar.update, lazy=lazy, flush=not no_flush)
     except (NotMounted, VolumeNotFound, KeyFileMissing):
         if directory is None or not _take_off_dead_mount(directory):

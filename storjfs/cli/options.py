@@ -54,6 +54,21 @@ def folder_option(name: str, explained: str) -> Callable[[Command], Command]:
     )
 
 
+def require_parent(folder: Path, name: str) -> None:
+    """A new folder in one that is not there is a typing mistake, or its disk is not mounted.
+
+    Raises SettingsError then; but the usual one, `name` among this user's data, is made as a whole.
+    """
+    from storjfs.volume import data_home
+    from storjfs.volume.errors import SettingsError
+
+    if not folder.parent.is_dir() and folder != (data_home() / name).absolute():
+        raise SettingsError(
+            f"there is no folder {folder.parent}; nothing was made",
+            hint=f"Is its disk mounted? If it is meant to be new, make it first: mkdir -p {folder.parent}",
+        )
+
+
 def volume_option(command: Command) -> Command:
     """--volume NAME."""
     return click.option(

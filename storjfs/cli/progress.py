@@ -45,15 +45,18 @@ class FlushBar(_Bar):
     """Shows progress objects of the control socket: `{"waiting": bytes, "of": bytes}` and `{"step": text}`.
 
     The bar appears with the first byte to wait for, so that nothing flickers where nothing is to do. Without
-    a terminal it is a line at the beginning and one now and then. `away` (node ids) in the first kind is
-    said once, whoever watches.
+    a terminal it is a line at the beginning and one now and then. `away` and `full` (node ids of farmers
+    that do not answer, or have no room) in the first kind are said once, whoever watches.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, hint: str = "") -> None:
+        """`hint`: what can be done where nothing moves, said once."""
         super().__init__(clock)
+        self._hint = hint
         self._terminal = sys.stderr.isatty()
         self._said = False
         self._away: list[str] = []
+        self._full: list[str] = []
 
     def update(self, told: dict[str, Any]) -> None:
         """One progress object."""
@@ -75,6 +78,13 @@ class FlushBar(_Bar):
         if away and away != self._away:
             self._line(f"{wording.size(waiting)} wait for farmers; {wording.farmers(away)}")
         self._away = away or self._away
+        full = list(told.get("full", ()))
+        if full and full != self._full:
+            self._line(f"{wording.size(waiting)} wait for room; {wording.without_room(full)}")
+        self._full = full or self._full
+        if self._hint and (away or full):
+            self._line(self._hint)
+            self._hint = ""
 
     def _line(self, text: str) -> None:
         if self._progress is not None:

@@ -141,6 +141,7 @@ def _contract(row: ContractReport, addresses: Sequence[str], running: bool) -> C
         capacity=row.capacity,
         last_audit=row.last_audit or 0.0,
         unproven_since=row.unproven_since,
+        full=row.full,
         last_outcome=str(row.last_result),
         passed=row.passed,
         failed=row.failed,

@@ -205,6 +205,7 @@ class Life:
             told: dict[str, Any] = {"waiting": waiting, "of": most}
             if waiting and trio.current_time() - moved > AWAY_AFTER:
                 told["away"] = await self._drive.away()
+                told["full"] = self._drive.without_room()
             await tell(told)
             await trio.sleep(STEP)
 

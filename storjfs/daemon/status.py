@@ -43,6 +43,8 @@ class ContractFacts:
     ends_at: float
     unproven_since: float | None = None
     """From when on shards that were due for an audit are not proven."""
+    full: bool = False
+    """The farmer had no room for the last shard that it was sent."""
 
     @property
     def over(self) -> bool:
@@ -106,7 +108,7 @@ def health_of(facts: Facts) -> str:
     if (
         bool(facts.disk_problems)
         or facts.segments_degraded
-        or (facts.waiting and nobody_serves(facts))
+        or (facts.waiting and (nobody_serves(facts) or without_room(facts)))
         or too_few_named(facts)
         or any(row.condition != "good" and row.shards and not row.over for row in facts.contracts)
     ):
@@ -137,6 +139,14 @@ def few_answer(facts: Facts) -> bool:
     serving = [row for row in facts.contracts if not row.over]
     answering = [row for row in serving if row.condition not in ("offline", "contained")]
     return len(answering) < stored_with(facts.k, facts.n) <= len(serving)
+
+
+def without_room(facts: Facts) -> list[str]:
+    """Node ids of farmers that have no room, where too few others answer to store anything with."""
+    serving = [row for row in facts.contracts if not row.over]
+    full = {row.farmer for row in serving if row.full}
+    answering = {row.farmer for row in serving if row.condition not in ("offline", "contained")}
+    return sorted(full) if len(answering - full) < stored_with(facts.k, facts.n) else []
 
 
 def problems_of(facts: Facts) -> list[str]:
@@ -173,6 +183,11 @@ def problems_of(facts: Facts) -> list[str]:
                 if facts.room
                 else "there is no room for more."
             )
+        )
+    if facts.waiting and (full := without_room(facts)):
+        said.append(
+            f"{wording.size(facts.waiting)} are on this machine only: {wording.without_room(full)}. They go "
+            "out once these share more, or there are other farmers."
         )
     if facts.waiting and nobody_serves(facts):
         said.append("There is no contract with any farmer; new data is on this machine only.")

@@ -167,6 +167,13 @@ class Drive:
         absent = await self.renter.farmers.silent(serving, GREET_PATIENCE)
         return sorted(node_id.hex() for node_id in absent)
 
+    def without_room(self) -> list[str]:
+        """Node ids, in hex, of farmers with contracts that had no room for the last shard they were sent."""
+        full = self.renter.client.without_room
+        return sorted(
+            {entry.node_id.hex() for entry in self.renter.book if entry.serves and entry.node_id in full}
+        )
+
     async def warning(self) -> str:
         """Lines for who mounts: where too few farmers answer to store anything, or the settings leave too
         little redundancy; else empty.

@@ -33,10 +33,9 @@ class Limits:
     per_address: int = 256
     """Connections from one address, whoever they are; of IPv6 the first 64 bits count as one."""
     handshakes: int = 128
-    """Connections at a time of whom it is not known yet who they are: beyond that those who say nothing give
-    way, and then those from where most are ..."""
+    """Connections at a time of whom it is not known yet who they are ..."""
     handshakes_per_address: int = 16
-    """... and from one address: beyond that those who say nothing give way."""
+    """... and from one address."""
     handshakes_per_relay: int = 48
     """... and through one relay: more than it lets one address have (`RelayLimits.streams_per_farmer`)."""
     handshake_rate: float = 100.0
@@ -143,21 +142,6 @@ class _Visitor:
         self.allowance = Allowance(limits.handshake_rate, limits.handshake_burst)
 
 
-class _Handshake:
-    """With somebody of whom it is not known yet who it is."""
-
-    __slots__ = ("_stream", "scope", "visitor")
-
-    def __init__(self, visitor: _Visitor, stream: TlsStream, timeout: float) -> None:
-        self.visitor, self._stream = visitor, stream
-        self.scope = trio.move_on_after(timeout)
-
-    @property
-    def spoke(self) -> bool:
-        """Whether anything came."""
-        return self._stream.heard
-
-
 class Gate:
     """Counts who is connected, and lets in what the limits allow, from a listener or through a relay."""
 
@@ -165,8 +149,7 @@ class Gate:
         self, identity: Identity, handler: Callable[[TlsStream], Awaitable[None]], limits: Limits
     ) -> None:
         self.identity, self.handler, self.limits = identity, handler, limits
-        self.total = 0
-        self._handshakes: dict[_Handshake, None] = {}  # the oldest first
+        self.total = self.handshakes = 0
         self.visitors: OrderedDict[str, _Visitor] = OrderedDict()
         self.guests: dict[NodeId, Guest] = {}
         self.sending = Budget(limits.sending_bytes)
@@ -195,7 +178,7 @@ class Gate:
         visitor.connections += 1
         keep_alive(transport)
         stream = TlsStream(transport, self.identity.server, server_side=True, head=head)
-        stream.through_relay, stream.heard = relayed, bool(head)
+        stream.through_relay = relayed
         try:
             if await self._authenticated(stream, visitor):
                 await self._handle(stream)
@@ -217,42 +200,20 @@ class Gate:
         limits = self.limits
         if self.total >= limits.connections:
             return "too many connections"
+        if self.handshakes >= limits.handshakes:
+            return "too many connections of whom it is not known who they are"
         if visitor.connections >= limits.per_address:
             return "too many connections from one address"
         most = limits.handshakes_per_relay if relayed else limits.handshakes_per_address
-        silent = (one for one in self._handshakes if one.visitor is visitor and not one.spoke)
-        if visitor.handshakes >= most and not self._give_up(next(silent, None)):
-            return "too many handshakes with one address"
-        if len(self._handshakes) >= limits.handshakes and not self._give_up(self._least(visitor)):
-            return "too many connections of whom it is not known who they are"
-        if not visitor.allowance.try_spend():
+        if visitor.handshakes >= most or not visitor.allowance.try_spend():
             return "too many handshakes with one address"
         return ""
 
-    def _least(self, visitor: _Visitor) -> _Handshake | None:
-        """Who gives way to one more from there: somebody who says nothing, from where most are; then whoever
-        is from where more are than from there. Of equals the oldest."""
-        one = min(self._handshakes, key=lambda one: (one.spoke, -one.visitor.handshakes))
-        return None if one.spoke and one.visitor.handshakes <= visitor.handshakes + 1 else one
-
-    def _give_up(self, handshake: _Handshake | None) -> bool:
-        if handshake is None:
-            return False
-        self._ended(handshake)
-        handshake.scope.cancel()
-        return True
-
-    def _ended(self, handshake: _Handshake) -> None:
-        if handshake in self._handshakes:
-            del self._handshakes[handshake]
-            handshake.visitor.handshakes -= 1
-
     async def _authenticated(self, stream: TlsStream, visitor: _Visitor) -> bool:
-        handshake = _Handshake(visitor, stream, self.limits.handshake_timeout)
-        self._handshakes[handshake] = None
+        self.handshakes += 1
         visitor.handshakes += 1
         try:
-            with handshake.scope:
+            with trio.move_on_after(self.limits.handshake_timeout):
                 await stream.do_handshake()
                 stream.peer = peer_of(stream.tls)
                 return True
@@ -261,7 +222,8 @@ class Gate:
         except Exception:  # a stranger must not be able to end the listener
             log.exception("a handshake failed in an unknown way")
         finally:
-            self._ended(handshake)
+            self.handshakes -= 1
+            visitor.handshakes -= 1
         return False
 
     async def _handle(self, stream: TlsStream) -> None:

@@ -57,9 +57,6 @@ class TlsStream(trio.abc.Stream):
         """For `identity.peer_of`."""
         return self._tls
 
-    heard = False
-    """Whether anything has come, if only the end."""
-
     async def do_handshake(self) -> None:
         """Raises trio.BrokenResourceError where the other side does not speak this TLS or closes."""
         while True:
@@ -210,7 +207,6 @@ class TlsStream(trio.abc.Stream):
             await trio.lowlevel.cancel_shielded_checkpoint()
 
     def _take(self, data: bytes | bytearray | memoryview) -> None:
-        self.heard = True
         if data:
             self._incoming.write(data)
         else:

@@ -91,6 +91,8 @@ class ShardClient:
         self._deleted: dict[bytes, None] = {}
         self.full = trio.Event()
         """Set when a farmer says that a contract has no room left."""
+        self.without_room: set[bytes] = set()
+        """Node ids of farmers that said so, and have taken nothing since."""
         self.preferred: Collection[bytes] = ()
         """Node ids of farmers that the user wants to be used before others."""
         self.pay_soon: Callable[[Entry], None] = lambda entry: None
@@ -220,6 +222,7 @@ class ShardClient:
                     entry.contract_id, ShardId(shard_id), sealed, PUT_TIMEOUT + size / SLOWEST
                 ),
             )
+            self.without_room.discard(entry.node_id)
             self._farmers.speeds.took(entry.node_id, Way.PUT, size, trio.current_time() - before)
             if root is None:
                 root = await trio.to_thread.run_sync(shard_root, sealed)
@@ -357,6 +360,7 @@ class ShardClient:
             return FarmerUnavailable(who)
         if error.code == ErrorCode.NO_SPACE:
             self.full.set()
+            self.without_room.add(entry.node_id)
         word = error.code.name.lower() if isinstance(error.code, ErrorCode) else str(error.code)
         hint = _HINTS.get(error.code, "") if isinstance(error.code, ErrorCode) else ""
         return ServiceRefused(word.replace("_", " "), who, hint=hint)

@@ -360,6 +360,7 @@ class Renter:
             online=self.farmers.connected(entry.node_id),
             contained=self.auditor.contained(entry.number),
             unproven_since=self.auditor.unproven_since(entry.number) if entry.serves else None,
+            full=entry.node_id in self.client.without_room,
             now=self._now(),
         )
 

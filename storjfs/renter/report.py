@@ -46,6 +46,8 @@ class ContractReport:
     end_in: float
     frozen: bool
     """Nothing can be paid until the lane's highest voucher is known."""
+    full: bool = False
+    """Its farmer had no room for the last shard that it was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ def contract_report(
     online: bool,
     contained: bool,
     unproven_since: float | None,
+    full: bool,
     now: float,
 ) -> ContractReport:
     """The row of one contract."""
@@ -100,4 +103,5 @@ def contract_report(
         end=entry.terms.end,
         end_in=entry.terms.end - now,
         frozen=lane.frozen if lane else False,
+        full=full,
     )

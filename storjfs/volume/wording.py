@@ -74,6 +74,14 @@ def farmers(away: Sequence[str]) -> str:
     return f"{len(away)} {does} not answer: {names}{more}"
 
 
+def without_room(full: Sequence[str]) -> str:
+    """Who has no room for more, by node id in hex; at least one."""
+    names = ", ".join(map(short_id, full[:MOST_NAMED]))
+    more = f" and {len(full) - MOST_NAMED} more" if len(full) > MOST_NAMED else ""
+    have = "farmer has" if len(full) == 1 else "farmers have"
+    return f"{len(full)} {have} no room for more: {names}{more}"
+
+
 def short_id(identifier: str) -> str:
     """Enough of a hexadecimal id to tell a handful of them apart."""
     return identifier[:8]

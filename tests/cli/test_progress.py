@@ -67,3 +67,21 @@ def test_many_missing_farmers_are_not_all_named(capfd: pytest.CaptureFixture[str
         bar.update({"waiting": 1, "of": 1, "away": away})
     assert "20 farmers do not answer" in (said := capfd.readouterr().err)
     assert "and 14 more" in said
+
+
+def test_a_flush_says_once_who_has_no_room(capfd: pytest.CaptureFixture[str]) -> None:
+    with FlushBar(Clock()) as bar:
+        for _ in range(3):
+            bar.update({"waiting": 5 << 20, "of": 5 << 20, "away": [], "full": ["ab" * 32]})
+    assert capfd.readouterr().err.splitlines()[-1:] == [
+        "5.00 MiB wait for room; 1 farmer has no room for more: abababab"
+    ]
+
+
+def test_what_can_be_done_is_said_once_where_nothing_moves(capfd: pytest.CaptureFixture[str]) -> None:
+    with FlushBar(Clock(), hint="do not wait") as bar:
+        bar.update({"waiting": 5 << 20, "of": 5 << 20})
+        assert "do not wait" not in capfd.readouterr().err
+        for _ in range(3):
+            bar.update({"waiting": 5 << 20, "of": 5 << 20, "away": ["ab" * 32]})
+    assert capfd.readouterr().err.splitlines()[-1] == "do not wait"

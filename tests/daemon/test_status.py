@@ -194,3 +194,15 @@ def test_segments_without_redundancy_are_said_but_are_what_was_asked_for() -> No
     made = report(facts(k=1, n=1, usable=1, segments_bare=3), None)
     assert made["health"] == "healthy"
     assert "every shard is needed: 3" in made["problems"][0]
+
+
+def test_what_waits_because_farmers_have_no_room_is_said_with_their_names() -> None:
+    rows = [contract(farmer=f"{i:02x}" * 32, full=i < 3) for i in range(5)]
+    waits = facts(contracts=rows, waiting=5 << 20)
+    assert health_of(waits) == "degraded"
+    (said,) = problems_of(waits)
+    assert "5.00 MiB" in said
+    assert "3 farmers have no room for more: 00000000, 01010101, 02020202" in said
+    assert health_of(facts(contracts=rows)) == "healthy"
+    others = [contract(farmer=f"{i:02x}" * 32) for i in range(5, 10)]
+    assert problems_of(facts(contracts=rows + others, waiting=5 << 20)) == []

@@ -58,6 +58,7 @@ def test_mistakes_are_one_clear_line(tmp_path: Path) -> None:
         (("--at", str(tmp_path), "--share", "1GB", "--peer", "somebody"), "address of a farmer"),
         (("--at", str(tmp_path), "--share", "1GB", "--listen", "7420"), "127.0.0.1:7420"),
         (("--at", str(tmp_path), "--share", "1GB", "--ledger", str(tmp_path / "no/l.db")), "--new-ledger"),
+        (("--at", str(tmp_path / "gone/farm"), "--share", "1GB", "--listen", "local"), "mkdir -p"),
         (("status", "--at", str(tmp_path / "none")), "no farmer"),
         (("--at", str(tmp_path / "none"), "status"), "no farmer"),
     ):
@@ -68,6 +69,7 @@ def test_mistakes_are_one_clear_line(tmp_path: Path) -> None:
             assert "Traceback" not in errors.decode()
     assert FarmerSettings.read(tmp_path) is None
     assert not (tmp_path / "no").exists()
+    assert not (tmp_path / "gone").exists()
 
 
 async def test_more_than_the_disk_has_is_said_to_be_so(tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ import trio
 import trio.testing
 
 from storjfs.coding.merkle import shard_root
+from storjfs.farmer.shelf import NoRoom
 from storjfs.protocol.contracts import Event, State
 from storjfs.protocol.ids import NodeId
 from storjfs.protocol.terms import Offer
+from storjfs.renter.errors import ServiceRefused
 from storjfs.renter.places import Place
 from tests.renter.world import SELDOM, a_world, quick_settings, until
 
@@ -122,3 +124,22 @@ async def test_how_much_room_there_is_asks_nothing_about_where_farmers_stand(
         total, free = renter.space()
         assert 0 < free <= total
         assert not looked
+
+
+async def test_a_farmer_without_room_is_noted_until_it_takes_something(
+    tmp_path: Path, fast_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world(tmp_path, fast_clock, 1) as world, world.life(SELDOM) as (renter, catalogue):
+        (entry,) = renter.book
+        keeper = next(iter(world.sites.values())).farmer.keeper
+        with monkeypatch.context() as patch:
+
+            def no_room(*_: object) -> None:
+                raise NoRoom("the farmer's disk is full")
+
+            patch.setattr(keeper._shelves, "begin", no_room)
+            with pytest.raises(ServiceRefused):
+                await renter.client.put(entry.number, bytes(32), b"x" * 65536)
+        assert [row.full for row in renter.report().contracts] == [True]
+        await catalogue.store_segment(renter, 1 << 20)
+        assert [row.full for row in renter.report().contracts] == [False]
