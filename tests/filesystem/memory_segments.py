@@ -31,6 +31,8 @@ class MemorySegments:
         self.pressed = False
         self.late = 0
         self._promised = False
+        self._empty: list[tuple[int, set[int]]] = []
+        """Segments without a live byte when a group closed."""
         self.wait: Callable[[], None] | None = None
         self.while_reading: Callable[[], None] = lambda: None
         self._store = store
@@ -103,6 +105,7 @@ class MemorySegments:
     # --- participant ---
 
     def freeze(self) -> Sequence[Statement]:
+        self._empty.append((self._store.group, {seg for seg, live in self.lives.items() if not live}))
         runs, self.new_runs = self.new_runs, []
         return [(_RUN, runs)] if runs else []
 
@@ -110,6 +113,9 @@ class MemorySegments:
         return self.wait
 
     def committed(self, group: int) -> None:
-        for seg in [seg for seg, live in self.lives.items() if not live and seg != self._open]:
-            self.data.pop(seg, None)
-            self.lives.pop(seg)
+        while self._empty and self._empty[0][0] <= group:
+            # Not what has become empty since: what is durable still points there.
+            for seg in self._empty.pop(0)[1]:
+                if not self.lives.get(seg, 1) and seg != self._open:
+                    self.data.pop(seg, None)
+                    self.lives.pop(seg)

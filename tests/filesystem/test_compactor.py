@@ -138,12 +138,13 @@ async def test_while_somebody_wants_that_nothing_is_moved(
     async with volume(tmp_path, capacity=40_000) as v:
         await leave_every_third_of_60_files(v)
         before = list(v.store.read("SELECT * FROM extent ORDER BY ino, off"))
-        still = contextlib.AsyncExitStack()
+        still, wanted = contextlib.AsyncExitStack(), trio.Event()
         async with trio.open_nursery() as nursery:
             async with still:
 
                 async def hold() -> None:
                     await still.enter_async_context(v.fs.still())
+                    wanted.set()
 
                 if begun:
                     read = v.segments.read
@@ -158,6 +159,7 @@ async def test_while_somebody_wants_that_nothing_is_moved(
                 else:
                     await hold()
                 nursery.start_soon(v.fs.compact)
+                await wanted.wait()
                 await trio.sleep(60)
                 await v.store.sync()
                 assert v.fs._is_still()
