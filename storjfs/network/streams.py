@@ -33,7 +33,8 @@ class Limits:
     per_address: int = 256
     """Connections from one address, whoever they are; of IPv6 the first 64 bits count as one."""
     handshakes: int = 128
-    """Connections at a time of whom it is not known yet who they are ..."""
+    """Connections at a time of whom it is not known yet who they are: beyond that the address with most of
+    them gives way to one with fewer ..."""
     handshakes_per_address: int = 16
     """... and from one address."""
     handshakes_per_relay: int = 48
@@ -149,7 +150,9 @@ class Gate:
         self, identity: Identity, handler: Callable[[TlsStream], Awaitable[None]], limits: Limits
     ) -> None:
         self.identity, self.handler, self.limits = identity, handler, limits
-        self.total = self.handshakes = 0
+        self.total = 0
+        self._handshakes: dict[trio.CancelScope, _Visitor] = {}
+        """With those of whom it is not known yet who they are, and from where; the oldest first."""
         self.visitors: OrderedDict[str, _Visitor] = OrderedDict()
         self.guests: dict[NodeId, Guest] = {}
         self.sending = Budget(limits.sending_bytes)
@@ -200,20 +203,36 @@ class Gate:
         limits = self.limits
         if self.total >= limits.connections:
             return "too many connections"
-        if self.handshakes >= limits.handshakes:
-            return "too many connections of whom it is not known who they are"
         if visitor.connections >= limits.per_address:
             return "too many connections from one address"
         most = limits.handshakes_per_relay if relayed else limits.handshakes_per_address
         if visitor.handshakes >= most or not visitor.allowance.try_spend():
             return "too many handshakes with one address"
+        if len(self._handshakes) >= limits.handshakes and not self._make_way(visitor):
+            return "too many connections of whom it is not known who they are"
         return ""
 
+    def _make_way(self, visitor: _Visitor) -> bool:
+        """End the oldest handshake of the address that has most, if one more leaves `visitor` with fewer."""
+        most = max(self._handshakes.values(), key=lambda one: one.handshakes)
+        if most.handshakes <= visitor.handshakes + 1:
+            return False
+        scope = next(scope for scope, one in self._handshakes.items() if one is most)
+        self._ended(scope)
+        scope.cancel()
+        return True
+
+    def _ended(self, scope: trio.CancelScope) -> None:
+        visitor = self._handshakes.pop(scope, None)
+        if visitor is not None:
+            visitor.handshakes -= 1
+
     async def _authenticated(self, stream: TlsStream, visitor: _Visitor) -> bool:
-        self.handshakes += 1
+        scope = trio.move_on_after(self.limits.handshake_timeout)
+        self._handshakes[scope] = visitor
         visitor.handshakes += 1
         try:
-            with trio.move_on_after(self.limits.handshake_timeout):
+            with scope:
                 await stream.do_handshake()
                 stream.peer = peer_of(stream.tls)
                 return True
@@ -222,8 +241,7 @@ class Gate:
         except Exception:  # a stranger must not be able to end the listener
             log.exception("a handshake failed in an unknown way")
         finally:
-            self.handshakes -= 1
-            visitor.handshakes -= 1
+            self._ended(scope)
         return False
 
     async def _handle(self, stream: TlsStream) -> None:

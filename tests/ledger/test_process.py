@@ -1,7 +1,9 @@
 """A ledger in a process of its own, as a `Settlement`: killed, frozen, set back, somebody else's."""
 
+import contextlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +15,7 @@ import pytest
 
 from storjfs.ledger import ServedLedger, client, line, open_settlement
 from storjfs.ledger.serve import LedgerRunning, NoLedger, open_books, serving
+from storjfs.network.streams import LIMITS
 from storjfs.protocol.ids import ContractId, LaneId, NodeId, lane_id
 from storjfs.protocol.signing import Signed, SigningKey
 from storjfs.protocol.vouchers import Voucher, sign_voucher
@@ -290,3 +293,14 @@ def test_the_operators_commands(served: Served) -> None:
     assert wrong.returncode == 2
     assert "is not an account" in wrong.stderr
     assert served.command("issue", FARMER.public.hex(), "-1").returncode != 0
+
+
+def test_silent_connections_from_a_few_addresses_shut_nobody_out(
+    served: Served, opened: list[ServedLedger]
+) -> None:
+    address = served.at.address
+    with contextlib.ExitStack() as silent:
+        for number in range(LIMITS.handshakes):
+            here = (f"127.0.1.{number % 8 + 1}", 0)
+            silent.enter_context(socket.create_connection((address.host, address.port), PATIENCE, here))
+        assert client_of(served, SOURCE, opened).balance(SOURCE.public) == 1000

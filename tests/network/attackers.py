@@ -209,9 +209,9 @@ async def replay(stream: trio.abc.Stream) -> None:
 
 
 async def a_flood(stream: trio.abc.Stream) -> None:
-    """Requests without a pause, and none of the answers is read."""
+    """Requests without a pause and an end, and none of the answers is read."""
     requests = b"".join(encode_request(number, GetOffer()) for number in range(100, 1100))
-    for _ in range(50):
+    while True:
         await stream.send_all(requests)
 
 

@@ -86,6 +86,24 @@ async def test_unfinished_handshakes_of_one_address_leave_room_for_another() -> 
                 assert await other.receive_some(32) == RENTER.node_id
 
 
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01"])
+async def test_where_many_say_too_little_the_address_with_most_gives_way(said: bytes) -> None:
+    limits = Limits(handshakes=6, handshakes_per_address=3, handshake_timeout=3600)
+    with trio.fail_after(120):
+        async with echoing(limits) as address, AsyncExitStack() as idle:
+            for host in ("127.0.0.1", "127.0.0.2"):
+                for _ in range(3):
+                    transport = await trio.open_tcp_stream(address.host, address.port, local_address=host)
+                    await idle.enter_async_context(transport)
+                    if said:
+                        await transport.send_all(said)
+            for _ in range(7):
+                stream = await trio.open_tcp_stream(address.host, address.port, local_address="127.0.0.3")
+                async with TlsStream(stream, RENTER.client, server_side=False) as one:
+                    await one.do_handshake()
+                    assert await one.receive_some(32) == RENTER.node_id
+
+
 async def test_handshakes_of_one_address_have_a_rate() -> None:
     async with echoing(Limits(handshake_rate=1e-6, handshake_burst=2)) as address:
         for _ in range(2):
