@@ -40,7 +40,7 @@ SOURCE_PATIENCE: Final = 5.0
 PUT_PATIENCE: Final = 20.0
 """Seconds for a put that others wait for, times the puts that share the line with it; after that its farmer
 lags."""
-MOST_MADE: Final = 48 << 20
+MOST_MADE: Final = 24 << 20
 """Bytes of rebuilt shards in memory at once; one shard may always be."""
 
 
