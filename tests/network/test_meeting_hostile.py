@@ -153,28 +153,14 @@ async def test_a_name_that_has_hundreds_of_addresses_is_dialled_at_a_few(
     assert sum(village.dials.values()) == PLACES
 
 
-async def test_a_farmer_of_which_not_all_addresses_were_dialled_does_not_look_dead(
-    autojump_clock: MockClock, village: Village
-) -> None:
-    """Others are said to be at the one where it is, so that only the other one is dialled at times."""
-    liar, honest = village.add(1), village.add(2)
-    nowhere = Address("8.8.4.4", 1)
-    honest.shows = honest.offer(nowhere, honest.address)
-    liar.knows = [
-        Node(honest.address, Identity(sha256(b"fake %d" % number).digest())).offer() for number in range(32)
-    ]
-    meeting = village.meeting(given_at([liar, honest]), every=lambda: 60.0)
-    assert honest.node_id in await look(meeting, 3600)
-    known = meeting.directory.get(honest.node_id)
-    assert known
-    assert known.failures == 0
-
-
+@pytest.mark.parametrize("elsewhere", [False, True])
 async def test_an_honest_farmer_does_not_look_dead_because_others_are_said_to_be_at_its_address(
-    autojump_clock: MockClock,
-    village: Village,
+    autojump_clock: MockClock, village: Village, elsewhere: bool
 ) -> None:
+    """`elsewhere`: it names another address too, where nobody is, so that only that one is dialled at times."""
     liar, honest = village.add(1), village.add(2)
+    if elsewhere:
+        honest.shows = honest.offer(Address("8.8.4.4", 1), honest.address)
     liar.knows = [
         Node(honest.address, Identity(sha256(b"fake %d" % number).digest())).offer() for number in range(32)
     ]
