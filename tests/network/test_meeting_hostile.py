@@ -157,7 +157,7 @@ async def test_a_name_that_has_hundreds_of_addresses_is_dialled_at_a_few(
 async def test_an_honest_farmer_does_not_look_dead_because_others_are_said_to_be_at_its_address(
     autojump_clock: MockClock, village: Village, elsewhere: bool
 ) -> None:
-    """`elsewhere`: it names another address too, where nobody is, so that only that one is dialled at times."""
+    """`elsewhere`: it names another address too, where nobody is: only that one is dialled at times."""
     liar, honest = village.add(1), village.add(2)
     if elsewhere:
         honest.shows = honest.offer(Address("8.8.4.4", 1), honest.address)
