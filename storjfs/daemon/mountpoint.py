@@ -15,7 +15,7 @@ from storjfs.errors import StorjfsError
 
 FUSE_DEVICE = Path("/dev/fuse")
 OUR_TYPE = "fuse.storjfs"
-TRIES = 40
+TRIES = 100
 """Times that an unmount is tried where the mount is in use: who only looks at mounts soon lets go of it."""
 BETWEEN = 0.05
 """Seconds between two tries."""

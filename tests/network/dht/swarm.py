@@ -10,6 +10,7 @@ import trio
 from storjfs.network.dht import Dht, DhtSettings
 from storjfs.network.dht.client import Client
 from storjfs.network.dht.krpc import Endpoint
+from storjfs.network.dht.node import DhtUnavailable
 from storjfs.protocol.terms import Address
 
 NODES = 12
@@ -41,12 +42,22 @@ class Swarm:
 
     async def join(self, settings: DhtSettings | None = None) -> Dht:
         """One more node, that has found its neighbours."""
-        dht = Dht(settings or self.settings())
         with trio.fail_after(PATIENCE):
-            await self._nursery.start(dht.run)
+            dht = await self._started(settings)
             await dht.node.ready.wait()
         self.dhts.append(dht)
         return dht
+
+    async def _started(self, settings: DhtSettings | None) -> Dht:
+        while True:
+            dht = Dht(settings or self.settings())
+            try:
+                await self._nursery.start(dht.run)
+                return dht
+            except* DhtUnavailable:
+                # A free port of TCP was chosen, and somebody else has that of UDP.
+                if settings is not None:
+                    raise
 
     @property
     def addresses(self) -> list[Address]:
