@@ -111,7 +111,6 @@ class Race:
         self._since: dict[int, tuple[Shard, float, float]] = {}
         """When those were asked who have not answered yet, and from when on they take too long."""
         self._got: dict[int, Buffer] = {}
-        self._asked_others = 0
         self.hedged = 0
         self._reasons: list[str] = []
         self._send, self._receive = trio.open_memory_channel[tuple[Shard, Buffer | None]](512)
